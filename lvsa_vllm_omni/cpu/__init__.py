@@ -1,0 +1,4 @@
+def vllm_platform():
+    return None
+def omni_platform():
+    return None
