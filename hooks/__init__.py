@@ -1,0 +1,9 @@
+"""Model families that LVSA can be installed on."""
+
+from .spec import FamilySpec, HookError, LayoutMismatch
+from .wan_hook import WAN
+
+#: Every family of this version, by name.
+SPECS: dict[str, FamilySpec] = {spec.name: spec for spec in (WAN,)}
+
+__all__ = ["SPECS", "WAN", "FamilySpec", "HookError", "LayoutMismatch"]

@@ -1,0 +1,104 @@
+"""Where the video stands among the tokens of an attention call: the frame grid and the tokens around it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def check_int(name: str, value: object, minimum: int) -> int:
+    """Return ``value`` if it is an integer of at least ``minimum``.
+
+    Raises:
+        ValueError: naming ``name``, the value and what is accepted.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+    return value
+
+
+@dataclass(frozen=True)
+class FrameGrid:
+    """A video as the transformer sees it: latent frames of equally many tokens, frame-major.
+
+    Args:
+        frames: latent frames T.
+        patches: tokens P of one latent frame; token ``i`` of the video is in frame ``i // patches``.
+
+    Raises:
+        ValueError: if either is not a positive integer.
+    """
+
+    frames: int
+    patches: int
+
+    def __post_init__(self) -> None:
+        check_int("frames", self.frames, 1)
+        check_int("patches", self.patches, 1)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole video, T * P."""
+        return self.frames * self.patches
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """The order of tokens in one attention call, in tokens.
+
+    Keys are ``[kv_before | video | pad | kv_after]``; queries are ``[q_before | rows | q_after]``, where ``rows`` are
+    the rows ``[q_offset, q_offset + q_rows)`` of ``[video | pad]``. What stands before and after the video (text,
+    control, sound) is seen by every query, and as queries sees every key. Padding is never attended, and its output
+    rows are zero.
+
+    Args:
+        grid: the video.
+        kv_before, kv_after: other keys before and after the video.
+        q_before, q_after: other queries before and after the video's rows.
+        pad: padding tokens right after the video (sequence parallelism adds them so that the length divides).
+        q_offset, q_rows: the rows this rank holds as queries; keys are always whole. ``q_rows=None``: all from
+            ``q_offset`` on.
+
+    Raises:
+        ValueError: if a number is negative or the rows reach past the padded video.
+    """
+
+    grid: FrameGrid
+    kv_before: int = 0
+    kv_after: int = 0
+    q_before: int = 0
+    q_after: int = 0
+    pad: int = 0
+    q_offset: int = 0
+    q_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("kv_before", "kv_after", "q_before", "q_after", "pad", "q_offset"):
+            check_int(name, getattr(self, name), 0)
+        held = self.grid.tokens + self.pad
+        if self.q_rows is not None:
+            check_int("q_rows", self.q_rows, 0)
+        if self.q_offset + (self.q_rows or 0) > held:
+            raise ValueError(
+                f"query rows {self.q_offset} to {self.q_offset + (self.q_rows or 0)} reach past the {held} rows of the "
+                f"video and its padding"
+            )
+
+    @property
+    def video_rows(self) -> int:
+        """Query rows of ``[video | pad]`` that this call holds."""
+        return self.grid.tokens + self.pad - self.q_offset if self.q_rows is None else self.q_rows
+
+    @property
+    def q_tokens(self) -> int:
+        """Query tokens of the whole call."""
+        return self.q_before + self.video_rows + self.q_after
+
+    @property
+    def kv_tokens(self) -> int:
+        """Key tokens of the whole call."""
+        return self.kv_before + self.grid.tokens + self.pad + self.kv_after
+
+    @property
+    def real_rows(self) -> int:
+        """Query rows that are video, not padding."""
+        return max(0, min(self.video_rows, self.grid.tokens - self.q_offset))

@@ -1,0 +1,161 @@
+"""Which latent frame attends to which: rotating anchors and a window around each frame."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from lvsa_core.budget import keyframe_interval as automatic_interval
+from lvsa_core.grid import check_int
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Frame-level attention of one denoising step; all numbers are latent frames.
+
+    ``allows`` is the definition; everything else is derived from the same anchors and windows.
+
+    Args:
+        frames: T.
+        window: half window W; 0 is the frame itself.
+        n_first: leading frames that are always anchors.
+        keyframe_interval: distance between anchors; 1 makes every frame an anchor.
+        offset: phase of the anchors, step mod interval when they rotate.
+        expand_window: grow each window until it holds 2W+1 frames that are not anchors.
+
+    Raises:
+        ValueError: if a number is out of range.
+
+    Source: arXiv 2605.31057, global anchors and expanded local window.
+    """
+
+    frames: int
+    window: int = 3
+    n_first: int = 1
+    keyframe_interval: int = 1
+    offset: int = 0
+    expand_window: bool = True
+
+    def __post_init__(self) -> None:
+        check_int("frames", self.frames, 1)
+        check_int("window", self.window, 0)
+        check_int("n_first", self.n_first, 0)
+        check_int("keyframe_interval", self.keyframe_interval, 1)
+        check_int("offset", self.offset, 0)
+
+    @cached_property
+    def anchors(self) -> tuple[int, ...]:
+        """Frames that every frame attends to, in time order."""
+        rotating = range(math.ceil(self.frames / self.keyframe_interval))
+        moved = {(self.offset + i * self.keyframe_interval) % self.frames for i in rotating}
+        return tuple(sorted(moved.union(range(min(self.n_first, self.frames)))))
+
+    @cached_property
+    def ranks(self) -> tuple[int, ...]:
+        """For every frame, and one past the last, how many frames before it are not anchors."""
+        anchors, ranks = set(self.anchors), [0]
+        for frame in range(self.frames):
+            ranks.append(ranks[-1] + (frame not in anchors))
+        return tuple(ranks)
+
+    @cached_property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """Window of every frame as (first, last), both inclusive."""
+        return tuple(self._window(frame) for frame in range(self.frames))
+
+    def _window(self, frame: int) -> tuple[int, int]:
+        last, width = self.frames - 1, 2 * self.window
+        low = max(0, min(frame - self.window, last - width))
+        high = min(last, max(frame + self.window, width))
+        if not self.expand_window or self.window == 0:
+            return low, high
+        ranks = self.ranks
+        target = min(width + 1, self.frames - len(self.anchors))
+        while ranks[high + 1] - ranks[low] < target:
+            if low > 0:
+                low -= 1
+                if ranks[high + 1] - ranks[low] == target:
+                    break
+            if high < last:
+                high += 1
+        return low, high
+
+    def window_bounds(self, frame: int) -> tuple[int, int]:
+        """First and last frame of ``frame``'s window, both inclusive."""
+        return self.windows[self._check(frame)]
+
+    def allows(self, q_frame: int, k_frame: int) -> bool:
+        """Whether ``q_frame`` attends to ``k_frame``."""
+        low, high = self.window_bounds(q_frame)
+        return low <= self._check(k_frame) <= high or k_frame in self.anchors
+
+    def attended(self, frame: int) -> tuple[int, ...]:
+        """Frames that ``frame`` attends to, in time order."""
+        low, high = self.window_bounds(frame)
+        return tuple(sorted({*self.anchors, *range(low, high + 1)}))
+
+    def attended_count(self, frame: int) -> int:
+        """How many frames ``frame`` attends to."""
+        low, high = self.window_bounds(frame)
+        return len(self.anchors) + self.ranks[high + 1] - self.ranks[low]
+
+    @cached_property
+    def density(self) -> float:
+        """Attended pairs of frames over all pairs, in (0, 1]."""
+        return sum(map(self.attended_count, range(self.frames))) / self.frames**2
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether every frame attends to every frame."""
+        return self.density == 1.0
+
+    def _check(self, frame: int) -> int:
+        if not 0 <= frame < self.frames:
+            raise ValueError(f"frame must be in 0..{self.frames - 1}, got {frame}")
+        return frame
+
+
+def plan(
+    frames: int,
+    *,
+    reference_frames: int,
+    window: int = 3,
+    n_first: int = 1,
+    sparsity_scale: float = 1.0,
+    keyframe_interval: int | None = None,
+    expand_window: bool = True,
+    step: int = 0,
+    rotate: bool = True,
+) -> Pattern:
+    """The pattern of one denoising step. Cached: the same arguments give the same object.
+
+    Args:
+        frames: latent frames T of the video.
+        reference_frames: latent frames the model was trained for; used when the interval is automatic.
+        window: half window W.
+        n_first: leading frames that are always anchors.
+        sparsity_scale: multiplies the attention budget.
+        keyframe_interval: distance between anchors; None derives it from the reference.
+        expand_window: grow the window past anchors.
+        step: denoising step, from 0.
+        rotate: move the anchors by one frame each step.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+    interval = (
+        automatic_interval(
+            frames, reference_frames=reference_frames, window=window, n_first=n_first, sparsity_scale=sparsity_scale
+        )
+        if keyframe_interval is None
+        else check_int("keyframe_interval", keyframe_interval, 1)
+    )
+    offset = check_int("step", step, 0) % interval if rotate else 0
+    return _pattern(frames, window, n_first, interval, offset, expand_window)
+
+
+@lru_cache(maxsize=1024)
+def _pattern(frames: int, window: int, n_first: int, interval: int, offset: int, expand_window: bool) -> Pattern:
+    """One Pattern object, with its tables, for all steps and layers that use it."""
+    return Pattern(frames, window, n_first, interval, offset, expand_window)

@@ -1,0 +1,62 @@
+"""The masked dense oracle: what ``attend`` must equal. Slow and obvious on purpose."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lvsa_core.checks import check_call
+from lvsa_core.grid import TokenLayout
+from lvsa_core.pattern import Pattern
+
+
+def token_mask(pattern: Pattern, layout: TokenLayout) -> Tensor:
+    """Boolean mask [Sq, Sk], True where a query token may attend to a key token; padded query rows are all False."""
+    frames, patches = layout.grid.frames, layout.grid.patches
+    allowed = torch.tensor([[pattern.allows(q, k) for k in range(frames)] for q in range(frames)])
+    video = allowed.repeat_interleave(patches, 0).repeat_interleave(patches, 1)
+
+    mask = torch.ones(layout.q_before + layout.grid.tokens + layout.pad + layout.q_after, layout.kv_tokens).bool()
+    first_q, first_k = layout.q_before, layout.kv_before
+    mask[first_q : first_q + layout.grid.tokens, first_k : first_k + layout.grid.tokens] = video
+    mask[first_q + layout.grid.tokens : first_q + layout.grid.tokens + layout.pad] = False
+    mask[:, first_k + layout.grid.tokens : first_k + layout.grid.tokens + layout.pad] = False
+
+    held = slice(first_q + layout.q_offset, first_q + layout.q_offset + layout.video_rows)
+    tail = mask.shape[0] - layout.q_after
+    return torch.cat([mask[:first_q], mask[held], mask[tail:]])
+
+
+@torch.no_grad()
+def reference_attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    layout: TokenLayout,
+    *,
+    scale: float | None = None,
+    kernel: str = "auto",
+) -> Tensor:
+    """Same as :func:`lvsa_core.attend`, computed with a full mask in float32 (float64 for float64 inputs).
+
+    Args:
+        q: queries [B, Sq, H, D]. k, v: keys and values [B, Sk, Hkv, D], Hkv dividing H.
+        pattern, layout, scale: as for ``attend``. kernel: ignored.
+
+    Returns:
+        [B, Sq, H, D] in the dtype of ``q``; rows of padding are zero.
+
+    Raises:
+        ValueError: as ``attend``.
+    """
+    scale = check_call(q, k, v, pattern, layout, scale)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    group = q.shape[2] // k.shape[2]
+    queries = q.to(wide).transpose(1, 2)
+    keys, values = (x.to(wide).transpose(1, 2).repeat_interleave(group, 1) for x in (k, v))
+
+    mask = token_mask(pattern, layout).to(q.device)
+    scores = (queries @ keys.transpose(-1, -2) * scale).masked_fill(~mask, float("-inf"))
+    weights = torch.softmax(scores, -1).nan_to_num(0.0)  # a padded row has no keys: its softmax is 0/0, its output 0
+    return (weights @ values).transpose(1, 2).to(q.dtype)

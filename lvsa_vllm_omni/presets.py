@@ -1,0 +1,142 @@
+"""Presets: what a model was trained for, found from its transformer's class and configuration."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class PresetError(ValueError):
+    """A preset or a checkpoint cannot be read; the message says which and what to do."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What one model was trained for.
+
+    Args:
+        name: name of the preset, the file's name without ``.toml``.
+        family: ``wan``, ``hunyuan`` or ``cosmos3``.
+        reference_latent_frames: latent frames of the training videos.
+        vae_temporal_factor: video frames per latent frame.
+        match: transformer class and configuration values that select this preset; the key ``transformer_2`` says
+            whether the pipeline has a second transformer.
+        frames: video frames of the training videos; fps, height, width, steps, guidance, flow_shift: what the model's
+            authors generate with, None where the engine's default is theirs.
+    """
+
+    name: str
+    family: str
+    reference_latent_frames: int
+    vae_temporal_factor: int
+    match: Mapping[str, Any] = field(hash=False)
+    frames: int = 81
+    fps: int = 16
+    height: int | None = None
+    width: int | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    flow_shift: float | None = None
+
+    def fits(self, facts: Mapping[str, Any]) -> bool:
+        """Whether every condition holds for a model's facts."""
+        return all(facts.get(key) == value for key, value in self.match.items())
+
+
+def load_preset(name: str) -> Preset:
+    """The preset with a name in configs/, or in a TOML file.
+
+    Raises:
+        PresetError: if there is none, or the file does not fit.
+    """
+    shipped = shipped_presets()
+    if name in shipped:
+        return shipped[name]
+    path = Path(name).expanduser()
+    if path.suffix != ".toml":
+        raise PresetError(
+            f"no preset is named {name!r}: choose one of {', '.join(shipped)}, or give the path of a .toml"
+        )
+    try:
+        return _parse(path.stem, path.read_text())
+    except OSError as error:
+        raise PresetError(f"preset {path} cannot be read: {error.strerror}") from None
+
+
+@lru_cache(maxsize=1)
+def shipped_presets() -> dict[str, Preset]:
+    """The presets of configs/ by name."""
+    files = resources.files("lvsa_vllm_omni.configs").iterdir()
+    found = {f.name[: -len(".toml")]: f.read_text() for f in files if f.name.endswith(".toml")}
+    return {name: _parse(name, found[name]) for name in sorted(found)}
+
+
+def match_preset(facts: Mapping[str, Any]) -> Preset:
+    """The preset that fits a model best: of those whose conditions all hold, the one with most conditions.
+
+    Args:
+        facts: configuration of the transformer, its class as ``transformer``, and ``transformer_2``.
+
+    Raises:
+        PresetError: if none fits.
+    """
+    fitting = [preset for preset in shipped_presets().values() if preset.fits(facts)]
+    if not fitting:
+        raise PresetError(
+            f"no preset fits the transformer class {facts.get('transformer')!r}: set LVSA_PRESET to a name in configs/ "
+            f"or to the path of a TOML file"
+        )
+    return max(fitting, key=lambda preset: len(preset.match))
+
+
+def preset_for_checkpoint(path: str | Path) -> Preset:
+    """The preset of a checkpoint in the diffusers layout.
+
+    Raises:
+        PresetError: if the folder is no such checkpoint, or no preset fits.
+    """
+    root = Path(path)
+    try:
+        index = json.loads((root / "model_index.json").read_text())
+        config = json.loads((root / "transformer" / "config.json").read_text())
+    except (OSError, json.JSONDecodeError) as error:
+        raise PresetError(f"{root} is not a checkpoint in the diffusers layout ({error}): give its folder") from None
+    return match_preset(model_facts(config.get("_class_name"), config, index))
+
+
+def model_facts(transformer: str | None, config: Mapping[str, Any], index: Mapping[str, Any]) -> dict[str, Any]:
+    """What presets match on: transformer configuration, its class, and whether the pipeline has a second one."""
+    second = index.get("transformer_2") or [None]
+    return {**config, "transformer": transformer, "transformer_2": second[0] is not None}
+
+
+def _parse(name: str, text: str) -> Preset:
+    """A preset from the text of its TOML file."""
+    known = {f.name for f in fields(Preset)} - {"name"}
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PresetError(f"preset {name} is not TOML: {error}") from None
+    if unknown := sorted(table.keys() - known):
+        raise PresetError(f"preset {name} has the unknown key {unknown[0]!r}: known are {', '.join(sorted(known))}")
+    try:
+        preset = Preset(name=name, **{"match": {}, **table})
+    except TypeError:
+        missing = sorted({"family", "reference_latent_frames", "vae_temporal_factor"} - table.keys())
+        raise PresetError(f"preset {name} lacks {', '.join(missing)}") from None
+    for key in ("reference_latent_frames", "vae_temporal_factor", "frames", "fps"):
+        value = getattr(preset, key)
+        if not isinstance(value, int) or value < 1:
+            raise PresetError(f"preset {name}: {key} must be a positive integer, got {value!r}")
+    return preset

@@ -1,0 +1,197 @@
+"""All settings of the plugin: one frozen object, read once from LVSA_* variables."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lvsa_vllm_omni.presets import Preset
+
+PREFIX = "LVSA_"
+
+Family = Literal["wan", "hunyuan", "cosmos3"]
+FAMILIES: tuple[Family, ...] = ("wan", "hunyuan", "cosmos3")
+
+#: "always": sparse wherever the pattern is sparse; "beyond": only past the training horizon; "off": the engine's own.
+Mode = Literal["off", "always", "beyond"]
+
+OBSOLETE = {
+    name: f"{PREFIX}{name.upper()} is not needed any more: {why}"
+    for names, why in (
+        (("total_latent_frames",), "every request tells its own length"),
+        (("patches_per_frame", "video_height", "video_width", "vae_spatial_factor", "patch_size"),
+         "every request tells its own size"),
+        (("cfg_passes", "n_blocks", "total_steps"), "the step comes from the engine, not from counting calls"),
+        (("schedule_start", "schedule_end"), "LVSA is on in every step of a request"),
+    )
+    for name in names
+}  # fmt: skip
+
+
+_EXAMPLE = 'give an object such as {"enable": true, "window_size": 12}'
+
+
+class SettingsError(ValueError):
+    """A setting cannot be used; the message names the variable, the value and what is accepted."""
+
+
+class LvsaSettings(BaseSettings):
+    """Settings of the plugin; field ``x`` is the variable ``LVSA_X``. Frames are video frames unless said otherwise."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, use_attribute_docstrings=True
+    )
+
+    enable: bool = False
+    """on for every supported family"""
+    wan_hook: bool | None = None
+    """on for Wan; an explicit false wins over LVSA_ENABLE"""
+    hunyuan_hook: bool | None = None
+    """on for HunyuanVideo 1.5; an explicit false wins over LVSA_ENABLE"""
+    cosmos3_hook: bool | None = None
+    """on for Cosmos 3; an explicit false wins over LVSA_ENABLE"""
+    auto: bool = False
+    """on for every family, but only for requests longer than the training horizon"""
+    backend: Literal["auto", "sdpa", "flash", "flashinfer"] = "auto"
+    """kernel of the sparse attention; one that is not available stops start-up"""
+    window_size: int = Field(12, ge=0)
+    """half window, video frames"""
+    n_first_frames: int = Field(4, ge=0)
+    """leading frames that are always anchors, video frames"""
+    auto_keyframes: bool = True
+    """derive the keyframe interval from the reference"""
+    key_frame_interval: int = Field(16, ge=1)
+    """video frames, when LVSA_AUTO_KEYFRAMES=0"""
+    rotate_keyframes: bool = True
+    """rotate the anchor grid each step"""
+    expand_window: bool = True
+    """grow the window past anchors"""
+    sparsity_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
+    """multiplies the attention budget"""
+    reference_latent_frames: int | None = Field(None, ge=1)
+    """training horizon in latent frames; the preset's if unset: Wan 21, Wan 2.2 TI2V-5B 31"""
+    vae_temporal_factor: int | None = Field(None, ge=1)
+    """video to latent frames, for the settings given in video frames; the preset's if unset: 4"""
+    preset: str | None = None
+    """name of a preset in configs/ or path of a TOML file; chosen from the model if unset"""
+    strict: bool = False
+    """a fallback in a running request is an error"""
+    warn_fallback: bool = True
+    """print fallback lines"""
+    mem_log: bool = False
+    """one [LVSA-MEM] line a denoising step"""
+    step_time_log: bool = False
+    """one [LVSA-TIME] line a denoising step; waits for the device each step"""
+    mask_log: str | None = None
+    """print the pattern: 1 (each step), once (first step of a request), steps as N, N-M or N,M,K"""
+    cpu: bool = False
+    """run the engine on the CPU where there is no accelerator"""
+
+    @field_validator("mask_log")
+    @classmethod
+    def _steps(cls, value: str | None) -> str | None:
+        if value is None or value.lower() in ("0", "off", "false"):
+            return None
+        if value.lower() not in ("1", "on", "true", "once") and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", value):
+            raise ValueError("1, once, N, N-M or N,M,K with denoising steps counted from 0")
+        return value.lower()
+
+    @classmethod
+    def load(cls) -> LvsaSettings:
+        """Read LVSA_CONFIG and the single LVSA_* variables; the former wins.
+
+        Raises:
+            SettingsError: on an unknown name or a bad value.
+        """
+        given = [name[len(PREFIX) :].lower() for name in os.environ if name.upper().startswith(PREFIX)]
+        _check_names((name for name in given if name != "config"), lambda name: f"{PREFIX}{name.upper()}")
+        config = _config(os.environ)
+        try:
+            return cls(**config)
+        except ValidationError as error:
+            raise SettingsError(_sentence(error, config)) from None
+
+    @staticmethod
+    def obsolete_names() -> list[str]:
+        """One sentence for each variable in the environment that is accepted but no longer needed."""
+        given = {name[len(PREFIX) :].lower() for name in os.environ if name.upper().startswith(PREFIX)}
+        return [OBSOLETE[name] for name in sorted(given.union(_config(os.environ)) & OBSOLETE.keys())]
+
+    def mode(self, family: Family) -> Mode:
+        """Whether LVSA is on for a family."""
+        hook = {"wan": self.wan_hook, "hunyuan": self.hunyuan_hook, "cosmos3": self.cosmos3_hook}[family]
+        if hook is False:
+            return "off"
+        if hook or self.enable:
+            return "always"
+        return "beyond" if self.auto else "off"
+
+    def logs_mask(self, step: int, first: bool) -> bool:
+        """Whether the mask log asks for this denoising step; ``first``: the request's first step."""
+        if self.mask_log is None:
+            return False
+        if self.mask_log in ("1", "on", "true"):
+            return True
+        if self.mask_log == "once":
+            return first
+        spans = (part.partition("-") for part in self.mask_log.split(","))
+        return any(int(low) <= step <= int(high or low) for low, _, high in spans)
+
+    def plan_arguments(self, preset: Preset) -> dict[str, Any]:
+        """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``; latent frames."""
+        factor = self.vae_temporal_factor or preset.vae_temporal_factor
+        return {
+            "reference_frames": self.reference_latent_frames or preset.reference_latent_frames,
+            "window": self.window_size // factor,
+            "n_first": self.n_first_frames // factor,
+            "sparsity_scale": self.sparsity_scale,
+            "keyframe_interval": None if self.auto_keyframes else max(1, self.key_frame_interval // factor),
+            "expand_window": self.expand_window,
+            "rotate": self.rotate_keyframes,
+        }
+
+
+def _config(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The JSON object of LVSA_CONFIG, empty if unset."""
+    text = environ.get("LVSA_CONFIG", "").strip()
+    if not text:
+        return {}
+    try:
+        config = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SettingsError(f"LVSA_CONFIG is not JSON ({error}); {_EXAMPLE}") from None
+    if not isinstance(config, dict):
+        raise SettingsError(f"LVSA_CONFIG must be a JSON object, got {type(config).__name__}; {_EXAMPLE}")
+    if "cpu" in config:
+        raise SettingsError("'cpu' in LVSA_CONFIG comes too late to choose the platform: set the variable LVSA_CPU")
+    _check_names(config, lambda name: f"{name!r} in LVSA_CONFIG")
+    return {name: value for name, value in config.items() if name not in OBSOLETE}
+
+
+def _check_names(names: Any, shown: Any) -> None:
+    """Refuse a name that is no setting, with the nearest one that is."""
+    known = [*LvsaSettings.model_fields, *OBSOLETE]
+    for name in names:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else "see docs/settings.md for the names there are."
+        raise SettingsError(f"{shown(name)} is not a setting of LVSA; {hint}")
+
+
+def _sentence(error: ValidationError, config: Mapping[str, Any]) -> str:
+    """The first problem of a validation, as one sentence that names where the value came from."""
+    first = error.errors()[0]
+    name = str(first["loc"][0])
+    where = f"{name!r} in LVSA_CONFIG" if name in config else f"{PREFIX}{name.upper()}"
+    if first["type"].startswith("bool"):
+        return f"{where} is {first['input']!r}, but must be a boolean: 1, 0, true, false, yes, no, on or off"
+    wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{where} is {first['input']!r}, but must be {wanted}"
