@@ -1,5 +1,99 @@
 """Entry point of the plugin: settings, backend name, hooks, one summary line."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from lvsa_vllm_omni.settings import FAMILIES, LvsaSettings, Mode, SettingsError
+
+_undo: dict[str, Callable[[], None]] = {}
+_registered = False
+
 
 def register() -> None:
-    """Placeholder while the tree is being laid out."""
+    """Called by vLLM and vLLM-Omni in every process before a model is built; a second call does nothing.
+
+    Nothing is imported or changed unless a setting asks for LVSA; inside vLLM-Omni the name ``LVSA`` becomes known to
+    its attention configuration.
+
+    Raises:
+        SettingsError: on a wrong setting. HookError: if a hook that was asked for does not fit the installed engine.
+    """
+    global _registered
+    if _registered:
+        return
+    settings = LvsaSettings.load()
+    modes: dict[str, Mode] = {family: settings.mode(family) for family in FAMILIES}
+    asked = {family: mode for family, mode in modes.items() if mode != "off"}
+    if asked:
+        activate(settings, asked)
+    elif "vllm_omni" in sys.modules:
+        from lvsa_vllm_omni import compat
+
+        compat.register_backend_name()
+    _registered = True
+
+
+def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
+    """Register the backend name, install the hooks of some families, and say so in one line."""
+    from lvsa_core.kernels import KERNELS
+    from lvsa_vllm_omni import compat, journal
+    from lvsa_vllm_omni.adopt import adopt
+    from lvsa_vllm_omni.hooks import SPECS
+    from lvsa_vllm_omni.seam import install
+
+    if settings.backend not in ("auto", *KERNELS):
+        raise SettingsError(f"LVSA_BACKEND={settings.backend} is not part of this version: choose auto or sdpa")
+    for sentence in settings.obsolete_names():
+        journal.logger.warning("[LVSA] %s", sentence)
+    compat.register_backend_name()
+    installed = []
+    for family, mode in modes.items():
+        spec = SPECS.get(family)
+        if spec is None:
+            if getattr(settings, f"{family}_hook"):
+                raise SettingsError(
+                    f"LVSA_{family.upper()}_HOOK=1: this version has no hook for {family}, only for {', '.join(SPECS)}"
+                )
+            continue
+        _undo[family] = install(spec, partial(adopt, spec=spec, settings=settings, mode=mode))
+        installed.append(family if mode == "always" else f"{family} (beyond the training horizon)")
+    journal.enabled(", ".join(installed), _shown(settings))
+
+
+def activate_by_name() -> None:
+    """Install the hooks because the user chose ``LVSA`` in the engine's attention configuration.
+
+    Families that a variable switched on keep their mode; a family that is explicitly off stays off.
+    """
+    from lvsa_vllm_omni.hooks import SPECS
+
+    settings = LvsaSettings.load()
+    explicit = {family: getattr(settings, f"{family}_hook") for family in SPECS}
+    missing: dict[str, Mode] = {
+        family: "always" for family in SPECS if family not in _undo and explicit[family] is not False
+    }
+    if missing:
+        activate(settings, missing)
+
+
+def deactivate() -> None:
+    """Take every hook off again: transformers built from now on are the engine's own."""
+    global _registered
+    while _undo:
+        _undo.popitem()[1]()
+    _registered = False
+
+
+def _shown(settings: LvsaSettings) -> str:
+    """The settings that decide the pattern, and whatever else differs from its default."""
+    always: dict[str, Any] = {name: getattr(settings, name) for name in ("backend", "window_size", "n_first_frames")}
+    changed = {
+        name: value
+        for name, value in settings
+        if value != type(settings).model_fields[name].default and not name.endswith("_hook") and name != "enable"
+    }
+    return " ".join(f"{name}={value}" for name, value in {**always, **changed}.items())

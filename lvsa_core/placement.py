@@ -1,0 +1,59 @@
+"""Whether the pattern can be computed under a placement of the model on several devices, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lvsa_core.grid import check_int
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done and the reason, so that logs, command line and documentation say the same sentence.
+
+    Args:
+        verdict: ``sparse``, ``dense`` (the engine's own attention) or ``refused`` (start-up stops).
+        reason: one sentence.
+    """
+
+    verdict: Literal["sparse", "dense", "refused"]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Degrees of parallelism, each 1 if unused.
+
+    Args:
+        tp: tensor parallel. cfg: one guidance branch a rank. pp: pipeline parallel. hsdp: sharded weights.
+        ulysses: sequence parallel by heads. ring: sequence parallel by circulating keys.
+        allgather_kv: sequence parallel by gathering all keys.
+
+    Raises:
+        ValueError: if a degree is not a positive integer.
+    """
+
+    tp: int = 1
+    cfg: int = 1
+    pp: int = 1
+    hsdp: int = 1
+    ulysses: int = 1
+    ring: int = 1
+    allgather_kv: int = 1
+
+    def __post_init__(self) -> None:
+        for name, degree in vars(self).items():
+            check_int(name, degree, 1)
+
+    def decide(self) -> Decision:
+        """Whether LVSA runs under this placement."""
+        for degree, name in ((self.ring, "ring attention"), (self.allgather_kv, "AllGather-KV")):
+            if degree > 1:
+                return Decision(
+                    "refused",
+                    f"{name} (degree {degree}) bypasses LVSA in this version: use Ulysses with the same degree",
+                )
+        if self.ulysses > 1:
+            return Decision("sparse", "Ulysses gathers the whole sequence, each rank holds some heads")
+        return Decision("sparse", "every rank's attention sees the whole sequence")

@@ -1,0 +1,85 @@
+"""A pattern for people: as text and as a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lvsa_core.pattern import Pattern
+
+#: Anchor, window, both, neither.
+LETTERS = {(True, False): "G", (False, True): "W", (True, True): "X", (False, False): "."}
+
+
+def rows(pattern: Pattern) -> list[str]:
+    """One string a query frame, one letter a key frame: G anchor, W window, X both, . not attended."""
+    anchors = set(pattern.anchors)
+    return [
+        "".join(LETTERS[key in anchors, low <= key <= high] for key in range(pattern.frames))
+        for low, high in pattern.windows
+    ]
+
+
+def summary(pattern: Pattern) -> str:
+    """The pattern in one line, as the plugin logs it; counts are of the first frame."""
+    return (
+        f"total_lat_frames={pattern.frames} window={pattern.window} n_first={pattern.n_first} "
+        f"kfi={pattern.keyframe_interval} global_count={len(pattern.anchors)} "
+        f"attended_per_frame={pattern.attended_count(0)}/{pattern.frames} density={pattern.density:.1%}"
+    )
+
+
+def text(pattern: Pattern) -> str:
+    """The summary and below it the rows."""
+    return "\n".join([f"{summary(pattern)} offset={pattern.offset}", *rows(pattern)])
+
+
+def figure(patterns: Pattern | list[Pattern], path: str | Path | None = None) -> Any:
+    """Draw one pattern, or several side by side (such as successive steps), with matplotlib.
+
+    Args:
+        patterns: what to draw.
+        path: where to write the picture; its ending gives the format. None: not written.
+
+    Returns:
+        The matplotlib figure.
+
+    Raises:
+        ModuleNotFoundError: if matplotlib is missing, with the way to install it.
+    """
+    try:
+        from matplotlib.colors import ListedColormap
+        from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("a figure needs matplotlib: pip install 'lvsa-vllm-omni[figure]'") from None
+
+    patterns = [patterns] if isinstance(patterns, Pattern) else patterns
+    kinds = {".": ("not attended", "#f4f4f2"), "G": ("anchor", "#3b6fb6"), "W": ("window", "#e8a33d")}
+    kinds["X"] = ("anchor in the window", "#7a5195")
+    order = list(kinds)
+    drawn = Figure(figsize=(4.6 * len(patterns) + 0.4, 5.4), layout="constrained")
+    axes = drawn.subplots(1, len(patterns), squeeze=False)[0]
+    for axis, pattern in zip(axes, patterns, strict=True):
+        axis.imshow(
+            [[order.index(letter) for letter in row] for row in rows(pattern)],
+            cmap=ListedColormap([color for _, color in kinds.values()]),
+            vmin=0,
+            vmax=len(kinds) - 1,
+            interpolation="nearest",
+        )
+        axis.set_title(
+            f"T={pattern.frames}, every {pattern.keyframe_interval}., offset {pattern.offset}\n"
+            f"density {pattern.density:.1%}"
+        )
+        axis.set_xlabel("key frame (latent)")
+        axis.set_ylabel("query frame (latent)")
+    drawn.legend(
+        handles=[Patch(facecolor=color, edgecolor="#999999", label=label) for label, color in kinds.values()],
+        loc="outside lower center",
+        ncols=len(kinds),
+        frameon=False,
+    )
+    if path is not None:
+        drawn.savefig(path, dpi=120)
+    return drawn

@@ -1,0 +1,107 @@
+"""Giving a transformer to LVSA: its preset, its kernel, its layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from lvsa_core.kernels import select
+from lvsa_vllm_omni import compat, journal, presets, seam
+from lvsa_vllm_omni.hooks import FamilySpec, HookError
+from lvsa_vllm_omni.presets import Preset
+from lvsa_vllm_omni.scope import Scope
+from lvsa_vllm_omni.settings import LvsaSettings, Mode
+
+#: Backends that are sparse themselves: two sparse patterns cannot share one layer.
+_SPARSE_BACKENDS = ("FASTVIDEO_VSA", "RAINFUSION_ATTN")
+
+
+def adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mode) -> Scope:
+    """Make LVSA the video self-attention of a transformer; layers that are LVSA's already stay as they are.
+
+    Raises:
+        HookError: if the layers, the placement or the engine's options do not allow it.
+        PresetError: if no preset fits. KernelUnavailable: if the kernel does not run on the engine's device.
+    """
+    from lvsa_vllm_omni.backend import LvsaImpl
+
+    layers = seam.attention_layers(transformer, spec)
+    if not layers and not _is_stage(transformer):
+        raise HookError(f"{spec.setting}: {type(transformer).__name__} holds no {' or '.join(spec.attention)}")
+    config = compat.diffusion_config()
+    decision = compat.placement(config).decide()
+    if decision.verdict == "refused":
+        raise HookError(f"LVSA cannot run here: {decision.reason}")
+
+    scope = seam.scope_of(transformer)
+    if scope is None:
+        preset = _preset(transformer, spec, settings, config)
+        scope = Scope(spec, preset, settings, mode, _kernel(settings, config, layers))
+        seam.give_scope(transformer, scope)
+    before = scope.blocks
+    for layer in layers:
+        _check_options(layer)
+        if not isinstance(layer.attention, LvsaImpl):
+            dense = layer.attention
+            layer.attention = LvsaImpl(
+                layer.num_heads, layer.head_size, layer.softmax_scale, layer.causal, layer.num_kv_heads, dense=dense
+            )
+        if layer.attention.scope is None:
+            layer.attention.scope = scope
+            scope.dense = layer.attention.dense
+            scope.blocks += 1
+    if scope.blocks != before:
+        journal.hooked(
+            type(transformer).__name__,
+            scope.blocks,
+            spec.name,
+            scope.preset.name,
+            scope.arguments["reference_frames"],
+            scope.kernel,
+            type(scope.dense).__name__,
+        )
+    return scope
+
+
+def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: Any) -> Preset:
+    """The preset the user names, else the one that fits the transformer."""
+    if settings.preset:
+        preset = presets.load_preset(settings.preset)
+        if preset.family != spec.name:
+            raise presets.PresetError(f"LVSA_PRESET={settings.preset} is for {preset.family}, the model is {spec.name}")
+        return preset
+    found = transformer.config
+    values = dict(found) if isinstance(found, dict) else {name: getattr(found, name) for name in dir(found)}
+    facts = presets.model_facts(spec.transformer_class, values, compat.pipeline_index(config))
+    return presets.match_preset(facts)
+
+
+def _kernel(settings: LvsaSettings, config: Any, layers: list[Any]) -> str:
+    """Name of the kernel that will run, or KernelUnavailable."""
+    dtype = getattr(config, "dtype", None)
+    dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
+    head_size = layers[0].head_size if layers else 128
+    return select(settings.backend, torch.device(compat.device_type()), dtype, head_size).name
+
+
+def _check_options(layer: Any) -> None:
+    """Refuse what the sparse attention would silently drop."""
+    quantised = getattr(layer, "_kv_cache_dtype", None)
+    if quantised not in (None, "auto", "float"):
+        raise HookError(
+            f"LVSA reads keys and values unquantised, but diffusion_kv_cache_dtype is {quantised!r}: "
+            f"set it to 'auto', or switch LVSA off"
+        )
+    backend = getattr(layer, "attn_backend", None)
+    name = backend.get_name() if backend is not None else "custom attention"
+    if name in _SPARSE_BACKENDS or backend is None or layer.causal:
+        raise HookError(
+            f"LVSA cannot replace {'causal attention' if layer.causal else name}, which is no plain dense attention: "
+            f"choose one of the two"
+        )
+
+
+def _is_stage(transformer: Any) -> bool:
+    """Whether a pipeline-parallel stage holds only part of the blocks (it may hold none)."""
+    return hasattr(transformer, "start_layer") and transformer.start_layer == transformer.end_layer

@@ -1,0 +1,117 @@
+"""The attention backend: the engine's dense implementation, and LVSA's operator where the running call is sparse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm_omni.diffusion.attention.backends.abstract import AttentionBackend, AttentionImpl, AttentionMetadata
+
+from lvsa_vllm_omni import compat
+from lvsa_vllm_omni.scope import Scope, running_forward
+
+
+@torch.library.custom_op("lvsa::attend", mutates_args=())
+def lvsa_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Sparse attention of the running call, opaque to torch.compile: step and geometry are read inside.
+
+    Args:
+        q: [B, S, H, D]. k, v: [B, S, Hkv, D]. scale: multiplies the scores.
+
+    Returns:
+        [B, S, H, D], contiguous.
+    """
+    return running_forward().attend(q, k, v, scale).contiguous()
+
+
+@lvsa_attend.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+class LvsaImpl(AttentionImpl):
+    """One attention layer: dense until a hooked transformer claims it, then sparse in that transformer's sparse calls.
+
+    Args:
+        dense: the implementation the engine had chosen; None (the engine builds this class because the user named it):
+            the one it would choose without a name.
+
+    The other arguments are the engine's (:class:`AttentionImpl`); later versions add more, all are handed on.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        softmax_scale: float,
+        causal: bool = False,
+        num_kv_heads: int | None = None,
+        *,
+        dense: AttentionImpl | None = None,
+        **engine_arguments: Any,
+    ) -> None:
+        self.softmax_scale = softmax_scale
+        self.scope: Scope | None = None
+        if dense is None:
+            from lvsa_vllm_omni.plugin import activate_by_name
+
+            activate_by_name()
+            engine_arguments.pop("backend_kwargs", None)
+            dense = compat.default_backend(head_size).get_impl_cls()(
+                num_heads=num_heads,
+                head_size=head_size,
+                softmax_scale=softmax_scale,
+                causal=causal,
+                num_kv_heads=num_kv_heads,
+                **engine_arguments,
+            )
+        self.dense = dense
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_metadata: AttentionMetadata | None = None
+    ) -> Tensor:
+        """Attention [B, S, H, D] of one layer; traced by torch.compile, so it reads one flag and no step."""
+        scope = self.scope
+        if scope is None or not scope.sparse:
+            return self.dense.forward(query, key, value, attn_metadata)
+        if attn_metadata is not None and attn_metadata.attn_mask is not None:
+            _report_mask(scope, query.shape[1])
+            return self.dense.forward(query, key, value, attn_metadata)
+        return lvsa_attend(query, key, value, self.softmax_scale)
+
+
+@torch.compiler.disable
+def _report_mask(scope: Scope, seq_len: int) -> None:
+    scope.fallback("attention", "mask", seq_len)
+
+
+class LvsaBackend(AttentionBackend):
+    """The backend behind the name ``LVSA``."""
+
+    accept_output_buffer = True
+
+    @staticmethod
+    def get_name() -> str:
+        return compat.BACKEND_NAME
+
+    @staticmethod
+    def get_impl_cls() -> type[LvsaImpl]:
+        return LvsaImpl
+
+    @staticmethod
+    def get_metadata_cls() -> type[AttentionMetadata]:
+        return AttentionMetadata
+
+    @staticmethod
+    def get_builder_cls() -> None:
+        return None
+
+    @staticmethod
+    def get_supported_head_sizes() -> list[int]:
+        return []  # any: what the sparse kernel cannot do runs dense
+
+    @classmethod
+    def supports_attention_mask(cls, attention_spec: object | None = None) -> bool:
+        """As the dense backend: a call with a mask is its."""
+        return bool(compat.default_backend(-1).supports_attention_mask(None))

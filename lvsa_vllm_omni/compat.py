@@ -1,0 +1,93 @@
+"""Differences between vLLM-Omni versions, asked by capability; the only readers of its internals besides the seam."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from lvsa_core import Placement
+
+BACKEND_NAME = "LVSA"
+BACKEND_PATH = "lvsa_vllm_omni.backend.LvsaBackend"
+
+
+def register_backend_name() -> None:
+    """Make ``LVSA`` a name that the engine's attention configuration accepts; again does nothing."""
+    from aenum import extend_enum
+    from vllm_omni.diffusion.attention.backends.registry import DiffusionAttentionBackendEnum
+
+    if BACKEND_NAME not in DiffusionAttentionBackendEnum.__members__:
+        extend_enum(DiffusionAttentionBackendEnum, BACKEND_NAME, BACKEND_PATH)
+
+
+def default_backend(head_size: int) -> Any:
+    """The dense backend class that the platform takes where the user names none.
+
+    Args:
+        head_size: channels of one head; -1 if not known.
+    """
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+    from vllm_omni.diffusion.model_metadata import get_diffusion_model_metadata
+    from vllm_omni.platforms import current_omni_platform
+
+    config = diffusion_config()
+    resolve = current_omni_platform.get_diffusion_attn_backend_cls
+    options: dict[str, Any] = {}
+    if "allow_trtllm_default" in inspect.signature(resolve).parameters:
+        metadata = get_diffusion_model_metadata(getattr(config, "model_class_name", None))
+        options["allow_trtllm_default"] = metadata.attention_mask_free
+    return resolve_obj_by_qualname(resolve(None, head_size, **options))
+
+
+def diffusion_config() -> Any:
+    """The engine's configuration: while a model is built, or of the running request; None outside both."""
+    from vllm_omni.diffusion.config import get_current_diffusion_config_or_none
+
+    context = forward_context()
+    return get_current_diffusion_config_or_none() or getattr(context, "omni_diffusion_config", None)
+
+
+def forward_context() -> Any:
+    """The engine's context of the running request, None outside one."""
+    from vllm_omni.diffusion.forward_context import get_forward_context, is_forward_context_available
+
+    return get_forward_context() if is_forward_context_available() else None
+
+
+def pipeline_index(config: Any) -> Mapping[str, Any]:
+    """``model_index.json`` of the running model, empty where it cannot be read."""
+    from vllm_omni.diffusion.utils.hf_utils import get_diffusion_model_index
+
+    model = getattr(config, "model", None)
+    if not model:
+        return {}
+    try:
+        return get_diffusion_model_index(model) or {}
+    except Exception:  # a hub that does not answer: only the choice between presets of one reference depends on it
+        return {}
+
+
+def placement(config: Any) -> Placement:
+    """Degrees of parallelism that the engine runs with."""
+    parallel = getattr(config, "parallel_config", None)
+
+    def degree(name: str) -> int:
+        return int(getattr(parallel, name, 1) or 1)
+
+    return Placement(
+        tp=degree("tensor_parallel_size"),
+        cfg=degree("cfg_parallel_size"),
+        pp=degree("pipeline_parallel_size"),
+        hsdp=degree("hsdp_shard_size") if getattr(parallel, "use_hsdp", False) else 1,
+        ulysses=degree("ulysses_degree"),
+        ring=degree("ring_degree"),
+        allgather_kv=degree("allgather_degree"),
+    )
+
+
+def device_type() -> str:
+    """Type of the devices that the engine computes on, such as ``cuda`` or ``cpu``."""
+    from vllm_omni.platforms import current_omni_platform
+
+    return str(current_omni_platform.device_type)

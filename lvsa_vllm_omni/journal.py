@@ -1,0 +1,67 @@
+"""What LVSA did: the log lines that users and scripts read, and counters of the same events."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from vllm.logger import init_logger
+
+from lvsa_core import FrameGrid, Pattern, show
+
+# vLLM configures the logger "vllm"; INFO lines of loggers outside it are lost.
+logger = init_logger("vllm.lvsa")
+
+
+class LvsaFallbackError(RuntimeError):
+    """A request could not run sparse and LVSA_STRICT=1 is set."""
+
+
+#: Events since the process started, by name: "request:sparse", "request:dense", "fallback:<reason>".
+counts: Counter[str] = Counter()
+
+_fallbacks: set[tuple[str, str]] = set()
+
+
+def enabled(families: str, settings: str) -> None:
+    """The one summary line of start-up."""
+    logger.info("[LVSA] enabled for %s: %s", families, settings)
+
+
+def hooked(transformer: str, blocks: int, family: str, preset: str, reference: int, kernel: str, dense: str) -> None:
+    """A transformer has been built and its attention layers are LVSA's."""
+    logger.info(
+        "[LVSA] hooked %s: blocks=%d family=%s preset=%s reference=%d kernel=%s dense=%s",
+        *(transformer, blocks, family, preset, reference, kernel, dense),
+    )
+
+
+def engaged(blocks: int, grid: FrameGrid, pattern: Pattern, family: str, kernel: str) -> None:
+    """A request runs sparse: once a request."""
+    counts["request:sparse"] += 1
+    logger.info(
+        "[LVSA] installed on %d blocks num_patches=%d total_lat_frames=%d backend=%s family=%s",
+        *(blocks, grid.patches, grid.frames, kernel, family),
+    )
+    logger.info("[LVSA] %s", show.summary(pattern))
+
+
+def dense(grid: FrameGrid, reason: str) -> None:
+    """A request runs the engine's own attention, as it should: once a request."""
+    counts["request:dense"] += 1
+    logger.info("[LVSA] total_lat_frames=%d num_patches=%d dense: %s", grid.frames, grid.patches, reason)
+
+
+def fallback(origin: str, reason: str, seq_len: int, *, strict: bool, warn: bool, **details: object) -> None:
+    """A surprise in a running request: one line for each origin and reason, or an error.
+
+    Raises:
+        LvsaFallbackError: if ``strict``.
+    """
+    counts[f"fallback:{reason}"] += 1
+    more = "".join(f" {key}={value}" for key, value in details.items())
+    line = f"[LVSA-FALLBACK] origin={origin} reason={reason} seq_len={seq_len}{more}"
+    if strict:
+        raise LvsaFallbackError(f"{line}; LVSA_STRICT=1 makes this an error, unset it to run dense instead")
+    if warn and (origin, reason) not in _fallbacks:
+        _fallbacks.add((origin, reason))
+        logger.warning("%s", line)

@@ -1,0 +1,135 @@
+"""One transformer under LVSA: what it is, how it is planned, and the forward that is running in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
+from lvsa_core.kernels import KernelUnavailable
+from lvsa_vllm_omni import compat, diagnostics, journal, step
+from lvsa_vllm_omni.hooks import FamilySpec, LayoutMismatch
+from lvsa_vllm_omni.presets import Preset
+from lvsa_vllm_omni.settings import LvsaSettings, Mode
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A transformer call that runs sparse."""
+
+    scope: Scope
+    grid: FrameGrid
+    pattern: Pattern
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """Sparse attention of one layer, dense if the tokens are not the grid's.
+
+        Args:
+            q: [B, S, H, D]. k, v: [B, S, Hkv, D]. scale: multiplies the scores.
+
+        Raises:
+            LvsaFallbackError: instead of running dense, if LVSA_STRICT=1.
+        """
+        padding = q.shape[1] - self.grid.tokens
+        expected = getattr(compat.forward_context(), "sp_padding_size", 0) or 0
+        if padding != expected or k.shape[1] != q.shape[1]:
+            detail = {"keys": k.shape[1], "frames": self.grid.frames, "patches": self.grid.patches, "padding": expected}
+            return self._dense(q, k, v, "sequence-length", detail)
+        layout = TokenLayout(self.grid, pad=padding)
+        try:
+            return attend(q, k, v, self.pattern, layout, scale=scale, kernel=self.scope.settings.backend)
+        except (ValueError, KernelUnavailable) as error:
+            return self._dense(q, k, v, "refused", {"error": repr(str(error))})
+
+    def _dense(self, q: Tensor, k: Tensor, v: Tensor, reason: str, details: Mapping[str, object]) -> Tensor:
+        self.scope.fallback("attention", reason, q.shape[1], **details)
+        return self.scope.dense.forward(q, k, v, None)
+
+
+_running: ContextVar[Forward | None] = ContextVar("lvsa_forward", default=None)
+
+
+def running_forward() -> Forward:
+    """The sparse transformer call that is running. Only for code that a sparse scope has let in."""
+    forward = _running.get()
+    assert forward is not None, "an LVSA attention layer ran outside its transformer's call"
+    return forward
+
+
+class Scope:
+    """LVSA on one transformer.
+
+    Attributes:
+        sparse: whether the running call is sparse. A plain bool that compiled blocks guard on: one graph with the
+            engine's dense attention, one with LVSA's opaque operator, whatever the step or the length.
+        blocks: how many attention layers are LVSA's.
+        settled: whether all layers of the transformer have been looked at, which its first call makes sure of.
+        dense: the dense implementation of one of them, for surprises inside the operator.
+    """
+
+    def __init__(self, spec: FamilySpec, preset: Preset, settings: LvsaSettings, mode: Mode, kernel: str) -> None:
+        self.spec, self.preset, self.settings, self.mode, self.kernel = spec, preset, settings, mode, kernel
+        self.arguments = settings.plan_arguments(preset)
+        self.sparse = False
+        self.settled = False
+        self.blocks = 0
+        self.dense: Any = None
+
+    @contextmanager
+    def call(self, transformer: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
+        """Around one call of the transformer: work out grid, step and pattern, and let the layers run sparse or dense.
+
+        Args:
+            arguments: the arguments of the call that the family reads, by name.
+        """
+        request = step.running_request()
+        step.advance(request, arguments.get(self.spec.step_parameter))
+        forward = self._plan(transformer, arguments, request)
+        diagnostics.before_call(self.settings, request, forward.pattern if forward else None)
+        before, self.sparse = self.sparse, forward is not None
+        token = _running.set(forward)
+        try:
+            yield
+        finally:
+            _running.reset(token)
+            self.sparse = before
+        diagnostics.after_call(self.settings, request)
+
+    def _plan(self, transformer: Any, arguments: Mapping[str, Any], request: step.Request) -> Forward | None:
+        """The sparse call, or None for a dense one; says which, once a request."""
+        try:
+            grid = self.spec.grid(transformer, arguments)
+            pattern = plan(grid.frames, step=request.step, **self.arguments)
+        except (LayoutMismatch, ValueError, KeyError, AttributeError) as error:
+            self.fallback("grid", "layout", 0, error=repr(str(error)))
+            return None
+        reference = self.arguments["reference_frames"]
+        if pattern.is_dense:
+            reason = "every frame attends to every frame"
+            reason += f" up to the training horizon of {reference} latent frames" if grid.frames <= reference else ""
+        elif self.mode == "beyond" and grid.frames <= reference:
+            reason = f"LVSA_AUTO leaves requests within the training horizon of {reference} latent frames alone"
+        else:
+            if self._once(request, ("sparse", grid)):
+                journal.engaged(self.blocks, grid, pattern, self.spec.name, self.kernel)
+            return Forward(self, grid, pattern)
+        if self._once(request, ("dense", grid)):
+            journal.dense(grid, reason)
+        return None
+
+    @staticmethod
+    def _once(request: step.Request, what: object) -> bool:
+        """Whether this is the first time in the request."""
+        new = what not in request.reported
+        request.reported.add(what)
+        return new
+
+    def fallback(self, origin: str, reason: str, seq_len: int, **details: object) -> None:
+        """Report a surprise, or raise it as LVSA_STRICT asks."""
+        strict, warn = self.settings.strict, self.settings.warn_fallback
+        journal.fallback(origin, reason, seq_len, strict=strict, warn=warn, family=self.spec.name, **details)

@@ -1,0 +1,146 @@
+"""Where LVSA meets the engine's models: the only place that sets an attribute on a class it does not own."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lvsa_vllm_omni.hooks import FamilySpec, HookError
+from lvsa_vllm_omni.scope import Scope
+
+#: Our attribute on a class we patched: the function that takes the patch off.
+MARK = "__lvsa__"
+#: Our attribute on a transformer: its scope.
+SCOPE = "__lvsa_scope__"
+
+
+def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], None]:
+    """Let every transformer of a family run under a scope, in this process and from now on.
+
+    Target: ``__init__`` and ``__call__`` of the family's transformer class.
+    Why: the engine has no hook between a pipeline and its transformer; there the video is still whole (sequence
+        parallelism shards it inside), and its shape, the step and the layers are known.
+    How: after ``__init__`` the layers are adopted; around ``__call__`` the running call is published. ``forward`` is
+        not touched, so that offloading, caches and torch.compile, which replace it on the instance, work as before. A
+        transformer that was being built when LVSA was installed is adopted at its first call.
+    Remove when: vLLM-Omni passes grid and step of every family to the attention backend.
+
+    Args:
+        spec: the family.
+        adopt: called with a new transformer, and once more at its first call; gives its scope.
+
+    Returns:
+        A function that takes the patch off again. A second call for a class changes nothing and returns the same one.
+
+    Raises:
+        HookError: if the class does not fit.
+    """
+    cls = _resolve(spec)
+    if MARK in vars(cls):
+        return vars(cls)[MARK]
+    original_init, original_call, own_call = cls.__init__, cls.__call__, vars(cls).get("__call__")
+
+    @functools.wraps(original_init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original_init(self, *args, **kwargs)
+        adopt(self)
+
+    @functools.wraps(original_call)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        scope = scope_of(self)
+        if scope is None or not scope.settled:  # a subclass may have built more layers after our __init__
+            scope = adopt(self)
+            scope.settled = True
+        with scope.call(self, read_arguments(type(self), spec, args, kwargs)):
+            return original_call(self, *args, **kwargs)
+
+    def undo() -> None:
+        cls.__init__ = original_init
+        if own_call is None:
+            del cls.__call__
+        else:
+            cls.__call__ = own_call
+        delattr(cls, MARK)
+
+    cls.__init__, cls.__call__ = __init__, __call__
+    setattr(cls, MARK, undo)
+    return undo
+
+
+def scope_of(transformer: Any) -> Scope | None:
+    """The scope that a transformer was given, None if it was not adopted."""
+    return vars(transformer).get(SCOPE)
+
+
+def give_scope(transformer: Any, scope: Scope) -> None:
+    """Remember a transformer's scope on it."""
+    setattr(transformer, SCOPE, scope)
+
+
+def attention_layers(transformer: Any, spec: FamilySpec) -> list[Any]:
+    """The engine's attention layers of a transformer that are the video's self-attention.
+
+    Raises:
+        HookError: if such a module has no engine layer where the family says.
+    """
+    layers = []
+    for name, module in transformer.named_modules():
+        if not any(cls.__name__ in spec.attention for cls in type(module).__mro__):
+            continue
+        layer = getattr(module, spec.attention_layer, None)
+        if not hasattr(layer, "attention"):
+            raise HookError(
+                f"{spec.setting}: {name} ({type(module).__name__}) should hold the engine's attention layer as "
+                f"{spec.attention_layer!r}, found {type(layer).__name__}; {_remedy(spec)}"
+            )
+        layers.append(layer)
+    return layers
+
+
+def read_arguments(cls: type, spec: FamilySpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a transformer's call that the family reads, by name; one that was not given is left out."""
+    positions = _positions(cls)
+    found = {}
+    for name in spec.forward_parameters:
+        position = positions.get(name, len(args))
+        if name in kwargs:
+            found[name] = kwargs[name]
+        elif position < len(args):
+            found[name] = args[position]
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _positions(cls: Any) -> dict[str, int]:
+    """Where each parameter of a class's ``forward`` stands, without ``self``."""
+    names = list(inspect.signature(cls.forward).parameters)[1:]
+    return {name: position for position, name in enumerate(names)}
+
+
+def _resolve(spec: FamilySpec) -> Any:
+    """The transformer class, if all that the hook relies on is there."""
+    module_name, _, class_name = spec.transformer.partition(":")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        raise HookError(f"{spec.setting}: this vLLM-Omni has no {module_name} ({error}); {_remedy(spec)}") from None
+    cls = getattr(module, class_name, None)
+    if cls is None:
+        raise HookError(f"{spec.setting}: {module_name} has no class {class_name}; {_remedy(spec)}")
+    missing = [name for name in spec.forward_parameters if name not in inspect.signature(cls.forward).parameters]
+    if missing:
+        raise HookError(
+            f"{spec.setting}: {class_name}.forward{inspect.signature(cls.forward)} lacks {', '.join(missing)}; "
+            f"{_remedy(spec)}"
+        )
+    for name in spec.attention:
+        if not hasattr(module, name):
+            raise HookError(f"{spec.setting}: {module_name} has no class {name}; {_remedy(spec)}")
+    return cls
+
+
+def _remedy(spec: FamilySpec) -> str:
+    return f"install the vllm-omni version of constraints.txt, or set {spec.setting}=0"

@@ -1,0 +1,59 @@
+"""Which denoising step of which request is this."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from lvsa_vllm_omni import compat
+
+
+class Request:
+    """One request's run through the pipeline, from its first transformer call to the end of its forward context.
+
+    The engine makes one forward context for each request (or batch of requests in lock-step): a new context is step 0.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._context = weakref.ref(context) if context is not None else None
+        self._token: Any = None
+        self._count = -1
+        self.step = 0
+        self.reported: set[Any] = set()  # what has been logged about this request
+
+    def runs_in(self, context: Any) -> bool:
+        """Whether this request is the one of ``context``."""
+        return self._context is not None and self._context() is context
+
+    def advance(self, published: int | None, token: Any) -> int:
+        """The denoising step of the call that is about to run, from 0.
+
+        Args:
+            published: the step the pipeline publishes, None if it publishes none.
+            token: an object that all calls of one step share and the next step does not (the ``timestep`` tensor). It
+                is kept until the next step, so that its address is not given to another.
+        """
+        if published is None:
+            if token is not self._token or self._count < 0:
+                self._token, self._count = token, self._count + 1
+            self.step = self._count
+        else:
+            self.step = published
+        return self.step
+
+
+_running: Request | None = None
+
+
+def running_request() -> Request:
+    """The request of the current forward context; outside one a request of its own for every call."""
+    global _running
+    context = compat.forward_context()
+    if _running is None or context is None or not _running.runs_in(context):
+        _running = Request(context)
+    return _running
+
+
+def advance(request: Request, token: Any) -> int:
+    """The request's step, published by the pipeline (Wan) or told by ``token``."""
+    return request.advance(getattr(compat.forward_context(), "denoise_step_idx", None), token)
