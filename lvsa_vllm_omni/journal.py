@@ -65,3 +65,9 @@ def fallback(origin: str, reason: str, seq_len: int, *, strict: bool, warn: bool
     if warn and (origin, reason) not in _fallbacks:
         _fallbacks.add((origin, reason))
         logger.warning("%s", line)
+
+
+def reset() -> None:
+    """Forget what has happened: counters at zero, every fallback is reported again."""
+    counts.clear()
+    _fallbacks.clear()

@@ -43,10 +43,13 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
     from lvsa_vllm_omni import compat, journal
     from lvsa_vllm_omni.adopt import adopt
     from lvsa_vllm_omni.hooks import SPECS
+    from lvsa_vllm_omni.presets import load_preset
     from lvsa_vllm_omni.seam import install
 
     if settings.backend not in ("auto", *KERNELS):
         raise SettingsError(f"LVSA_BACKEND={settings.backend} is not part of this version: choose auto or sdpa")
+    if settings.preset:
+        load_preset(settings.preset)
     for sentence in settings.obsolete_names():
         journal.logger.warning("[LVSA] %s", sentence)
     compat.register_backend_name()

@@ -1,0 +1,19 @@
+"""Shared by all tests: a clean environment, and the CPU platform where the machine has no accelerator."""
+
+import os
+
+import pytest
+
+# The engine picks its platform once, at import, so this stands before any test can import it. The platform itself looks
+# whether an accelerator is present, and stays away if so.
+os.environ["LVSA_CPU"] = "1"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(autouse=True)
+def only_the_platform_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees LVSA_* variables of the person who runs the tests."""
+    for name in list(os.environ):
+        if name.startswith("LVSA_") and name != "LVSA_CPU":
+            monkeypatch.delenv(name)

@@ -1,0 +1,134 @@
+"""The real engine, in this process: one at a time, shared by the tests of a module."""
+
+import gc
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything here starts the engine."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.engine)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Wan checkpoint, written as a user would have it written."""
+    from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "wan"
+    write_checkpoint("wan", folder)
+    return folder
+
+
+@dataclass
+class Engine:
+    """A running engine and what tests ask of it."""
+
+    omni: Any
+
+    def video(self, frames: int, *, size: tuple[int, int] = (64, 64), steps: int = 3, **options: Any) -> np.ndarray:
+        """Frames [F, H, W, 3] in 0..1 of one request; ``size`` is height and width in pixels."""
+        from vllm_omni.inputs.data import OmniDiffusionSamplingParams
+
+        prompt = {"prompt": options.pop("prompt", "a cat on a mat"), "negative_prompt": "bad"}
+        parameters = OmniDiffusionSamplingParams(
+            height=size[0],
+            width=size[1],
+            num_frames=frames,
+            num_inference_steps=steps,
+            **{"seed": 42, "guidance_scale": 4.0, **options},
+        )
+        result = self.omni.generate(prompt, parameters, use_tqdm=False)[0]
+        return np.asarray(result.images[0])[0]
+
+    @property
+    def transformers(self) -> list[Any]:
+        """The transformers of the model, which lives in this process."""
+        from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
+
+        gc.collect()
+        return [thing for thing in gc.get_objects() if isinstance(thing, WanTransformer3DModel)]
+
+
+@contextmanager
+def start(checkpoint: Path, settings: dict[str, str], **options: Any) -> Iterator[Engine]:
+    """The engine under some LVSA_* variables, started as in a new process: plugins are loaded anew."""
+    import vllm.plugins
+    import vllm_omni.plugins
+    from vllm_omni import Omni
+    from vllm_omni.diffusion.attention.selector import _cached_get_backend_cls
+
+    from lvsa_vllm_omni import journal, plugin
+
+    names = [name for name in os.environ if name.startswith("LVSA_") and name != "LVSA_CPU"]
+    before = {name: os.environ.pop(name) for name in names}
+    os.environ.update(settings)
+    plugin.deactivate()
+    journal.reset()
+    _cached_get_backend_cls.cache_clear()
+    vllm.plugins.plugins_loaded = vllm_omni.plugins.omni_plugins_loaded = False
+    omni = None
+    try:
+        omni = Omni(model=str(checkpoint), **{"dtype": "float32", "enforce_eager": True, **options})
+        yield Engine(omni)
+    finally:
+        if omni is not None:
+            omni.close()
+        plugin.deactivate()
+        for name in settings:
+            os.environ.pop(name, None)
+        os.environ.update(before)
+        gc.collect()
+
+
+@pytest.fixture(scope="session")
+def starting(checkpoint: Path) -> Callable[..., Any]:
+    """``starting(settings, **engine options)``: a context manager that runs an engine."""
+
+    def starter(settings: dict[str, str] | None = None, **options: Any) -> Any:
+        return start(checkpoint, settings or {}, **options)
+
+    return starter
+
+
+@dataclass(frozen=True)
+class Call:
+    """One attention call of LVSA's as the engine made it."""
+
+    step: int | None
+    frames: int
+    patches: int
+    offset: int
+    interval: int
+    tokens: int
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """What arrives in the sparse attention, beside the step that the pipeline publishes."""
+    from lvsa_vllm_omni import compat, scope
+
+    seen: list[Call] = []
+    attend = scope.Forward.attend
+
+    def watched(self: Any, q: Any, k: Any, v: Any, scale: float) -> Any:
+        step = compat.forward_context().denoise_step_idx
+        pattern = self.pattern
+        seen.append(
+            Call(step, self.grid.frames, self.grid.patches, pattern.offset, pattern.keyframe_interval, q.shape[1])
+        )
+        return attend(self, q, k, v, scale)
+
+    monkeypatch.setattr(scope.Forward, "attend", watched)
+    return seen

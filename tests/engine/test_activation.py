@@ -1,0 +1,154 @@
+"""When LVSA is active, when it stops start-up, and what it does about a surprise."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lvsa_core import FrameGrid
+from lvsa_vllm_omni import journal, seam
+from lvsa_vllm_omni.settings import LvsaSettings
+
+LONG = 97  # video frames of 25 latent frames; the training horizon is 21
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.LogCaptureFixture]:
+    """The plugin's log lines; vLLM's loggers do not propagate to the root."""
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    with caplog.at_level(logging.INFO):
+        yield caplog
+
+
+def lines(log: pytest.LogCaptureFixture, start: str) -> list[str]:
+    return [record.getMessage() for record in log.records if record.getMessage().startswith(start)]
+
+
+@pytest.fixture(scope="module")
+def dense_video(starting: Any) -> np.ndarray:
+    """A long video of the plain engine; also looks at the layers of an engine on which nothing asks for LVSA."""
+    from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
+
+    with starting() as engine:
+        assert seam.MARK not in vars(WanTransformer3DModel)
+        (transformer,) = engine.transformers
+        assert seam.scope_of(transformer) is None
+        for block in transformer.blocks:
+            assert type(block.attn1.attn.attention) is block.attn1.attn.attn_impl_cls
+            assert "Lvsa" not in type(block.attn1.attn.attention).__name__
+        return engine.video(LONG)
+
+
+@pytest.fixture(scope="module")
+def sparse_video(starting: Any) -> np.ndarray:
+    with starting({"LVSA_WAN_HOOK": "1"}) as engine:
+        (transformer,) = engine.transformers
+        for block in transformer.blocks:
+            assert type(block.attn1.attn.attention).__name__ == "LvsaImpl"
+            assert type(block.attn1.attn.attention.dense) is block.attn1.attn.attn_impl_cls
+            assert type(block.attn2.attn.attention) is block.attn2.attn.attn_impl_cls
+        return engine.video(LONG)
+
+
+def test_no_setting_no_change(dense_video: np.ndarray, sparse_video: np.ndarray) -> None:
+    assert np.abs(dense_video - sparse_video).max() > 0.01
+
+
+@pytest.mark.parametrize("settings", [{"LVSA_AUTO": "true"}, {"LVSA_CONFIG": '{"enable": true}'}])
+def test_every_way_to_switch_on_is_the_same(
+    starting: Any, sparse_video: np.ndarray, settings: dict[str, str], log: pytest.LogCaptureFixture
+) -> None:
+    with starting(settings) as engine:
+        assert np.array_equal(engine.video(LONG), sparse_video)
+        engine.video(17, steps=1)
+    assert len(lines(log, "[LVSA] enabled for wan")) == 1
+    assert lines(log, "[LVSA] hooked WanTransformer3DModel: blocks=2 family=wan preset=wan reference=21 kernel=sdpa")
+    assert lines(log, "[LVSA] installed on 2 blocks num_patches=16 total_lat_frames=25 backend=sdpa family=wan")
+    assert lines(log, "[LVSA] total_lat_frames=25 window=3 n_first=1 kfi=2 global_count=13 attended_per_frame=20/25")
+    assert lines(log, "[LVSA] total_lat_frames=5 num_patches=16 dense: ")
+    assert not lines(log, "[LVSA-FALLBACK]")
+
+
+def test_chosen_by_name(starting: Any, sparse_video: np.ndarray, dense_video: np.ndarray) -> None:
+    by_name = {"per_role": {"self": {"backend": "LVSA"}}}
+    with starting({"LVSA_WINDOW_SIZE": "12"}, diffusion_attention_config=by_name) as engine:
+        assert np.array_equal(engine.video(LONG), sparse_video)
+    with starting({"LVSA_WAN_HOOK": "0", "LVSA_ENABLE": "1"}, diffusion_attention_config=by_name) as engine:
+        assert np.array_equal(engine.video(LONG), dense_video)
+
+
+def test_the_chosen_dense_backend_stays_the_dense_path(starting: Any, dense_video: np.ndarray) -> None:
+    chosen = {"per_role": {"self": {"backend": "TORCH_SDPA"}}}
+    with starting({"LVSA_WAN_HOOK": "1"}, diffusion_attention_config=chosen) as engine:
+        (transformer,) = engine.transformers
+        layer = transformer.blocks[0].attn1.attn
+        assert layer.backend_explicit and layer.backend_pref == "TORCH_SDPA"
+        assert type(layer.attention.dense) is layer.attn_impl_cls
+        assert not np.array_equal(engine.video(LONG), dense_video)
+
+
+WRONG = {
+    "misspelt": ({"LVSA_WAN_HOK": "1"}, "LVSA_WAN_HOK is not a setting of LVSA; did you mean LVSA_WAN_HOOK?"),
+    "value": ({"LVSA_WAN_HOOK": "1", "LVSA_WINDOW_SIZE": "-3"}, "LVSA_WINDOW_SIZE is '-3', but must be greater"),
+    "kernel": ({"LVSA_WAN_HOOK": "1", "LVSA_BACKEND": "flashinfer"}, "LVSA_BACKEND=flashinfer is not part of this"),
+    "preset": ({"LVSA_WAN_HOOK": "1", "LVSA_PRESET": "wan3"}, "no preset is named 'wan3': choose one of wan, "),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_setting_stops_start_up(starting: Any, name: str) -> None:
+    settings, sentence = WRONG[name]
+    with pytest.raises(Exception) as error, starting(settings):
+        pass
+    assert sentence in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_hook_that_does_not_fit_stops_start_up(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
+
+    def forward(self: Any, latents: Any, timestep: Any) -> None: ...
+
+    monkeypatch.setattr(WanTransformer3DModel, "forward", forward)
+    with pytest.raises(Exception) as error, starting({"LVSA_WAN_HOOK": "1"}):
+        pass
+    assert "LVSA_WAN_HOOK: WanTransformer3DModel.forward(self: Any, latents" in str(error.value)
+    assert "lacks hidden_states; install the vllm-omni version" in str(error.value)
+
+
+def test_ring_attention_is_refused(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lvsa_core import Placement
+    from lvsa_vllm_omni import compat
+
+    monkeypatch.setattr(compat, "placement", lambda config: Placement(ring=2))
+    refused = pytest.raises(Exception, match=r"LVSA cannot run here: ring attention \(degree 2\) bypasses LVSA")
+    with refused, starting({"LVSA_WAN_HOOK": "1"}):
+        pass
+
+
+def wrong_grid(transformer: Any, arguments: Any) -> FrameGrid:
+    """A grid with one patch too many: what a changed upstream model would look like."""
+    return FrameGrid(25, 17)
+
+
+def test_a_surprise_goes_dense_with_one_line_or_fails(
+    starting: Any, dense_video: np.ndarray, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+) -> None:
+    from lvsa_vllm_omni.hooks import WAN
+
+    monkeypatch.setitem(WAN.__dict__, "grid", wrong_grid)
+    with starting({"LVSA_WAN_HOOK": "1"}) as engine:
+        log.clear()
+        journal.reset()
+        assert np.array_equal(engine.video(LONG), dense_video)
+        (line,) = lines(log, "[LVSA-FALLBACK]")
+        assert line.startswith("[LVSA-FALLBACK] origin=attention reason=sequence-length seq_len=400 family=wan ")
+        assert journal.counts["fallback:sequence-length"] == 3 * 2 * 2  # steps, branches of guidance, blocks
+
+        scope = seam.scope_of(engine.transformers[0])
+        monkeypatch.setenv("LVSA_STRICT", "1")
+        scope.settings = LvsaSettings.load()
+        with pytest.raises(Exception, match="reason=sequence-length.*LVSA_STRICT=1 makes this an error"):
+            engine.video(LONG)
