@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+from lvsa_vllm_omni.hooks import SPECS, HookError
+from lvsa_vllm_omni.presets import PresetError, load_preset
 from lvsa_vllm_omni.settings import FAMILIES, LvsaSettings, Mode, SettingsError
 
 _undo: dict[str, Callable[[], None]] = {}
@@ -20,11 +24,22 @@ def register() -> None:
     its attention configuration.
 
     Raises:
-        SettingsError: on a wrong setting. HookError: if a hook that was asked for does not fit the installed engine.
+        SettingsError, PresetError: on a wrong setting. HookError: if a hook that was asked for does not fit the
+            installed engine. SystemExit: instead of these in the ``vllm`` command, with the sentence alone.
     """
     global _registered
     if _registered:
         return
+    try:
+        _register()
+    except (SettingsError, PresetError, HookError) as error:
+        if Path(sys.argv[0]).name == "vllm" and threading.current_thread() is threading.main_thread():
+            raise SystemExit(f"error: {error}") from None  # the user of a command has no use for a traceback
+        raise
+    _registered = True
+
+
+def _register() -> None:
     settings = LvsaSettings.load()
     modes: dict[str, Mode] = {family: settings.mode(family) for family in FAMILIES}
     asked = {family: mode for family, mode in modes.items() if mode != "off"}
@@ -34,7 +49,6 @@ def register() -> None:
         from lvsa_vllm_omni import compat
 
         compat.register_backend_name()
-    _registered = True
 
 
 def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
@@ -42,8 +56,6 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
     from lvsa_core.kernels import KERNELS
     from lvsa_vllm_omni import compat, journal
     from lvsa_vllm_omni.adopt import adopt
-    from lvsa_vllm_omni.hooks import SPECS
-    from lvsa_vllm_omni.presets import load_preset
     from lvsa_vllm_omni.seam import install
 
     if settings.backend not in ("auto", *KERNELS):
@@ -72,8 +84,6 @@ def activate_by_name() -> None:
 
     Families that a variable switched on keep their mode; a family that is explicitly off stays off.
     """
-    from lvsa_vllm_omni.hooks import SPECS
-
     settings = LvsaSettings.load()
     explicit = {family: getattr(settings, f"{family}_hook") for family in SPECS}
     missing: dict[str, Mode] = {

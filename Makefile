@@ -1,0 +1,53 @@
+# Two commands: `make demo` makes a long video, `make test` shows that everything works. Both set up .venv by themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Which checkpoint the demo uses; empty: a tiny one with random weights, made on the spot.
+MODEL ?=
+PROMPT ?= A red fox runs through fresh snow, the camera follows it
+
+.PHONY: help setup demo test test-fast check format clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+setup: $(READY) ## make .venv with vLLM, vLLM-Omni and this package
+
+$(READY): pyproject.toml constraints.txt | $(BIN)/uv
+	@echo "== setting up: vLLM and vLLM-Omni as in constraints.txt, and this package (8 GB the first time)"
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[engine,examples,test,lint]' \
+	  || { echo "error: the packages could not be installed; see the lines above, then run make again" >&2; exit 1; }
+	@touch $@
+
+$(BIN)/uv:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "error: $(PYTHON) must be Python 3.10 to 3.13; name another with PYTHON=" >&2; exit 1; }
+	@echo "== setting up: $(VENV)"
+	@$(PYTHON) -m venv $(VENV) \
+	  || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
+	  || { echo "error: uv could not be installed; is there a network?" >&2; exit 1; }
+
+demo: $(READY) ## make a video four times as long as the training length, with LVSA
+	@$(BIN)/python examples/demo.py --model '$(MODEL)' --prompt '$(PROMPT)'
+
+test: $(READY) ## run all tests, also those that start the engine
+	@$(BIN)/python -m pytest
+
+test-fast: $(READY) ## run the tests that need no engine
+	@$(BIN)/python -m pytest -m 'not engine and not multiproc and not gpu'
+
+check: $(READY) ## lint and check types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY) ## format the code
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+clean: ## remove .venv and what the demo made
+	rm -rf $(VENV) outputs/demo
