@@ -112,7 +112,7 @@ class LvsaSettings(BaseSettings):
         """
         given = [name[len(PREFIX) :].lower() for name in os.environ if name.upper().startswith(PREFIX)]
         _check_names((name for name in given if name != "config"), lambda name: f"{PREFIX}{name.upper()}")
-        config = _config(os.environ)
+        config = {name: value for name, value in _config(os.environ).items() if name not in OBSOLETE}
         try:
             return cls(**config)
         except ValidationError as error:
@@ -172,7 +172,7 @@ def _config(environ: Mapping[str, str]) -> dict[str, Any]:
     if "cpu" in config:
         raise SettingsError("'cpu' in LVSA_CONFIG comes too late to choose the platform: set the variable LVSA_CPU")
     _check_names(config, lambda name: f"{name!r} in LVSA_CONFIG")
-    return {name: value for name, value in config.items() if name not in OBSOLETE}
+    return config
 
 
 def _check_names(names: Any, shown: Any) -> None:

@@ -23,7 +23,7 @@ class Request:
 
     def runs_in(self, context: Any) -> bool:
         """Whether this request is the one of ``context``."""
-        return self._context is not None and self._context() is context
+        return context is not None and self._context is not None and self._context() is context
 
     def advance(self, published: int | None, token: Any) -> int:
         """The denoising step of the call that is about to run, from 0.
@@ -49,7 +49,7 @@ def running_request() -> Request:
     """The request of the current forward context; outside one a request of its own for every call."""
     global _running
     context = compat.forward_context()
-    if _running is None or context is None or not _running.runs_in(context):
+    if _running is None or not _running.runs_in(context):
         _running = Request(context)
     return _running
 

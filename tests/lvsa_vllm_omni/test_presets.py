@@ -1,0 +1,88 @@
+"""Presets: found from the transformer's class and configuration, wrong ones refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvsa_vllm_omni.presets import PresetError, load_preset, match_preset, preset_for_checkpoint, shipped_presets
+
+#: What the published checkpoints say in transformer/config.json, and whether model_index.json names transformer_2.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "wan2.1-1.3b": dict(num_attention_heads=12, num_layers=30, in_channels=16, out_channels=16, ffn_dim=8960),
+    "wan2.1-14b": dict(num_attention_heads=40, num_layers=40, in_channels=16, out_channels=16, ffn_dim=13824),
+    "wan2.2-a14b": dict(num_attention_heads=40, num_layers=40, in_channels=16, out_channels=16, ffn_dim=13824),
+    "wan2.2-ti2v-5b": dict(num_attention_heads=24, num_layers=30, in_channels=48, out_channels=48, ffn_dim=14336),
+    "wan": dict(num_attention_heads=4, num_layers=2, in_channels=16, out_channels=16, ffn_dim=256),
+}
+REFERENCE = {"wan2.2-ti2v-5b": 31}
+
+
+def checkpoint(folder: Path, name: str) -> Path:
+    """The two files of a checkpoint that presets read."""
+    (folder / "transformer").mkdir(parents=True)
+    config = {"_class_name": "WanTransformer3DModel", "attention_head_dim": 128, **PUBLISHED[name]}
+    (folder / "transformer" / "config.json").write_text(json.dumps(config))
+    second = ["diffusers", "WanTransformer3DModel"] if name == "wan2.2-a14b" else [None, None]
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "WanPipeline", "transformer_2": second}))
+    return folder
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_each_published_checkpoint_finds_its_preset(name: str, tmp_path: Path) -> None:
+    preset = preset_for_checkpoint(checkpoint(tmp_path, name))
+    assert preset.name == name
+    assert preset.family == "wan"
+    assert preset.reference_latent_frames == REFERENCE.get(name, 21)
+    assert preset.vae_temporal_factor == 4
+    assert (preset.frames - 1) // 4 + 1 == preset.reference_latent_frames
+
+
+def test_every_shipped_preset_is_found_by_some_checkpoint() -> None:
+    assert set(shipped_presets()) == set(PUBLISHED)
+
+
+def test_an_unknown_transformer_is_refused_with_the_way_out() -> None:
+    with pytest.raises(PresetError, match=r"no preset fits the transformer class 'Other': set LVSA_PRESET"):
+        match_preset({"transformer": "Other"})
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PresetError, match="is not a checkpoint in the diffusers layout"):
+        preset_for_checkpoint(tmp_path)
+    (tmp_path / "model_index.json").write_text("{")
+    with pytest.raises(PresetError, match="is not a checkpoint in the diffusers layout"):
+        preset_for_checkpoint(tmp_path)
+
+
+GOOD = 'family = "wan"\nreference_latent_frames = 25\nvae_temporal_factor = 4\n'
+
+
+def test_a_preset_of_ones_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(GOOD)
+    preset = load_preset(str(file))
+    assert (preset.name, preset.reference_latent_frames) == ("mine", 25)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("family =", "preset mine is not TOML"),
+        ('family = "wan"', "preset mine lacks reference_latent_frames, vae_temporal_factor"),
+        (GOOD + "shift = 3", "preset mine has the unknown key 'shift'"),
+        (GOOD.replace("25", "0"), "preset mine: reference_latent_frames must be a positive integer, got 0"),
+    ],
+)
+def test_a_wrong_preset_gets_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(PresetError, match=sentence):
+        load_preset(str(tmp_path / "mine.toml"))
+
+
+def test_a_missing_preset_gets_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PresetError, match="no preset is named 'wan3': choose one of wan, "):
+        load_preset("wan3")
+    with pytest.raises(PresetError, match="cannot be read: No such file"):
+        load_preset(str(tmp_path / "none.toml"))
