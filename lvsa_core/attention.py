@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lvsa_core.cascade import Batch, cascade, frame_indices
+from lvsa_core.cascade import Batch, Cascade, cascade, frame_indices
 from lvsa_core.checks import check_call
-from lvsa_core.grid import FrameGrid, TokenLayout
+from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels import select
 from lvsa_core.kernels.merge import merge_
 from lvsa_core.pattern import Pattern
@@ -35,8 +35,8 @@ def attend(
         kernel: ``auto`` or the name of a kernel in :mod:`lvsa_core.kernels`.
 
     Returns:
-        [B, Sq, H, D] in the dtype of ``q``, not always contiguous; rows of padding are zero. Besides inputs and output
-        it needs one permuted copy of K and V (of Q too, if B > 1) and the log-sum-exps.
+        [B, Sq, H, D] in the dtype of ``q``; rows of padding are zero. Besides inputs and output it needs one permuted
+        copy of K and V, less than a copy of Q, and the log-sum-exps.
 
     Raises:
         ValueError: if shapes, heads, layout or scale do not fit.
@@ -48,51 +48,37 @@ def attend(
     run = select(kernel, q.device, q.dtype, q.shape[3]).attention
     if not q.numel():
         return torch.empty_like(q)
+    q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
     calls = cascade(pattern, layout)
-    queries = _token_major(q)
-    prefix = layout.kv_before + layout.kv_after + len(calls.anchors) * layout.grid.patches
     if calls.remaining or layout.pad:
-        keys, values = (_prefix_first(x, layout, calls.anchors, calls.remaining) for x in (k, v))
-    else:
-        keys, values = _token_major(k), _token_major(v)
+        k, v = (_prefix_first(x, layout, calls) for x in (k, v))
+    prefix = layout.kv_before + layout.kv_after + len(calls.anchors) * layout.grid.patches
 
-    out, lse = run(queries[None], keys[None, :prefix], values[None, :prefix], scale)
-    keys, values = keys[prefix:], values[prefix:]
-    rows = lse[0].T
+    out, lse = run(q, k[:, :prefix], v[:, :prefix], scale)
+    k, v, lse = k[:, prefix:], v[:, prefix:], lse.transpose(1, 2)
     for batch in calls.batches:
-        window, window_lse = run(_query_groups(queries, batch), _runs(keys, batch), _runs(values, batch), scale)
-        merge_(_query_groups(out[0], batch), _query_groups(rows, batch).transpose(1, 2), window, window_lse)
+        for queries, keys, values, rows, rows_lse in zip(q, k, v, out, lse, strict=True):
+            window, window_lse = run(_groups(queries, batch), _runs(keys, batch), _runs(values, batch), scale)
+            merge_(_groups(rows, batch), _groups(rows_lse, batch).transpose(1, 2), window, window_lse)
     if layout.video_rows > layout.real_rows:
-        out[0, layout.q_before + layout.real_rows : layout.q_before + layout.video_rows] = 0
-    return out[0].view(-1, q.shape[0], *q.shape[2:]).transpose(0, 1)
+        out[:, layout.q_before + layout.real_rows : layout.q_before + layout.video_rows] = 0
+    return out
 
 
-def _token_major(x: Tensor) -> Tensor:
-    """[B, S, H, D] as [S, B * H, D]: a view for one batch entry, else a copy."""
-    x = x if x.stride(3) == 1 else x.contiguous()
-    return x[0] if x.shape[0] == 1 else x.transpose(0, 1).flatten(1, 2)
-
-
-def _prefix_first(x: Tensor, layout: TokenLayout, anchors: tuple[int, ...], remaining: tuple[int, ...]) -> Tensor:
-    """Keys or values [B, Sk, Hkv, D] copied to [Sk - pad, B * Hkv, D] in the order other tokens, anchors, remaining."""
+def _prefix_first(x: Tensor, layout: TokenLayout, calls: Cascade) -> Tensor:
+    """Keys or values [B, Sk, Hkv, D] copied to [B, Sk - pad, Hkv, D] in the order other tokens, anchors, remaining."""
     grid, before, after = layout.grid, layout.kv_before, layout.kv_after
-    tokens = x.transpose(0, 1)
-    video = _by_frame(tokens[before : before + grid.tokens], grid)
-    copy = x.new_empty(before + after + grid.tokens, *tokens.shape[1:])
-    copy[:before] = tokens[:before]
-    copy[before : before + after] = tokens[layout.kv_tokens - after :]
-    frames = _by_frame(copy[before + after :], grid)
-    torch.index_select(video, 0, frame_indices(anchors, x.device), out=frames[: len(anchors)])
-    torch.index_select(video, 0, frame_indices(remaining, x.device), out=frames[len(anchors) :])
-    return copy.flatten(1, 2)
+    copy = x.new_empty(x.shape[0], before + after + grid.tokens, *x.shape[2:])
+    copy[:, :before] = x[:, :before]
+    copy[:, before : before + after] = x[:, layout.kv_tokens - after :]
+    shape, anchors = (x.shape[0], grid.frames, grid.patches, *x.shape[2:]), len(calls.anchors)
+    video, frames = x[:, before : before + grid.tokens].view(shape), copy[:, before + after :].view(shape)
+    torch.index_select(video, 1, frame_indices(calls.anchors, x.device), out=frames[:, :anchors])
+    torch.index_select(video, 1, frame_indices(calls.remaining, x.device), out=frames[:, anchors:])
+    return copy
 
 
-def _by_frame(x: Tensor, grid: FrameGrid) -> Tensor:
-    """Tokens [T * P, ...] as [T, P, ...], a view."""
-    return _strided(x, grid.frames, 0, grid.patches, grid.patches)
-
-
-def _query_groups(x: Tensor, batch: Batch) -> Tensor:
+def _groups(x: Tensor, batch: Batch) -> Tensor:
     """Rows [S, ...] as [count, q_rows, ...], a view."""
     return _strided(x, batch.count, batch.q_start, batch.q_step, batch.q_rows)
 

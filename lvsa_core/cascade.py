@@ -1,21 +1,26 @@
 """A pattern as batched dense calls: one prefix for all queries, and overlapping runs of keys for groups of frames.
 
 The keys are put in the order ``[other tokens | anchors | remaining frames]``. Every query sees the first two parts (the
-prefix) and one contiguous run of the third. Frames whose runs start at equal distances form one batched call on strided
-views, so that there is neither a loop over frames nor a copy of a run.
+prefix) and one contiguous run of the third. Neighbouring frames that share a run are one group of rows. Groups whose
+runs start at equal distances form one batched call on strided views, so that there is neither a loop over frames nor a
+copy of a run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from lvsa_core.grid import TokenLayout
 from lvsa_core.pattern import Pattern
+
+#: Where groups allow it no batch holds more than 1/6 of the frames: its temporary tensors stay below a copy of Q.
+MIN_BATCHES = 6
 
 
 @dataclass(frozen=True)
@@ -72,22 +77,26 @@ def _other_batches(layout: TokenLayout, remaining: int) -> Iterator[Batch]:
 
 
 def _frame_batches(pattern: Pattern, layout: TokenLayout) -> list[Batch]:
-    """Runs of the frames whose rows this call holds; a frame may be held in part."""
+    """Runs of the video's rows that this call holds."""
+    groups = [*_groups(pattern, layout)]
+    spacings = {1, max(1, pattern.keyframe_interval - 1)}  # groups a period: one for every frame that is no anchor
+    limit = layout.real_rows // MIN_BATCHES
+    splits = ([batch for i in range(d) for batch in _joined(groups[i::d], limit)] for d in spacings)
+    return min(splits, key=len)
+
+
+def _groups(pattern: Pattern, layout: TokenLayout) -> Iterator[Batch]:
+    """One group for neighbouring frames that share a run, as far as this call holds their rows."""
     patches, first_row = layout.grid.patches, layout.q_offset
-    end_row = first_row + layout.real_rows
-    whole = range(-(-first_row // patches), end_row // patches)
-    partial = sorted({row // patches for row in (first_row, end_row) if row % patches and layout.real_rows})
-
-    def held(frame: int) -> tuple[int, int]:
-        """First row and number of rows of ``frame``, counted in the call's queries."""
-        start, end = max(first_row, frame * patches), min(end_row, (frame + 1) * patches)
-        return layout.q_before + start - first_row, end - start
-
-    single = [_batch(pattern, layout, [frame], *held(frame)) for frame in partial]
-    spacings = sorted({1, min(pattern.keyframe_interval, max(len(whole), 1))})
-    grouped = min(([*_progressions(pattern, whole, d)] for d in spacings), key=len)
-    batches = single + [_batch(pattern, layout, frames, *held(frames[0])) for frames in grouped]
-    return [batch for batch in batches if batch.k_rows and batch.q_rows]
+    widest = max(1, pattern.frames // MIN_BATCHES)
+    for (start, length), sharing in groupby(range(pattern.frames), lambda frame: _run(pattern, frame)):
+        frames = [*sharing]
+        for first in frames[::widest]:
+            begin = max(first * patches, first_row)
+            end = min(min(first + widest, frames[-1] + 1) * patches, first_row + layout.real_rows)
+            if begin < end and length:
+                q_start = layout.q_before + begin - first_row
+                yield Batch(1, q_start, 0, end - begin, start * patches, 0, length * patches)
 
 
 def _run(pattern: Pattern, frame: int) -> tuple[int, int]:
@@ -96,29 +105,22 @@ def _run(pattern: Pattern, frame: int) -> tuple[int, int]:
     return pattern.ranks[low], pattern.ranks[high + 1] - pattern.ranks[low]
 
 
-def _progressions(pattern: Pattern, frames: range, spacing: int) -> Iterator[list[int]]:
-    """Split ``frames`` into groups ``spacing`` apart whose runs have one length and equally spaced starts."""
-    for residue in range(spacing):
-        group: list[int] = []
-        for frame in frames[residue::spacing]:
-            if len(group) == 1:
-                fits = _run(pattern, frame)[1] == _run(pattern, group[0])[1]
-            elif group:
-                (a, _), (b, n), (c, m) = (_run(pattern, f) for f in (group[-2], group[-1], frame))
-                fits = n == m and b - a == c - b
-            else:
-                fits = True
-            if not fits:
-                yield group
-                group = []
-            group.append(frame)
-        if group:
-            yield group
-
-
-def _batch(pattern: Pattern, layout: TokenLayout, frames: list[int], q_start: int, q_rows: int) -> Batch:
-    patches = layout.grid.patches
-    start, length = _run(pattern, frames[0])
-    q_step = (frames[1] - frames[0]) * patches if len(frames) > 1 else 0
-    k_step = (_run(pattern, frames[1])[0] - start) * patches if len(frames) > 1 else 0
-    return Batch(len(frames), q_start, q_step, q_rows, start * patches, k_step, length * patches)
+def _joined(groups: list[Batch], limit: int) -> Iterator[Batch]:
+    """Join successive groups of equal sizes and distances into batches of at most ``limit`` rows, or of one group."""
+    if not groups:
+        return
+    batch, *groups = groups
+    for group in groups:
+        last = batch.count - 1
+        q_step = group.q_start - batch.q_start - last * batch.q_step
+        k_step = group.k_start - batch.k_start - last * batch.k_step
+        if (
+            (group.q_rows, group.k_rows) == (batch.q_rows, batch.k_rows)
+            and (batch.count == 1 or (q_step, k_step) == (batch.q_step, batch.k_step))
+            and (batch.count + 1) * batch.q_rows <= limit
+        ):
+            batch = replace(batch, count=batch.count + 1, q_step=q_step, k_step=k_step)
+        else:
+            yield batch
+            batch = group
+    yield batch

@@ -19,4 +19,4 @@ def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
     if out.dtype == weight.dtype:
         out.lerp_(other, weight)
     else:  # half precision: the weights keep their precision, one rounding at the end
-        out.copy_(torch.lerp(out.to(weight.dtype), other.to(weight.dtype), weight))
+        out.copy_(out.to(weight.dtype).lerp_(other.to(weight.dtype), weight))

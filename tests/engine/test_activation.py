@@ -1,13 +1,15 @@
 """When LVSA is active, when it stops start-up, and what it does about a surprise."""
 
+import json
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from lvsa_core import FrameGrid
+from lvsa_core import FrameGrid, plan
 from lvsa_vllm_omni import journal, seam
 from lvsa_vllm_omni.settings import LvsaSettings
 
@@ -56,11 +58,10 @@ def test_no_setting_no_change(dense_video: np.ndarray, sparse_video: np.ndarray)
     assert np.abs(dense_video - sparse_video).max() > 0.01
 
 
-@pytest.mark.parametrize("settings", [{"LVSA_AUTO": "true"}, {"LVSA_CONFIG": '{"enable": true}'}])
-def test_every_way_to_switch_on_is_the_same(
-    starting: Any, sparse_video: np.ndarray, settings: dict[str, str], log: pytest.LogCaptureFixture
+def test_auto_is_the_same_beyond_the_training_horizon(
+    starting: Any, sparse_video: np.ndarray, log: pytest.LogCaptureFixture
 ) -> None:
-    with starting(settings) as engine:
+    with starting({"LVSA_AUTO": "true"}) as engine:
         assert np.array_equal(engine.video(LONG), sparse_video)
         engine.video(17, steps=1)
     assert len(lines(log, "[LVSA] enabled for wan")) == 1
@@ -69,6 +70,25 @@ def test_every_way_to_switch_on_is_the_same(
     assert lines(log, "[LVSA] total_lat_frames=25 window=3 n_first=1 kfi=2 global_count=13 attended_per_frame=20/25")
     assert lines(log, "[LVSA] total_lat_frames=5 num_patches=16 dense: ")
     assert not lines(log, "[LVSA-FALLBACK]")
+
+
+def test_the_diagnostics_of_each_step(starting: Any, sparse_video: np.ndarray, log: pytest.LogCaptureFixture) -> None:
+    asked = {"enable": True, "mem_log": True, "step_time_log": True, "mask_log": "once"}
+    with starting({"LVSA_CONFIG": json.dumps(asked)}) as engine:
+        log.clear()
+        assert np.array_equal(engine.video(LONG), sparse_video)
+        steps = [line.split("step=")[1].split()[0] for line in lines(log, "[LVSA-TIME]")]
+        assert steps == ["0", "1", "2"]
+        assert all(float(line.split("dt=")[1].rstrip("s")) > 0 for line in lines(log, "[LVSA-TIME]"))
+        memory = r"\[LVSA-MEM\] step=(\d) (?:cpu|cuda)=0 alloc=\d+\.\d+GB reserved=\d+\.\d+GB peak=\d+\.\d+GB"
+        assert re.findall(memory, "\n".join(lines(log, "[LVSA-MEM]"))) == steps
+        (mask,) = lines(log, "[LVSA-MASK]")
+        head, *rows = mask.splitlines()
+        assert head.startswith("[LVSA-MASK] step=0 total_lat_frames=25 window=3 ")
+        pattern = plan(25, reference_frames=21)
+        assert [[letter != "." for letter in row] for row in rows] == [
+            [pattern.allows(q, k) for k in range(25)] for q in range(25)
+        ]
 
 
 def test_chosen_by_name(starting: Any, sparse_video: np.ndarray, dense_video: np.ndarray) -> None:
@@ -150,5 +170,5 @@ def test_a_surprise_goes_dense_with_one_line_or_fails(
         scope = seam.scope_of(engine.transformers[0])
         monkeypatch.setenv("LVSA_STRICT", "1")
         scope.settings = LvsaSettings.load()
-        with pytest.raises(Exception, match="reason=sequence-length.*LVSA_STRICT=1 makes this an error"):
+        with pytest.raises(Exception, match=r"reason=sequence-length.*LVSA_STRICT=1 makes this an error"):
             engine.video(LONG)

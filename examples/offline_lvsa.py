@@ -1,0 +1,154 @@
+#!/usr/bin/env python
+"""Make videos from prompts with LVSA on vLLM-Omni's offline API: one mp4 and one JSON for each prompt.
+
+    python examples/offline_lvsa.py --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --horizon 4 --prompt "A cat surfs at dusk"
+
+Run the same command again after an interruption: what is finished is skipped. See examples/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+from typing import TextIO, cast
+
+from lvsa_vllm_omni.batch.arguments import OFFLOAD, parser
+from lvsa_vllm_omni.batch.checkpoint import config_folder
+from lvsa_vllm_omni.batch.engine import EngineStartError, OfflineEngine, one_line
+from lvsa_vllm_omni.batch.environment import dense_environment, sparse_environment
+from lvsa_vllm_omni.batch.files import write_json
+from lvsa_vllm_omni.batch.jobs import Job, is_finished
+from lvsa_vllm_omni.batch.plan import jobs_of, lvsa_flags
+from lvsa_vllm_omni.batch.record import video_record
+from lvsa_vllm_omni.batch.video import frames_of, write_mp4
+from lvsa_vllm_omni.presets import Preset, load_preset, preset_for_checkpoint
+from lvsa_vllm_omni.settings import Family, LvsaSettings
+
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a batch; 0: every video is there, 1: some failed, 2: nothing was tried, 130: interrupted."""
+    arguments = parser(__doc__ or "").parse_args(argv)
+    try:
+        preset, jobs = prepare(arguments)
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    todo = [job for job in jobs if not is_finished(job, arguments.output_dir)]
+    print(f"{len(jobs)} videos in {arguments.output_dir}, {len(jobs) - len(todo)} of them finished already")
+    if not todo:
+        return 0
+    missing = [name for name in ("vllm_omni", "av", "tqdm") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"error: not installed: {', '.join(missing)}; see examples/README.md", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
+    # A handle of its own: the engine puts a process name before every line that goes through sys.stdout and sys.stderr.
+    with open(os.dup(sys.stderr.fileno()), "w", buffering=1) as console:
+        try:
+            failures = run(arguments, preset, jobs, todo, console)
+        except KeyboardInterrupt:
+            done = sum(is_finished(job, arguments.output_dir) for job in jobs)
+            print(
+                f"{done} of {len(jobs)} videos are finished; run the same command again to make the others",
+                file=console,
+            )
+            return INTERRUPTED
+        for name, reason in failures.items():
+            print(f"failed: {name}: {reason}", file=console)
+        print(f"{len(jobs) - len(failures)} of {len(jobs)} videos are finished", file=console)
+    return 1 if failures else 0
+
+
+def prepare(arguments: argparse.Namespace) -> tuple[Preset, list[Job]]:
+    """Check the command line, and switch LVSA on or off in the environment that the engine's processes inherit."""
+    checkpoint = config_folder(arguments.model)
+    named = LvsaSettings.load().preset
+    preset = load_preset(named) if named else preset_for_checkpoint(checkpoint)
+    if arguments.family not in (None, preset.family):
+        raise ValueError(f"--family {arguments.family}: the checkpoint is of the family {preset.family}")
+    flags = lvsa_flags(arguments)
+    if arguments.backend == "dense":
+        environment = dense_environment(os.environ)
+    else:
+        environment = sparse_environment(os.environ, cast(Family, preset.family), flags)
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    os.environ.update(environment)
+    return preset, jobs_of(arguments, checkpoint, preset, LvsaSettings.load())
+
+
+def run(
+    arguments: argparse.Namespace, preset: Preset, jobs: list[Job], todo: list[Job], console: TextIO
+) -> dict[str, str]:
+    """Make the videos one after the other on one engine; returns the names of those that failed, with the reason.
+
+    One request at a time, so that each video is on the disk as soon as it can be.
+    """
+    from tqdm import tqdm
+
+    options = {"enforce_eager": arguments.eager, **OFFLOAD[arguments.offload]}
+    if jobs[0].settings.flow_shift is not None:
+        options["flow_shift"] = jobs[0].settings.flow_shift
+    failures: dict[str, str] = {}
+    print(f"starting the engine with {arguments.model}; a large model takes minutes", file=console)
+    with (
+        OfflineEngine(arguments.model, {**options, **arguments.engine_args}) as engine,
+        tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="video", file=console, dynamic_ncols=True) as bar,
+    ):
+        for position, job in enumerate(todo):
+            bar.set_description(job.name)
+            try:
+                make(job, engine, arguments, preset)
+            except EngineStartError as error:
+                failures.update({left.name: str(error) for left in todo[position:]})
+                break
+            except Exception as error:  # whatever it is, the other videos are made
+                failures[job.name] = one_line(error)
+                bar.write(f"failed: {job.name}: {failures[job.name]}", file=console)
+            bar.update()
+    return failures
+
+
+def make(job: Job, engine: OfflineEngine, arguments: argparse.Namespace, preset: Preset) -> None:
+    """Make one video and write its files. The record comes last: a video with a record is finished."""
+    engine.start()
+    start = time.perf_counter()
+    output = engine.generate(job.settings)
+    generated = time.perf_counter()
+    video = write_mp4(job.video(arguments.output_dir), frames_of(output.images), job.settings.fps)
+    timings = {
+        "engine_start": engine.start_seconds,
+        "generation": generated - start,
+        "encode": time.perf_counter() - generated,
+    }
+    settings = job.settings
+    if (video["frames"], video["height"], video["width"]) != (settings.frames, settings.height, settings.width):
+        raise ValueError(f"the engine made another length or size than was asked for, see {video}")
+    latent_frames = (settings.frames - 1) // preset.vae_temporal_factor + 1
+    record = video_record(job.settings, latent_frames, video, timings, output)
+    record["run"] = {"offload": arguments.offload, "eager": arguments.eager}
+    write_json(job.record(arguments.output_dir), record)
+
+
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """Let everything close in order; a second Ctrl-C ends the process at once."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.write(2, b"\ninterrupted: closing the engine\n")
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":  # the engine's processes import this file
+    status = main()
+    if status == INTERRUPTED:
+        os._exit(status)  # a thread of the engine may still compute, and an orderly exit would abort on it
+    sys.exit(status)

@@ -1,0 +1,78 @@
+"""The JSON beside a video: what it was made with, how long that took, and which pattern it ran on."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from lvsa_core import Pattern, plan
+from lvsa_vllm_omni.batch.jobs import VideoSettings
+
+
+def video_record(
+    settings: VideoSettings, latent_frames: int, video: Mapping[str, Any], timings: Mapping[str, float], output: Any
+) -> dict[str, Any]:
+    """All that is known of one finished video.
+
+    Args:
+        settings: what decided it.
+        latent_frames: T.
+        video: what `write_mp4` returned.
+        timings: seconds by name.
+        output: the engine's `OmniRequestOutput`: its durations (names and units are the engine's), and its peak memory
+            in MiB, what the worker's allocator held of the device at most during this request.
+    """
+    return {
+        "settings": settings.as_json(),
+        "digest": settings.digest(),
+        "video": dict(video),
+        "pattern": pattern_record(settings, latent_frames),
+        "timings_s": {name: round(seconds, 3) for name, seconds in timings.items()},
+        "engine_durations": {name: float(value) for name, value in (output.stage_durations or {}).items()},
+        "peak_memory_mib": round(float(output.peak_memory_mb or 0.0), 1) or None,
+        "versions": versions(),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def pattern_record(settings: VideoSettings, latent_frames: int) -> dict[str, Any] | None:
+    """The pattern of a video as JSON, in latent frames; None for the baseline without LVSA."""
+    if settings.plan is None:
+        return None
+    arguments = dict(settings.plan)
+    if settings.lvsa.get("auto") and latent_frames <= arguments["reference_frames"]:
+        arguments["keyframe_interval"] = 1  # LVSA waits for longer requests: every frame attends to every frame
+    pattern = plan(latent_frames, **arguments)
+    return {
+        "latent_frames": pattern.frames,
+        "window": pattern.window,
+        "n_first": pattern.n_first,
+        "keyframe_interval": pattern.keyframe_interval,
+        "anchors_at_step_0": list(pattern.anchors),
+        "attended_per_frame": max(map(pattern.attended_count, range(pattern.frames))),
+        "density": round(pattern.density, 4),
+        "rotation": _rotation(pattern, arguments["rotate"]),
+    }
+
+
+def _rotation(pattern: Pattern, rotate: bool) -> str:
+    if pattern.is_dense:
+        return "none: every frame attends to every frame"
+    if not rotate:
+        return "off: the anchors of step 0 in every denoising step"
+    interval = pattern.keyframe_interval
+    return f"the anchors move by one latent frame each denoising step and are back after {interval} steps"
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what makes a video; None: not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for name in ("lvsa-vllm-omni", "vllm", "vllm-omni", "torch", "av"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found

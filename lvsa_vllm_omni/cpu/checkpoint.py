@@ -1,0 +1,101 @@
+"""Tiny random checkpoints in the diffusers layout: which kinds there are, and how one gets onto the disk whole."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+#: Kind of model -> the function that builds its components, imported when it is asked for.
+KINDS: Mapping[str, str] = {
+    "wan": "lvsa_vllm_omni.cpu.wan_checkpoint:components",
+}
+
+INDEX = "model_index.json"
+
+
+class Component(Protocol):
+    """A part of a diffusers pipeline: model, tokenizer or scheduler."""
+
+    def save_pretrained(self, save_directory: str, /) -> Any:
+        """Write the part into a folder of its own."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be written, with the sentence for the user."""
+
+
+def write_checkpoint(
+    kind: str, directory: str | os.PathLike[str], *, seed: int = 0, force: bool = False, **sizes: Any
+) -> Path:
+    """Write a small random checkpoint of one kind: all of it, or nothing that a pipeline would load.
+
+    Args:
+        kind: a key of ``KINDS``.
+        directory: where to write; it and its parents are made where missing.
+        seed: of the random weights; the same seed and the same torch write the same numbers.
+        force: write into a directory that is not empty. An older checkpoint there is replaced, other files stay.
+        sizes: what the kind lets one choose, such as ``layers=2, heads=4, head_dim=32`` for Wan.
+
+    Returns:
+        The directory, as an absolute path.
+
+    Raises:
+        CheckpointError: the kind is unknown, the directory cannot be written or is not empty, or a library is missing.
+    """
+    if kind not in KINDS:
+        raise CheckpointError(f"There is no tiny checkpoint of kind {kind!r}. Choose one of: {', '.join(KINDS)}.")
+    target = Path(directory).expanduser().absolute()
+    try:
+        for path in (target, target.parent):
+            if path.exists() and not path.is_dir():
+                raise CheckpointError(f"{path} is a file. Name a directory.")
+        if not force and target.is_dir() and any(target.iterdir()):
+            raise CheckpointError(f"{target} is not empty. Name another directory, or write into it with --force.")
+        home = target if target.is_dir() else target.parent
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tiny-checkpoint-", dir=home) as scratch:
+            draft = Path(scratch, "new")
+            _save(*_build(kind, seed, sizes), draft)
+            _move(draft, target, Path(scratch, "old"))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(f"Cannot write to {target}: {reason}. Name a directory that you can write.") from error
+    return target
+
+
+def _build(kind: str, seed: int, sizes: Mapping[str, Any]) -> tuple[str, Mapping[str, tuple[str, str, Component]]]:
+    """Build the components: (class of the pipeline, name -> (library, class name, component))."""
+    module, _, function = KINDS[kind].partition(":")
+    try:
+        build = getattr(import_module(module), function)
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"A tiny checkpoint needs {error.name}, which comes with vLLM-Omni: pip install 'lvsa-vllm-omni[engine]'."
+        ) from error
+    built: tuple[str, Mapping[str, tuple[str, str, Component]]] = build(seed=seed, **sizes)
+    return built
+
+
+def _save(pipeline_class: str, components: Mapping[str, tuple[str, str, Component]], directory: Path) -> None:
+    """Write every component into its folder, and the index that names pipeline and classes."""
+    index: dict[str, Any] = {"_class_name": pipeline_class}
+    for name, (library, class_name, component) in components.items():
+        component.save_pretrained(str(directory / name))
+        index[name] = [library, class_name]
+    (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _move(draft: Path, target: Path, old: Path) -> None:
+    """Put the draft in its place. Without its index a half-moved checkpoint cannot be mistaken for a whole one."""
+    if not target.exists():
+        draft.rename(target)
+        return
+    old.mkdir()
+    for entry in sorted(draft.iterdir(), key=lambda path: path.name != INDEX):
+        if (target / entry.name).exists():
+            (target / entry.name).rename(old / entry.name)
+    for entry in sorted(draft.iterdir(), key=lambda path: path.name == INDEX):
+        entry.rename(target / entry.name)

@@ -1,0 +1,96 @@
+"""The engine itself on the CPU platform, without LVSA: one worker, compiled, and several workers over gloo."""
+
+import multiprocessing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+
+pytest.importorskip("vllm_omni")
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint("wan", tmp_path_factory.mktemp("checkpoint") / "wan")
+
+
+@contextmanager
+def running(checkpoint: Path, **options: Any) -> Iterator[Any]:
+    from vllm_omni import Omni
+
+    omni = Omni(model=str(checkpoint), **{"dtype": "float32", "enforce_eager": True, **options})
+    try:
+        yield omni
+    finally:
+        omni.close()
+
+
+def generate(omni: Any) -> Any:
+    """One request of 17 frames; the result as the engine gives it."""
+    from vllm_omni.inputs.data import OmniDiffusionSamplingParams
+
+    parameters = OmniDiffusionSamplingParams(
+        height=64, width=64, num_frames=17, num_inference_steps=4, seed=42, guidance_scale=4.0
+    )
+    return omni.generate({"prompt": "a cat on a mat", "negative_prompt": "bad"}, parameters, use_tqdm=False)[0]
+
+
+def frames(result: Any) -> np.ndarray:
+    """Frames [F, H, W, 3] in 0..1."""
+    return np.asarray(result.images[0])[0]
+
+
+@pytest.fixture(scope="module")
+def alone(checkpoint: Path) -> np.ndarray:
+    """The video of one eager worker, twice the same, with the memory that it took."""
+    with running(checkpoint) as omni:
+        first, second = generate(omni), generate(omni)
+    assert np.array_equal(frames(first), frames(second))
+    assert 200 < second.peak_memory_mb < 20_000
+    return frames(first)
+
+
+def test_the_video_is_a_video(alone: np.ndarray) -> None:
+    assert alone.shape == (17, 64, 64, 3)
+    assert 0.1 < alone.std() < 0.3
+
+
+def test_torch_compile_builds_kernels_and_changes_nothing(checkpoint: Path, alone: np.ndarray) -> None:
+    from torch._inductor import metrics
+
+    from lvsa_vllm_omni.cpu.omni import missing_for_inductor
+
+    if (missing := missing_for_inductor()) is not None:
+        pytest.skip(missing)
+    import torch
+
+    torch._dynamo.reset()
+    before = metrics.generated_kernel_count
+    with running(checkpoint, enforce_eager=False) as omni:
+        compiled = frames(generate(omni))
+    assert metrics.generated_kernel_count > before
+    assert np.abs(compiled - alone).max() < 1e-5
+
+
+@pytest.mark.multiproc
+@pytest.mark.parametrize("placement", ["tensor_parallel_size", "cfg_parallel_size", "ulysses_degree", "ring_degree"])
+def test_two_workers_make_the_same_video(checkpoint: Path, alone: np.ndarray, placement: str) -> None:
+    with running(checkpoint, **{placement: 2}) as omni:
+        workers = [child for child in multiprocessing.active_children() if child.name.startswith("DiffusionWorker")]
+        assert len(workers) == 2
+        together = generate(omni)
+    assert np.abs(frames(together) - alone).max() < 1e-5
+    assert together.peak_memory_mb > 200
+
+
+def test_bfloat16(checkpoint: Path, alone: np.ndarray) -> None:
+    with running(checkpoint, dtype="bfloat16") as omni:
+        video = frames(generate(omni))
+    assert np.isfinite(video).all()
+    assert np.abs(video - alone).mean() < 0.02

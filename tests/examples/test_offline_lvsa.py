@@ -1,0 +1,194 @@
+"""The command line of `examples/offline_lvsa.py`, up to the engine: jobs, resume, and one sentence for each refusal."""
+
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from lvsa_vllm_omni.batch import Job
+from lvsa_vllm_omni.batch.arguments import parser
+from lvsa_vllm_omni.batch.files import write_json
+from lvsa_vllm_omni.batch.record import video_record
+
+pytestmark = pytest.mark.usefixtures("clean_environment")
+
+
+def jobs(script: ModuleType, checkpoint: Path, *argv: str) -> list[Job]:
+    prompt = () if "--prompts-file" in argv or "--prompt" in argv else ("--prompt", "a cat")
+    _, found = script.prepare(parser("").parse_args(["--model", str(checkpoint), *prompt, *argv]))
+    return list(found)
+
+
+def test_the_preset_decides_what_is_left_out(offline_lvsa: ModuleType, checkpoint: Path) -> None:
+    (job,) = jobs(offline_lvsa, checkpoint)
+    settings = job.settings
+    assert (settings.family, settings.preset) == ("wan", "wan2.1-1.3b")
+    assert (settings.frames, settings.height, settings.width, settings.fps) == (81, 480, 832, 16.0)
+    assert (settings.steps, settings.guidance, settings.flow_shift, settings.seed) == (50, 5.0, 3.0, 42)
+    assert (settings.backend, settings.lvsa, settings.negative_prompt) == ("auto", {}, None)
+    assert settings.plan is not None and settings.plan["reference_frames"] == 21
+    assert os.environ["LVSA_WAN_HOOK"] == "1"
+    assert job.name == f"001-a-cat-{settings.digest()}"
+
+
+def test_flags_decide_over_the_preset(offline_lvsa: ModuleType, checkpoint: Path) -> None:
+    (job,) = jobs(
+        offline_lvsa, checkpoint, "--family", "wan", "--horizon", "4", "--height", "720", "--width", "1280",
+        "--steps", "8", "--guidance", "1", "--fps", "23.976", "--flow-shift", "5", "--seed", "7",
+        "--negative-prompt", "blurry", "--backend", "sdpa", "--sparsity-scale", "0.5",
+        "--reference-latent-frames", "31", "--no-rotate", "--output-name", "cat.mp4",
+    )  # fmt: skip
+    settings = job.settings
+    assert job.name == "cat"
+    assert (settings.frames, settings.height, settings.width, settings.fps) == (321, 720, 1280, 23.976)
+    assert (settings.steps, settings.guidance, settings.flow_shift, settings.seed) == (8, 1.0, 5.0, 7)
+    assert (settings.negative_prompt, settings.backend) == ("blurry", "sdpa")
+    assert settings.lvsa == {"sparsity_scale": 0.5, "reference_latent_frames": 31, "rotate_keyframes": False}
+    assert settings.plan is not None and settings.plan["reference_frames"] == 31 and not settings.plan["rotate"]
+    assert os.environ["LVSA_BACKEND"] == "sdpa"
+
+
+def test_the_baseline_has_no_lvsa(offline_lvsa: ModuleType, checkpoint: Path) -> None:
+    os.environ.update(LVSA_ENABLE="1", LVSA_CONFIG='{"window_size": 8}', LVSA_CPU="1")
+    (job,) = jobs(offline_lvsa, checkpoint, "--backend", "dense")
+    assert (job.settings.backend, job.settings.lvsa, job.settings.plan) == ("dense", {}, None)
+    assert [name for name in os.environ if name.startswith("LVSA_")] == ["LVSA_CPU"]
+
+
+def test_variables_of_the_caller_stay_valid(offline_lvsa: ModuleType, checkpoint: Path) -> None:
+    os.environ.update(LVSA_AUTO="1", LVSA_WINDOW_SIZE="8", LVSA_PRESET="wan2.2-ti2v-5b")
+    (job,) = jobs(offline_lvsa, checkpoint, "--horizon", "2", "--height", "704", "--width", "1280")
+    assert job.settings.lvsa == {"auto": True, "window_size": 8}
+    assert (job.settings.preset, job.settings.frames, job.settings.fps) == ("wan2.2-ti2v-5b", 241, 24.0)
+    assert "LVSA_WAN_HOOK" not in os.environ
+
+
+def test_a_prompt_decides_over_the_command_line(offline_lvsa: ModuleType, checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    own = {"prompt": "a dog", "negative_prompt": "", "seed": 7, "horizon": 2, "height": 64, "width": 96}
+    file.write_text(json.dumps({"prompt": "a cat"}) + "\n" + json.dumps(own) + "\n")
+    first, second = (
+        job.settings
+        for job in jobs(
+            offline_lvsa, checkpoint, "--prompts-file", str(file), "--num-frames", "41", "--negative-prompt", "blurry"
+        )
+    )
+    assert (first.prompt, first.negative_prompt, first.seed, first.frames) == ("a cat", "blurry", 42, 41)
+    assert (second.prompt, second.negative_prompt, second.seed, second.frames) == ("a dog", "", 7, 161)
+    assert (first.height, first.width, second.height, second.width) == (480, 832, 64, 96)
+
+
+def test_prompts_keep_their_order_and_names_are_distinct(offline_lvsa: ModuleType, checkpoint: Path) -> None:
+    found = jobs(offline_lvsa, checkpoint, "--prompt", "b", "--prompt", "a", "--prompt", "b")
+    assert [job.settings.prompt for job in found] == ["b", "a", "b"]
+    assert len({job.name for job in found}) == 3
+
+
+REFUSED: list[tuple[list[str], str]] = [
+    (["--prompt", "x", "--num-frames", "82"], "prompt 1: 82 frames cannot be made, the length is 4 * k + 1: take 81"),
+    (["--prompt", "x", "--height", "500"], "prompt 1: height 500 cannot be made, it is a multiple of 16: take 496"),
+    (["--prompt", " "], "--prompt is blank"),
+    (["--prompt", "x", "--family", "cosmos3"], "--family cosmos3: the checkpoint is of the family wan"),
+    (["--prompt", "x", "--backend", "dense", "--no-rotate"], "--backend dense is the baseline without LVSA"),
+    (["--prompt", "x", "--sparsity-scale", "-1"], "LVSA_SPARSITY_SCALE is '-1.0'"),
+    (["--prompt", "x", "--reference-latent-frames", "0"], "LVSA_REFERENCE_LATENT_FRAMES is '0'"),
+    (["--prompt", "x", "--prompt", "y", "--output-name", "z"], "--output-name names one video, and there are 2"),
+    (["--prompts-file", "none.txt"], "none.txt: cannot read the prompt file"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("argv", "sentence"), REFUSED)
+def test_refuses_with_one_sentence(
+    offline_lvsa: ModuleType, checkpoint: Path, capsys: pytest.CaptureFixture[str], argv: list[str], sentence: str
+) -> None:
+    assert offline_lvsa.main(["--model", str(checkpoint), *argv]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"error: {sentence}")
+    assert output.err.count("\n") == 1 and output.out == ""
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"LVSA_WAN_HOOK": "0"}, "LVSA_* variables switch LVSA off for wan: unset LVSA_WAN_HOOK, or take"),
+        ({"LVSA_WINDW": "8"}, "LVSA_WINDW is not a setting of LVSA; did you mean LVSA_WINDOW_SIZE?"),
+        ({"LVSA_PRESET": "wan9"}, "no preset is named 'wan9'"),
+    ],
+)  # fmt: skip
+def test_refuses_variables(
+    offline_lvsa: ModuleType, checkpoint: Path, capsys: Any, variables: dict[str, str], sentence: str
+) -> None:
+    os.environ.update(variables)
+    assert offline_lvsa.main(["--model", str(checkpoint), "--prompt", "x"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {sentence}")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["--prompt", "x", "--prompts-file", "y"],
+        ["--prompt", "x", "--num-frames", "81", "--horizon", "2"],
+        ["--prompt", "x", "--horizon", "0"],
+        ["--prompt", "x", "--fps", "nan"],
+        ["--prompt", "x", "--steps", "0"],
+        ["--prompt", "x", "--guidance", "-1"],
+        ["--prompt", "x", "--seed", str(2**63)],
+        ["--prompt", "x", "--backend", "fast"],
+        ["--prompt", "x", "--engine-args", "[]"],
+        ["--prompt", "x", "--output-name", "../x"],
+    ],
+)
+def test_the_parser_refuses(offline_lvsa: ModuleType, checkpoint: Path, argv: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        offline_lvsa.main(["--model", str(checkpoint), *argv])
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda folder: folder / "none", "no such folder"),
+        (lambda folder: folder, "not a diffusers checkpoint, it has no model_index.json"),
+        (lambda folder: "owner/none", "no such folder, and no such model on the Hugging Face Hub"),
+    ],
+)
+def test_refuses_what_is_no_checkpoint(
+    offline_lvsa: ModuleType, tmp_path: Path, capsys: Any, monkeypatch: Any, make: Any, sentence: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = str(make(tmp_path))
+    assert offline_lvsa.main(["--model", model, "--prompt", "x"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: --model {model}: {sentence}")
+
+
+def finish(job: Job, folder: Path) -> None:
+    class Output:
+        stage_durations = {"stage_0_gen_ms": 12.5}  # noqa: RUF012
+        peak_memory_mb = 1024.0
+
+    job.video(folder).write_bytes(b"video")
+    write_json(job.record(folder), video_record(job.settings, 21, {"file": "x"}, {"generation": 1.0}, Output()))
+
+
+def test_a_finished_batch_starts_no_engine(
+    offline_lvsa: ModuleType, checkpoint: Path, tmp_path: Path, capsys: Any
+) -> None:
+    argv = ["--prompt", "a", "--prompt", "b", "--output-dir", str(tmp_path)]
+    for job in jobs(offline_lvsa, checkpoint, *argv):
+        finish(job, tmp_path)
+    assert offline_lvsa.main(["--model", str(checkpoint), *argv]) == 0
+    assert capsys.readouterr().out == f"2 videos in {tmp_path}, 2 of them finished already\n"
+
+
+def test_a_changed_setting_is_not_finished(offline_lvsa: ModuleType, checkpoint: Path, tmp_path: Path) -> None:
+    folder = ("--output-name", "clip", "--output-dir", str(tmp_path))
+    (job,) = jobs(offline_lvsa, checkpoint, *folder)
+    finish(job, tmp_path)
+    for change in (["--seed", "1"], ["--no-rotate"], ["--backend", "dense"], ["--fps", "24"]):
+        os.environ.pop("LVSA_ROTATE_KEYFRAMES", None)
+        os.environ.pop("LVSA_WAN_HOOK", None)
+        (other,) = jobs(offline_lvsa, checkpoint, *folder, *change)
+        assert not offline_lvsa.is_finished(other, tmp_path), change
