@@ -125,6 +125,7 @@ def make(job: Job, engine: OfflineEngine, arguments: argparse.Namespace, preset:
     start = time.perf_counter()
     output = engine.generate(job.settings)
     generated = time.perf_counter()
+    job.record(arguments.output_dir).unlink(missing_ok=True)  # of an older video of this name, which ends here
     video = write_mp4(job.video(arguments.output_dir), frames_of(output.images), job.settings.fps)
     timings = {
         "engine_start": engine.start_seconds,
@@ -150,5 +151,6 @@ def interrupt(number: int, frame: FrameType | None) -> None:
 if __name__ == "__main__":  # the engine's processes import this file
     status = main()
     if status == INTERRUPTED:
-        os._exit(status)  # a thread of the engine may still compute, and an orderly exit would abort on it
+        # A thread of the engine may still compute, and an orderly exit aborts on it. Workers end with their request.
+        os._exit(status)
     sys.exit(status)
