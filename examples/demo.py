@@ -63,8 +63,14 @@ def main() -> int:
     if code:
         print(f"error: the demo failed; the engine's own log is {log}", file=sys.stderr)
         return code
-    picture = draw(output / "demo.json", output / "pattern.png")
-    print(f"== video    {output / 'demo.mp4'}\n== pattern  {picture}\n== record   {output / 'demo.json'}\n== log      {log}")
+    draw(output / "demo.json", output / "pattern.png")
+    for name, path in {
+        "video": "demo.mp4",
+        "pattern": "pattern.png",
+        "record": "demo.json",
+        "log": "engine.log",
+    }.items():
+        print(f"== {name:8} {output / path}")
     return 0
 
 
@@ -91,14 +97,11 @@ def follow(command: Sequence[str], log: Path) -> int:
         return process.wait()
 
 
-def draw(record: Path, picture: Path) -> Path:
+def draw(record: Path, picture: Path) -> None:
     """Draw the pattern of a finished video at three denoising steps."""
-    settings = json.loads(record.read_text())
-    pattern = settings["pattern"]
-    steps = range(min(3, pattern["keyframe_interval"]))
-    shared = {name: pattern[name] for name in ("window", "n_first", "keyframe_interval")}
-    show.figure([plan(pattern["latent_frames"], reference_frames=1, step=step, **shared) for step in steps], picture)
-    return picture
+    made = json.loads(record.read_text())
+    frames, steps = made["pattern"]["latent_frames"], range(min(3, made["pattern"]["keyframe_interval"]))
+    show.figure([plan(frames, step=step, **made["settings"]["plan"]) for step in steps], picture)
 
 
 if __name__ == "__main__":

@@ -79,17 +79,17 @@ def _prefix_first(x: Tensor, layout: TokenLayout, calls: Cascade) -> Tensor:
 
 
 def _groups(x: Tensor, batch: Batch) -> Tensor:
-    """Rows [S, ...] as [count, q_rows, ...], a view."""
-    return _strided(x, batch.count, batch.q_start, batch.q_step, batch.q_rows)
+    """Rows [S, ...] as [size, q_rows, ...], a view."""
+    return _strided(x, batch.size, batch.q_start, batch.q_step, batch.q_rows)
 
 
 def _runs(x: Tensor, batch: Batch) -> Tensor:
-    """Rows [S, ...] as [count, k_rows, ...], a view whose entries may overlap."""
-    return _strided(x, batch.count, batch.k_start, batch.k_step, batch.k_rows)
+    """Rows [S, ...] as [size, k_rows, ...], a view whose entries may overlap."""
+    return _strided(x, batch.size, batch.k_start, batch.k_step, batch.k_rows)
 
 
-def _strided(x: Tensor, count: int, start: int, step: int, rows: int) -> Tensor:
+def _strided(x: Tensor, size: int, start: int, step: int, rows: int) -> Tensor:
     row = x.stride(0)
     return x.as_strided(
-        (count, rows, *x.shape[1:]), (step * row, row, *x.stride()[1:]), x.storage_offset() + start * row
+        (size, rows, *x.shape[1:]), (step * row, row, *x.stride()[1:]), x.storage_offset() + start * row
     )

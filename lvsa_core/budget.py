@@ -21,7 +21,7 @@ def scaled_reference(reference_frames: int, *, n_first: int = 1, sparsity_scale:
     return max(n_first + 1, int(reference_frames * sparsity_scale))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024, typed=True)  # typed: 21.0 and True are refused even when 21 and 1 are cached
 def keyframe_interval(
     frames: int, *, reference_frames: int, window: int = 3, n_first: int = 1, sparsity_scale: float = 1.0
 ) -> int:

@@ -9,9 +9,10 @@ copy of a run.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,15 +24,14 @@ from lvsa_core.pattern import Pattern
 MIN_BATCHES = 6
 
 
-@dataclass(frozen=True)
-class Batch:
-    """``count`` equally spaced groups of query rows, each with its own run of key rows.
+class Batch(NamedTuple):
+    """``size`` equally spaced groups of query rows, each with its own run of key rows.
 
     Group ``i`` is the query rows ``q_start + i * q_step`` to ``+ q_rows`` and the keys ``k_start + i * k_step`` to
     ``+ k_rows``, the latter counted in the remaining frames' tokens.
     """
 
-    count: int
+    size: int
     q_start: int
     q_step: int
     q_rows: int
@@ -87,16 +87,15 @@ def _frame_batches(pattern: Pattern, layout: TokenLayout) -> list[Batch]:
 
 def _groups(pattern: Pattern, layout: TokenLayout) -> Iterator[Batch]:
     """One group for neighbouring frames that share a run, as far as this call holds their rows."""
-    patches, first_row = layout.grid.patches, layout.q_offset
+    patches, first_row, end_row = layout.grid.patches, layout.q_offset, layout.q_offset + layout.real_rows
     widest = max(1, pattern.frames // MIN_BATCHES)
     for (start, length), sharing in groupby(range(pattern.frames), lambda frame: _run(pattern, frame)):
         frames = [*sharing]
         for first in frames[::widest]:
             begin = max(first * patches, first_row)
-            end = min(min(first + widest, frames[-1] + 1) * patches, first_row + layout.real_rows)
-            if begin < end and length:
-                q_start = layout.q_before + begin - first_row
-                yield Batch(1, q_start, 0, end - begin, start * patches, 0, length * patches)
+            rows = min((first + widest) * patches, (frames[-1] + 1) * patches, end_row) - begin
+            if rows > 0 and length:
+                yield Batch(1, layout.q_before + begin - first_row, 0, rows, start * patches, 0, length * patches)
 
 
 def _run(pattern: Pattern, frame: int) -> tuple[int, int]:
@@ -111,15 +110,15 @@ def _joined(groups: list[Batch], limit: int) -> Iterator[Batch]:
         return
     batch, *groups = groups
     for group in groups:
-        last = batch.count - 1
+        last = batch.size - 1
         q_step = group.q_start - batch.q_start - last * batch.q_step
         k_step = group.k_start - batch.k_start - last * batch.k_step
         if (
             (group.q_rows, group.k_rows) == (batch.q_rows, batch.k_rows)
-            and (batch.count == 1 or (q_step, k_step) == (batch.q_step, batch.k_step))
-            and (batch.count + 1) * batch.q_rows <= limit
+            and (batch.size == 1 or (q_step, k_step) == (batch.q_step, batch.k_step))
+            and (batch.size + 1) * batch.q_rows <= limit
         ):
-            batch = replace(batch, count=batch.count + 1, q_step=q_step, k_step=k_step)
+            batch = batch._replace(size=batch.size + 1, q_step=q_step, k_step=k_step)
         else:
             yield batch
             batch = group

@@ -29,6 +29,8 @@ def check_call(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenL
         raise ValueError(f"q and k must have the same batch size, got {q.shape[0]} and {k.shape[0]}")
     if q.shape[3] != k.shape[3]:
         raise ValueError(f"q and k must have the same head size, got {q.shape[3]} and {k.shape[3]}")
+    if q.shape[3] == 0:
+        raise ValueError(f"head size must be at least 1, got {q.shape[3]}")
     if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
         raise ValueError(f"query heads must be a multiple of key heads, got {q.shape[2]} and {k.shape[2]}")
     if pattern.frames != layout.grid.frames:

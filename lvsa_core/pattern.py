@@ -155,7 +155,7 @@ def plan(
     return _pattern(frames, window, n_first, interval, offset, expand_window)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024, typed=True)
 def _pattern(frames: int, window: int, n_first: int, interval: int, offset: int, expand_window: bool) -> Pattern:
     """One Pattern object, with its tables, for all steps and layers that use it."""
     return Pattern(frames, window, n_first, interval, offset, expand_window)

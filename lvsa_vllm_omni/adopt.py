@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lvsa_core.kernels import select
+from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_vllm_omni import compat, journal, presets, seam
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
 from lvsa_vllm_omni.presets import Preset
@@ -24,6 +24,14 @@ def adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mode
         HookError: if the layers, the placement or the engine's options do not allow it.
         PresetError: if no preset fits. KernelUnavailable: if the kernel does not run on the engine's device.
     """
+    try:
+        return _adopt(transformer, spec, settings, mode)
+    except (HookError, presets.PresetError, KernelUnavailable) as error:
+        journal.refused(str(error))  # the engine wraps what stops its start-up into tracebacks of several processes
+        raise
+
+
+def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mode) -> Scope:
     from lvsa_vllm_omni.backend import LvsaImpl
 
     layers = seam.attention_layers(transformer, spec)
@@ -87,6 +95,12 @@ def _kernel(settings: LvsaSettings, config: Any, layers: list[Any]) -> str:
 
 def _check_options(layer: Any) -> None:
     """Refuse what the sparse attention would silently drop."""
+    spec = getattr(layer, "attn_spec", None)
+    for option in ("skip_softmax", "quant", "block_sparse"):
+        if getattr(spec, option, None):
+            raise HookError(
+                f"LVSA does not do what {option} of the attention configuration asks for: leave one of the two"
+            )
     quantised = getattr(layer, "_kv_cache_dtype", None)
     if quantised not in (None, "auto", "float"):
         raise HookError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from vllm_omni.diffusion.attention.backends.abstract import AttentionBackend, AttentionImpl, AttentionMetadata
 
-from lvsa_vllm_omni import compat
+from lvsa_vllm_omni import compat, journal
 from lvsa_vllm_omni.scope import Scope, running_forward
 
 
@@ -57,14 +57,14 @@ class LvsaImpl(AttentionImpl):
             from lvsa_vllm_omni.plugin import activate_by_name
 
             activate_by_name()
-            engine_arguments.pop("backend_kwargs", None)
-            dense = compat.default_backend(head_size).get_impl_cls()(
+            backend, named = compat.default_backend(head_size)
+            dense = backend.get_impl_cls()(
                 num_heads=num_heads,
                 head_size=head_size,
                 softmax_scale=softmax_scale,
                 causal=causal,
                 num_kv_heads=num_kv_heads,
-                **engine_arguments,
+                **{**engine_arguments, **named},
             )
         self.dense = dense
 
@@ -73,12 +73,32 @@ class LvsaImpl(AttentionImpl):
     ) -> Tensor:
         """Attention [B, S, H, D] of one layer; traced by torch.compile, so it reads one flag and no step."""
         scope = self.scope
+        if scope is None:
+            _report_unclaimed()
         if scope is None or not scope.sparse:
             return self.dense.forward(query, key, value, attn_metadata)
-        if attn_metadata is not None and attn_metadata.attn_mask is not None:
+        if attn_metadata is not None and not is_plain(attn_metadata):
             _report_mask(scope, query.shape[1])
             return self.dense.forward(query, key, value, attn_metadata)
         return lvsa_attend(query, key, value, self.softmax_scale)
+
+
+#: What a call may carry that changes which keys a query sees; the video's layout is known from the request.
+_MASKS = ("attn_mask", "full_attn_spans", "query_ranges", "packed_padding", "joint_query", "joint_key", "joint_value")
+_MASK_EXTRAS = ("valid_kv_length", "cu_seqlens_q", "cu_seqlens_k")
+
+
+def is_plain(metadata: AttentionMetadata) -> bool:
+    """Whether every query of the call sees every key, so that only the pattern decides."""
+    if any(getattr(metadata, name, None) is not None for name in _MASKS):
+        return False
+    return not any(name in metadata.extra for name in _MASK_EXTRAS)
+
+
+@torch.compiler.assume_constant_result
+def _report_unclaimed() -> None:
+    """Said while a block is traced, or at each eager call, of which the journal prints the first."""
+    journal.unclaimed()
 
 
 @torch.compiler.disable
@@ -114,4 +134,4 @@ class LvsaBackend(AttentionBackend):
     @classmethod
     def supports_attention_mask(cls, attention_spec: object | None = None) -> bool:
         """As the dense backend: a call with a mask is its."""
-        return bool(compat.default_backend(-1).supports_attention_mask(None))
+        return bool(compat.default_backend(-1)[0].supports_attention_mask(None))

@@ -13,7 +13,12 @@ BACKEND_PATH = "lvsa_vllm_omni.backend.LvsaBackend"
 
 
 def register_backend_name() -> None:
-    """Make ``LVSA`` a name that the engine's attention configuration accepts; again does nothing."""
+    """Make ``LVSA`` a name that the engine's attention configuration accepts; again does nothing.
+
+    Target: ``DiffusionAttentionBackendEnum``. Why: it is a closed list, and its register function only replaces members.
+    How: one more member, by the library that vLLM-Omni extends enums with itself. Remove when: out-of-tree names can be
+    registered.
+    """
     from aenum import extend_enum
     from vllm_omni.diffusion.attention.backends.registry import DiffusionAttentionBackendEnum
 
@@ -21,23 +26,32 @@ def register_backend_name() -> None:
         extend_enum(DiffusionAttentionBackendEnum, BACKEND_NAME, BACKEND_PATH)
 
 
-def default_backend(head_size: int) -> Any:
-    """The dense backend class that the platform takes where the user names none.
+def default_backend(head_size: int) -> tuple[Any, dict[str, Any]]:
+    """The dense backend class of a layer that chose ``LVSA`` by name: the configured default, else the platform's.
 
     Args:
         head_size: channels of one head; -1 if not known.
+
+    Returns:
+        The class, and the arguments of its implementation that tell how it was chosen.
     """
     from vllm.utils.import_utils import resolve_obj_by_qualname
     from vllm_omni.diffusion.model_metadata import get_diffusion_model_metadata
     from vllm_omni.platforms import current_omni_platform
 
     config = diffusion_config()
+    default = getattr(getattr(config, "diffusion_attention_config", None), "default", None)
+    name = getattr(default, "backend", None)
+    if name is not None and name.upper() == BACKEND_NAME:
+        default = name = None
     resolve = current_omni_platform.get_diffusion_attn_backend_cls
     options: dict[str, Any] = {}
     if "allow_trtllm_default" in inspect.signature(resolve).parameters:
         metadata = get_diffusion_model_metadata(getattr(config, "model_class_name", None))
         options["allow_trtllm_default"] = metadata.attention_mask_free
-    return resolve_obj_by_qualname(resolve(None, head_size, **options))
+    kwargs = default.backend_kwargs() if default is not None else None
+    chosen = {"backend_kwargs": kwargs, "backend_explicit": default is not None}
+    return resolve_obj_by_qualname(resolve(name, head_size, **options)), chosen
 
 
 def diffusion_config() -> Any:

@@ -35,6 +35,23 @@ def hooked(transformer: str, blocks: int, family: str, preset: str, reference: i
     )
 
 
+def refused(reason: str) -> None:
+    """Start-up is about to stop."""
+    logger.error("[LVSA] refused: %s", reason)
+
+
+def not_used(model: str) -> None:
+    """A model has been loaded in which nothing is LVSA's."""
+    logger.warning("[LVSA] is on, but %s holds no transformer that it supports: it runs dense throughout", model)
+
+
+def unclaimed() -> None:
+    """A layer that chose ``LVSA`` by name is in no transformer that LVSA knows."""
+    if not counts["unclaimed"]:
+        logger.warning("[LVSA] was chosen by name for attention layers that are no supported video's: they run dense")
+    counts["unclaimed"] += 1
+
+
 def engaged(blocks: int, grid: FrameGrid, pattern: Pattern, family: str, kernel: str) -> None:
     """A request runs sparse: once a request."""
     counts["request:sparse"] += 1

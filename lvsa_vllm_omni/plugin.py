@@ -14,49 +14,46 @@ from lvsa_vllm_omni.presets import PresetError, load_preset
 from lvsa_vllm_omni.settings import FAMILIES, LvsaSettings, Mode, SettingsError
 
 _undo: dict[str, Callable[[], None]] = {}
-_registered = False
+_settings: LvsaSettings | None = None
+_active = False
 
 
 def register() -> None:
-    """Called by vLLM and vLLM-Omni in every process before a model is built; a second call does nothing.
+    """Called by vLLM and vLLM-Omni in every process before a model is built, once by each group of entry points.
 
-    Nothing is imported or changed unless a setting asks for LVSA; inside vLLM-Omni the name ``LVSA`` becomes known to
-    its attention configuration.
+    The first call checks the settings. The first call inside vLLM-Omni makes the name ``LVSA`` known to its attention
+    configuration and, where a setting asks for it, installs the hooks; vLLM alone has nothing to hook. Otherwise nothing
+    happens.
 
     Raises:
         SettingsError, PresetError: on a wrong setting. HookError: if a hook that was asked for does not fit the
             installed engine. SystemExit: instead of these in the ``vllm`` command, with the sentence alone.
     """
-    global _registered
-    if _registered:
-        return
+    global _settings, _active
     try:
-        _register()
+        if _settings is None:
+            _settings = LvsaSettings.load()
+        if not _active and "vllm_omni" in sys.modules:
+            from lvsa_vllm_omni import compat
+
+            compat.register_backend_name()
+            modes: dict[str, Mode] = {family: _settings.mode(family) for family in FAMILIES}
+            activate(_settings, {family: mode for family, mode in modes.items() if mode != "off"})
+            _active = True
     except (SettingsError, PresetError, HookError) as error:
-        if Path(sys.argv[0]).name == "vllm" and threading.current_thread() is threading.main_thread():
+        command = Path(sys.argv[0]).name
+        if command in ("vllm", "vllm-omni") and threading.current_thread() is threading.main_thread():
             raise SystemExit(f"error: {error}") from None  # the user of a command has no use for a traceback
         raise
-    _registered = True
-
-
-def _register() -> None:
-    settings = LvsaSettings.load()
-    modes: dict[str, Mode] = {family: settings.mode(family) for family in FAMILIES}
-    asked = {family: mode for family, mode in modes.items() if mode != "off"}
-    if asked:
-        activate(settings, asked)
-    elif "vllm_omni" in sys.modules:
-        from lvsa_vllm_omni import compat
-
-        compat.register_backend_name()
 
 
 def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
-    """Register the backend name, install the hooks of some families, and say so in one line."""
+    """Install the hooks of some families, and say so in one line."""
+    if not modes:
+        return
     from lvsa_core.kernels import KERNELS
-    from lvsa_vllm_omni import compat, journal
+    from lvsa_vllm_omni import journal, seam
     from lvsa_vllm_omni.adopt import adopt
-    from lvsa_vllm_omni.seam import install
 
     if settings.backend not in ("auto", *KERNELS):
         raise SettingsError(f"LVSA_BACKEND={settings.backend} is not part of this version: choose auto or sdpa")
@@ -64,7 +61,6 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
         load_preset(settings.preset)
     for sentence in settings.obsolete_names():
         journal.logger.warning("[LVSA] %s", sentence)
-    compat.register_backend_name()
     installed = []
     for family, mode in modes.items():
         spec = SPECS.get(family)
@@ -74,9 +70,11 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
                     f"LVSA_{family.upper()}_HOOK=1: this version has no hook for {family}, only for {', '.join(SPECS)}"
                 )
             continue
-        _undo[family] = install(spec, partial(adopt, spec=spec, settings=settings, mode=mode))
+        _undo[family] = seam.install(spec, partial(adopt, spec=spec, settings=settings, mode=mode))
         installed.append(family if mode == "always" else f"{family} (beyond the training horizon)")
-    journal.enabled(", ".join(installed), _shown(settings))
+    if installed:
+        _undo.setdefault("loading", seam.watch_loading(journal.not_used))
+        journal.enabled(", ".join(installed), _shown(settings))
 
 
 def activate_by_name() -> None:
@@ -95,10 +93,10 @@ def activate_by_name() -> None:
 
 def deactivate() -> None:
     """Take every hook off again: transformers built from now on are the engine's own."""
-    global _registered
+    global _settings, _active
     while _undo:
         _undo.popitem()[1]()
-    _registered = False
+    _settings, _active = None, False
 
 
 def _shown(settings: LvsaSettings) -> str:

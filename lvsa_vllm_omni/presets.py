@@ -17,6 +17,9 @@ else:
     import tomli as tomllib
 
 
+FAMILIES = ("wan", "hunyuan", "cosmos3")
+
+
 class PresetError(ValueError):
     """A preset or a checkpoint cannot be read; the message says which and what to do."""
 
@@ -30,7 +33,7 @@ class Preset:
         family: ``wan``, ``hunyuan`` or ``cosmos3``.
         reference_latent_frames: latent frames of the training videos.
         vae_temporal_factor: video frames per latent frame.
-        match: transformer class and configuration values that select this preset; the key ``transformer_2`` says
+        match: transformer class and configuration values that select this preset, a list where several do; the key ``transformer_2`` says
             whether the pipeline has a second transformer.
         frames: video frames of the training videos; fps, height, width, steps, guidance, flow_shift: what the model's
             authors generate with, None where the engine's default is theirs.
@@ -51,7 +54,9 @@ class Preset:
 
     def fits(self, facts: Mapping[str, Any]) -> bool:
         """Whether every condition holds for a model's facts."""
-        return all(facts.get(key) == value for key, value in self.match.items())
+        return all(
+            facts.get(key) in (value if isinstance(value, list) else [value]) for key, value in self.match.items()
+        )
 
 
 def load_preset(name: str) -> Preset:
@@ -135,8 +140,12 @@ def _parse(name: str, text: str) -> Preset:
     except TypeError:
         missing = sorted({"family", "reference_latent_frames", "vae_temporal_factor"} - table.keys())
         raise PresetError(f"preset {name} lacks {', '.join(missing)}") from None
+    if preset.family not in FAMILIES:
+        raise PresetError(f"preset {name}: family must be one of {', '.join(FAMILIES)}, got {preset.family!r}")
+    if not isinstance(preset.match, Mapping):
+        raise PresetError(f"preset {name}: match must be a table of configuration values, got {preset.match!r}")
     for key in ("reference_latent_frames", "vae_temporal_factor", "frames", "fps"):
         value = getattr(preset, key)
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise PresetError(f"preset {name}: {key} must be a positive integer, got {value!r}")
     return preset

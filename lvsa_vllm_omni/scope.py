@@ -8,13 +8,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
-from lvsa_core.kernels import KernelUnavailable
+from lvsa_core import FrameGrid, Pattern, TokenLayout, attend
 from lvsa_vllm_omni import compat, diagnostics, journal, step
 from lvsa_vllm_omni.hooks import FamilySpec, LayoutMismatch
 from lvsa_vllm_omni.presets import Preset
+from lvsa_vllm_omni.schedule import schedule
 from lvsa_vllm_omni.settings import LvsaSettings, Mode
 
 
@@ -42,11 +43,14 @@ class Forward:
             return self._dense(q, k, v, "sequence-length", detail)
         layout = TokenLayout(self.grid, pad=padding)
         try:
-            return attend(q, k, v, self.pattern, layout, scale=scale, kernel=self.scope.settings.backend)
-        except (ValueError, KernelUnavailable) as error:
+            return attend(q, k, v, self.pattern, layout, scale=scale, kernel=self.scope.kernel)
+        except torch.OutOfMemoryError:  # dense attention needs little less: let the engine handle it
+            raise
+        except (ValueError, RuntimeError) as error:
             return self._dense(q, k, v, "refused", {"error": repr(str(error))})
 
     def _dense(self, q: Tensor, k: Tensor, v: Tensor, reason: str, details: Mapping[str, object]) -> Tensor:
+        """The engine's attention of these tensors. The operator sees no metadata: what has any never gets here."""
         self.scope.fallback("attention", reason, q.shape[1], **details)
         return self.scope.dense.forward(q, k, v, None)
 
@@ -104,22 +108,17 @@ class Scope:
         """The sparse call, or None for a dense one; says which, once a request."""
         try:
             grid = self.spec.grid(transformer, arguments)
-            pattern = plan(grid.frames, step=request.step, **self.arguments)
-        except (LayoutMismatch, ValueError, KeyError, AttributeError) as error:
+            pattern, decision = schedule(grid.frames, request.step, self.arguments, self.mode)
+        except (LayoutMismatch, ValueError, TypeError, KeyError, AttributeError) as error:
             self.fallback("grid", "layout", 0, error=repr(str(error)))
             return None
-        reference = self.arguments["reference_frames"]
-        if pattern.is_dense:
-            reason = "every frame attends to every frame"
-            reason += f" up to the training horizon of {reference} latent frames" if grid.frames <= reference else ""
-        elif self.mode == "beyond" and grid.frames <= reference:
-            reason = f"LVSA_AUTO leaves requests within the training horizon of {reference} latent frames alone"
-        else:
-            if self._once(request, ("sparse", grid)):
+        new = self._once(request, (id(self), decision.verdict, grid))
+        if decision.verdict == "sparse":
+            if new:
                 journal.engaged(self.blocks, grid, pattern, self.spec.name, self.kernel)
             return Forward(self, grid, pattern)
-        if self._once(request, ("dense", grid)):
-            journal.dense(grid, reason)
+        if new:
+            journal.dense(grid, decision.reason)
         return None
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Where LVSA meets the engine's models: the only place that sets an attribute on a class it does not own."""
+"""Where LVSA meets the engine's models; nothing else but the CPU platform sets an attribute on a class it does not own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
 
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
 from lvsa_vllm_omni.scope import Scope
@@ -58,6 +60,8 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
             return original_call(self, *args, **kwargs)
 
     def undo() -> None:
+        if vars(cls).get(MARK) is not undo:
+            return
         cls.__init__ = original_init
         if own_call is None:
             del cls.__call__
@@ -66,6 +70,44 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
         delattr(cls, MARK)
 
     cls.__init__, cls.__call__ = __init__, __call__
+    setattr(cls, MARK, undo)
+    return undo
+
+
+def watch_loading(unused: Callable[[str], None]) -> Callable[[], None]:
+    """Tell when a model has been loaded in which no transformer was adopted.
+
+    Target: ``DiffusionModelRunner.load_model``. Why: LVSA that is switched on for a model it does not know must not be
+    silent. How: after the model is built, look for a scope in it. Remove when: the engine tells plugins of its models.
+
+    Args:
+        unused: called with the name of the pipeline's class.
+
+    Returns:
+        A function that takes the patch off again.
+    """
+    try:
+        cls: Any = importlib.import_module("vllm_omni.diffusion.worker.diffusion_model_runner").DiffusionModelRunner
+    except (ImportError, AttributeError):  # another version's runner: the lines about requests still tell
+        return lambda: None
+    if MARK in vars(cls):
+        return vars(cls)[MARK]  # type: ignore[no-any-return]
+    original = cls.load_model
+
+    @functools.wraps(original)
+    def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, *args, **kwargs)
+        pipeline = getattr(self, "pipeline", None)
+        if isinstance(pipeline, torch.nn.Module) and not any(scope_of(module) for module in pipeline.modules()):
+            unused(type(pipeline).__name__)
+        return result
+
+    def undo() -> None:
+        if vars(cls).get(MARK) is undo:
+            cls.load_model = original
+            delattr(cls, MARK)
+
+    cls.load_model = load_model
     setattr(cls, MARK, undo)
     return undo
 

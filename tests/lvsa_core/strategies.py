@@ -1,0 +1,88 @@
+"""Random patterns, layouts and inputs of an attention call, small enough for the masked dense oracle."""
+
+from dataclasses import dataclass
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from lvsa_core import FrameGrid, Pattern, TokenLayout
+
+
+@st.composite
+def patterns(draw: st.DrawFn, max_frames: int = 60) -> Pattern:
+    """Any pattern, with a bias to few frames, to intervals that leave frames over, and to the expanded window."""
+    frames = draw(st.integers(1, max_frames))
+    return Pattern(
+        frames,
+        window=draw(st.integers(0, 5)),
+        n_first=draw(st.integers(0, 4)),
+        keyframe_interval=draw(st.integers(1, frames + 1)),
+        offset=draw(st.integers(0, frames + 3)),
+        expand_window=draw(st.sampled_from([True, True, True, False])),
+    )
+
+
+@st.composite
+def layouts(draw: st.DrawFn, frames: int) -> TokenLayout:
+    """Any layout: text around the video in keys and queries, padding, and rows that start and end anywhere."""
+    few = st.integers(0, 4)
+    grid = FrameGrid(frames, draw(st.integers(1, 5)))
+    pad = draw(few)
+    part = draw(st.booleans())
+    q_offset = draw(st.integers(0, grid.tokens + pad)) if part else 0
+    q_rows = draw(st.none() | st.integers(0, grid.tokens + pad - q_offset)) if part else None
+    return TokenLayout(grid, draw(few), draw(few), draw(few), draw(few), pad, q_offset, q_rows)
+
+
+@dataclass
+class Call:
+    """The arguments of one attention call."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    pattern: Pattern
+    layout: TokenLayout
+    scale: float | None
+
+    def __repr__(self) -> str:  # without the numbers, so that a failing example can be read
+        shapes = f"q={tuple(self.q.shape)}{self.q.stride()} k={tuple(self.k.shape)}{self.k.stride()} {self.q.dtype}"
+        return f"Call({shapes}, {self.pattern}, {self.layout}, scale={self.scale})"
+
+
+@st.composite
+def calls(draw: st.DrawFn, max_frames: int = 14) -> Call:
+    """Any call: batch, grouped-query heads, head size, dtype, scale, and how the tensors lie in memory."""
+    pattern = draw(patterns(max_frames))
+    layout = draw(layouts(pattern.frames))
+    batch, kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    size = draw(st.sampled_from([1, 5, 8, 16, 32]))
+    dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16, torch.float64]))
+    memory = draw(st.sampled_from(["contiguous", "fused", "heads first", "size not last"]))
+    noise = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+
+    def tensors(count: int, tokens: int, heads: int) -> list[Tensor]:
+        return arranged(memory, count, (batch, tokens, heads, size), dtype, noise)
+
+    (q,) = tensors(1, layout.q_tokens, kv_heads * group)
+    k, v = tensors(2, layout.kv_tokens, kv_heads)
+    return Call(q, k, v, pattern, layout, draw(st.none() | st.floats(0.01, 1.5)))
+
+
+def arranged(
+    memory: str, count: int, shape: tuple[int, int, int, int], dtype: torch.dtype, noise: torch.Generator
+) -> list[Tensor]:
+    """``count`` tensors [B, S, H, D] of normal noise that lie in memory as engines produce them."""
+    batch, tokens, heads, size = shape
+
+    def normal(*sizes: int) -> Tensor:
+        return torch.randn(*sizes, generator=noise, dtype=torch.float64).to(dtype)
+
+    if memory == "fused":  # slices of one projection, with a gap between tokens
+        return list(normal(batch, tokens, heads, count + 1, size).unbind(3))[:count]
+    if memory == "heads first":
+        return [normal(batch, heads, tokens, size).transpose(1, 2) for _ in range(count)]
+    if memory == "size not last":
+        return [normal(batch, tokens, size, heads).transpose(2, 3) for _ in range(count)]
+    return [normal(*shape) for _ in range(count)]

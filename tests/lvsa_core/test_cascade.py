@@ -1,0 +1,84 @@
+"""The cascade's calls are the pattern: every query and key that may attend to each other meet in exactly one."""
+
+import time
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies import layouts, patterns
+
+from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
+from lvsa_core.cascade import MIN_BATCHES, Batch, cascade, frame_indices
+from lvsa_core.reference import token_mask
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> tuple[Pattern, TokenLayout]:
+    pattern = draw(patterns(16))
+    return pattern, draw(layouts(pattern.frames))
+
+
+def key_columns(layout: TokenLayout, frames: tuple[int, ...]) -> list[int]:
+    patches, first = layout.grid.patches, layout.kv_before
+    return [first + frame * patches + patch for frame in frames for patch in range(patches)]
+
+
+@settings(max_examples=150)
+@given(geometries())
+def test_calls_are_the_pattern(geometry: tuple[Pattern, TokenLayout]) -> None:
+    pattern, layout = geometry
+    calls = cascade(pattern, layout)
+    others = [*range(layout.kv_before), *range(layout.kv_tokens - layout.kv_after, layout.kv_tokens)]
+    remaining = key_columns(layout, calls.remaining)
+
+    counts = torch.zeros(layout.q_tokens, layout.kv_tokens, dtype=torch.int64)
+    counts[:, others + key_columns(layout, calls.anchors)] += 1
+    for batch in calls.batches:
+        for i in range(batch.size):
+            first_q, first_k = batch.q_start + i * batch.q_step, batch.k_start + i * batch.k_step
+            assert first_q >= 0 and first_q + batch.q_rows <= layout.q_tokens
+            assert first_k >= 0 and first_k + batch.k_rows <= len(remaining)
+            columns = torch.tensor(remaining[first_k : first_k + batch.k_rows])
+            counts[first_q : first_q + batch.q_rows, columns] += 1
+    padded = slice(layout.q_before + layout.real_rows, layout.q_before + layout.video_rows)
+    counts[padded] = 0  # rows of padding are set to zero afterwards
+    assert torch.equal(counts, token_mask(pattern, layout).long())
+
+
+@settings(max_examples=150)
+@given(geometries())
+def test_batches_are_dense_calls_on_views(geometry: tuple[Pattern, TokenLayout]) -> None:
+    pattern, layout = geometry
+    for batch in cascade(pattern, layout).batches:
+        assert batch.size >= 1 and batch.q_rows >= 1 and batch.k_rows >= 1
+        assert batch.k_step >= 0  # strides cannot be negative
+        assert batch.size == 1 or batch.q_step >= batch.q_rows  # no row twice, or the merge in place would race
+        if batch.size > 1:
+            assert batch.size * batch.q_rows <= layout.real_rows // MIN_BATCHES
+
+
+def test_neighbours_that_share_a_run_are_one_group() -> None:
+    pattern = plan(81, reference_frames=21)
+    calls = cascade(pattern, TokenLayout(FrameGrid(81, 10)))
+    # At the start the window cannot move to the left: frames 0 to 5 see the remaining frames 1, 2, 3, 4, 5, 7, 8.
+    assert calls.batches[0] == Batch(1, 0, 0, 60, 0, 0, 70)
+    assert Batch(12, 70, 60, 10, 20, 50, 70) in calls.batches  # frames 7, 13, .. 73: 6 apart, their runs 5
+    assert sum(batch.size for batch in calls.batches) == 61  # 67 - 7 + 1 different runs
+
+
+def test_dense_pattern_has_no_batches() -> None:
+    calls = cascade(Pattern(5, window=4, keyframe_interval=5), TokenLayout(FrameGrid(5, 2), q_after=3))
+    assert calls.anchors == (0, 1, 2, 3, 4) and not calls.remaining and not calls.batches
+
+
+def test_plan_and_cascade_are_made_once() -> None:
+    pattern, layout = plan(241, reference_frames=21, step=11), TokenLayout(FrameGrid(241, 1560))
+    calls = cascade(pattern, layout)
+    seconds = []
+    for _ in range(100):
+        start = time.perf_counter()
+        again = cascade(plan(241, reference_frames=21, step=11), TokenLayout(FrameGrid(241, 1560)))
+        seconds.append(time.perf_counter() - start)
+        assert again is calls
+    assert min(seconds) < 1e-3
+    assert frame_indices((1, 2), torch.device("cpu")) is frame_indices((1, 2), torch.device("cpu"))

@@ -1,0 +1,29 @@
+"""What ``import lvsa_core`` gives, and what it costs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import lvsa_core
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def test_exported_names() -> None:
+    assert sorted(lvsa_core.__all__) == [
+        *("Decision", "FrameGrid", "Pattern", "Placement", "TokenLayout"),
+        *("attend", "keyframe_interval", "plan", "reference_attend"),
+    ]
+    assert all(getattr(lvsa_core, name).__doc__ for name in lvsa_core.__all__)
+
+
+def test_import_needs_only_torch() -> None:
+    """In a process of its own, as this one has imported nearly everything."""
+    program = (
+        "import sys, torch; before = set(sys.modules); import lvsa_core; from lvsa_core import show;"
+        "print(*sorted({name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert run.stdout.split() == ["lvsa_core"] and run.stderr == ""

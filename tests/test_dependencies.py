@@ -1,0 +1,133 @@
+"""Dependencies point one way: lvsa_core <- hooks <- lvsa_vllm_omni <- examples. Read from the source; nothing runs."""
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGES = ("lvsa_core", "hooks", "configs", "lvsa_vllm_omni")
+SOURCES = {
+    PurePosixPath(file.relative_to(REPOSITORY).as_posix()): file
+    for top in (*PACKAGES, "examples", "benchmarks")
+    for file in sorted((REPOSITORY / top).rglob("*.py"))
+}
+
+#: What the two lower layers may import besides the standard library.
+ALLOWED = {"lvsa_core": {"torch", "lvsa_core"}, "hooks": {"lvsa_core"}, "configs": set[str]()}
+#: And only inside a function, so that the import of the package does not need it.
+ALLOWED_LATE = {PurePosixPath("lvsa_core/show.py"): {"matplotlib"}}
+
+#: The readers of the environment: the settings, LVSA_CPU before there are settings, and what is handed to the engine.
+READERS = {
+    PurePosixPath("lvsa_vllm_omni/settings.py"),
+    PurePosixPath("lvsa_vllm_omni/batch/environment.py"),
+    *(path for path in SOURCES if path.is_relative_to("lvsa_vllm_omni/cpu")),
+}
+PRINTERS = {PurePosixPath("lvsa_vllm_omni/cli.py")}
+
+
+def imports(tree: ast.AST, late: bool = False) -> Iterator[tuple[str, bool]]:
+    """Every module imported, as written, and whether inside a function; relative ones with their dots."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, late) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or ""), late
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "import_module"):
+            yield from ((str(x.value), late) for x in node.args[:1] if isinstance(x, ast.Constant))
+        yield from imports(node, late or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+
+
+def wrong_imports(path: PurePosixPath, tree: ast.AST) -> list[str]:
+    """Imports of ``path`` that point the wrong way."""
+    found, top = [], path.parts[0]
+    for name, late in imports(tree):
+        root = name.partition(".")[0]
+        if name.startswith("."):
+            # hooks and configs install inside lvsa_vllm_omni: a relative import may not climb out of them.
+            wrong = len(name) - len(name.lstrip(".")) >= len(path.parts)
+        elif top in ALLOWED:
+            known = ALLOWED[top] | (ALLOWED_LATE.get(path, set()) if late else set())
+            wrong = root not in known and root not in sys.stdlib_module_names
+        else:
+            wrong = root in ("examples", "benchmarks", "tests") or (root == "vllm_omni" and top != "lvsa_vllm_omni")
+        if wrong:
+            found.append(name)
+    return found
+
+
+def environment_uses(path: PurePosixPath, tree: ast.AST) -> list[str]:
+    """Reads and writes of the environment in a file that is not one of its readers."""
+    names = {"environ", "environb", "getenv", "putenv", "unsetenv"}
+    if path in READERS or path.parts[0] not in PACKAGES:
+        return []
+    used = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in names]
+    froms = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module == "os")
+    return [
+        *(name for name in used if name.startswith("os.")),
+        *(alias.name for node in froms for alias in node.names if alias.name in names),
+    ]
+
+
+def prints(path: PurePosixPath, tree: ast.AST) -> list[str]:
+    """Calls of ``print`` outside the command line."""
+    if path in PRINTERS or path.parts[0] not in PACKAGES:
+        return []
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [ast.unparse(node) for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
+
+
+RULES = [wrong_imports, environment_uses, prints]
+Rule = Callable[[PurePosixPath, ast.AST], list[str]]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
+def test_every_file(rule: Rule) -> None:
+    assert {path.parts[0] for path in SOURCES} >= {"lvsa_core", "hooks", "lvsa_vllm_omni"}
+    broken = {str(path): rule(path, ast.parse(file.read_text("utf-8"), str(path))) for path, file in SOURCES.items()}
+    assert {path: names for path, names in broken.items() if names} == {}
+
+
+def test_exceptions_are_still_needed() -> None:
+    for path, names in ALLOWED_LATE.items():
+        late = {
+            name.partition(".")[0] for name, inside in imports(ast.parse(SOURCES[path].read_text("utf-8"))) if inside
+        }
+        assert names <= late
+
+
+@pytest.mark.parametrize(
+    ("rule", "path", "source", "found"),
+    [
+        (wrong_imports, "lvsa_core/a.py", "import math, torch.nn\nfrom lvsa_core.grid import x", []),
+        (wrong_imports, "lvsa_core/a.py", "import numpy as np", ["numpy"]),
+        (wrong_imports, "lvsa_core/a.py", "from lvsa_vllm_omni.hooks import WAN", ["lvsa_vllm_omni.hooks"]),
+        (wrong_imports, "lvsa_core/a.py", "def f():\n  if x:\n    from vllm.a import b", ["vllm.a"]),
+        (wrong_imports, "lvsa_core/a.py", "def f():\n  importlib.import_module('vllm_omni.b')", ["vllm_omni.b"]),
+        (wrong_imports, "lvsa_core/show.py", "def f():\n  import matplotlib.figure", []),
+        (wrong_imports, "lvsa_core/show.py", "import matplotlib.figure", ["matplotlib.figure"]),
+        (wrong_imports, "lvsa_core/kernels/b.py", "from ..grid import x\nfrom . import y", []),
+        (wrong_imports, "hooks/a.py", "from lvsa_core import FrameGrid\nfrom .spec import x", []),
+        (wrong_imports, "hooks/a.py", "import torch", ["torch"]),
+        (wrong_imports, "hooks/a.py", "from ..settings import x", ["..settings"]),
+        (wrong_imports, "hooks/a.py", "from lvsa_vllm_omni.settings import x", ["lvsa_vllm_omni.settings"]),
+        (wrong_imports, "lvsa_vllm_omni/a.py", "import vllm_omni.b, lvsa_core\nfrom lvsa_vllm_omni.hooks import x", []),
+        (wrong_imports, "lvsa_vllm_omni/a.py", "from examples.offline_lvsa import x", ["examples.offline_lvsa"]),
+        (wrong_imports, "examples/a.py", "import lvsa_vllm_omni, numpy", []),
+        (wrong_imports, "examples/a.py", "from vllm_omni.entrypoints import x", ["vllm_omni.entrypoints"]),
+        (environment_uses, "lvsa_vllm_omni/a.py", "import os\nos.environ['A']", ["os.environ"]),
+        (environment_uses, "lvsa_vllm_omni/a.py", "from os import getenv", ["getenv"]),
+        (environment_uses, "hooks/a.py", "x = os.getenv('A')", ["os.getenv"]),
+        (environment_uses, "lvsa_vllm_omni/settings.py", "os.environ", []),
+        (environment_uses, "lvsa_vllm_omni/a.py", "settings.environ, os.path", []),
+        (environment_uses, "examples/a.py", "os.environ", []),
+        (prints, "lvsa_core/a.py", "print('x')", ["print('x')"]),
+        (prints, "lvsa_core/a.py", "logger.print('x'); text = 'print(1)'", []),
+        (prints, "lvsa_vllm_omni/cli.py", "print('x')", []),
+    ],
+)
+def test_rules_see_what_they_should(rule: Rule, path: str, source: str, found: list[str]) -> None:
+    assert rule(PurePosixPath(path), ast.parse(source)) == found
