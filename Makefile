@@ -8,6 +8,7 @@ READY := $(VENV)/.ready
 # Which checkpoint the demo uses; empty: a tiny one with random weights, made on the spot.
 MODEL ?=
 PROMPT ?= A red fox runs through fresh snow, the camera follows it
+export MODEL PROMPT
 
 .PHONY: help setup demo test test-fast check format clean
 
@@ -18,7 +19,8 @@ setup: $(READY) ## make .venv with vLLM, vLLM-Omni and this package
 
 $(READY): pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "== setting up: vLLM and vLLM-Omni as in constraints.txt, and this package (8 GB the first time)"
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[engine,examples,test,lint]' \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+	    -c constraints.txt -e '.[engine,examples,test,lint]' \
 	  || { echo "error: the packages could not be installed; see the lines above, then run make again" >&2; exit 1; }
 	@touch $@
 
@@ -32,7 +34,7 @@ $(BIN)/uv:
 	  || { echo "error: uv could not be installed; is there a network?" >&2; exit 1; }
 
 demo: $(READY) ## make a video four times as long as the training length, with LVSA
-	@$(BIN)/python examples/demo.py --model '$(MODEL)' --prompt '$(PROMPT)'
+	@$(BIN)/python examples/demo.py --model "$$MODEL" --prompt "$$PROMPT"
 
 test: $(READY) ## run all tests, also those that start the engine
 	@$(BIN)/python -m pytest

@@ -18,6 +18,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from lvsa_core import plan, show
 from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
 
@@ -25,7 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "A red fox runs through fresh snow, the camera follows it"
 
 #: A size and a number of steps that a CPU does in seconds.
-TINY = ("--height", "64", "--width", "64", "--steps", "8", "--engine-args", '{"dtype": "float32"}')
+TINY = ("--height", "64", "--width", "64", "--steps", "8")
+#: bfloat16 convolutions are slow on most CPUs, and an accelerator's attention has no float32.
+CPU = ("--engine-args", '{"dtype": "float32"}')
 
 #: What of the engine's output is shown: LVSA's lines, and the batch's own.
 SHOWN = re.compile(r"(\[LVSA[^\]]*\].*)|^((?:starting the engine|error:|failed:|\d+ (?:of|videos)).*)")
@@ -45,7 +49,7 @@ def main() -> int:
     os.environ["LVSA_CPU"] = "1"  # only heeded where there is no accelerator
     model, options = arguments.model, ()
     if not model:
-        model, options = str(output / "tiny-wan"), TINY
+        model, options = str(output / "tiny-wan"), TINY if torch.accelerator.is_available() else TINY + CPU
         print(f"== no model named: a tiny Wan with random weights in {model}; its video will be noise", flush=True)
         if not (output / "tiny-wan" / "model_index.json").exists():
             write_checkpoint("wan", output / "tiny-wan", force=True)

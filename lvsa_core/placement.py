@@ -48,12 +48,12 @@ class Placement:
 
     def decide(self) -> Decision:
         """Whether LVSA runs under this placement."""
-        for degree, name in ((self.ring, "ring attention"), (self.allgather_kv, "AllGather-KV")):
+        for degree, problem in (
+            (self.ring, "ring attention (degree {}) bypasses the attention backend"),
+            (self.allgather_kv, "AllGather-KV (degree {}) gives a rank part of the queries, which is not supported"),
+        ):
             if degree > 1:
-                return Decision(
-                    "refused",
-                    f"{name} (degree {degree}) bypasses LVSA in this version: use Ulysses with the same degree",
-                )
+                return Decision("refused", f"{problem.format(degree)}: use Ulysses with the same degree")
         if self.ulysses > 1:
             return Decision("sparse", "Ulysses gathers the whole sequence, each rank holds some heads")
         return Decision("sparse", "every rank's attention sees the whole sequence")

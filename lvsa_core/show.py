@@ -52,7 +52,7 @@ def figure(patterns: Pattern | list[Pattern], path: str | Path | None = None) ->
         from matplotlib.figure import Figure
         from matplotlib.patches import Patch
     except ModuleNotFoundError:
-        raise ModuleNotFoundError("a figure needs matplotlib: pip install 'lvsa-vllm-omni[figure]'") from None
+        raise ModuleNotFoundError("a figure needs matplotlib: pip install matplotlib") from None
 
     patterns = [patterns] if isinstance(patterns, Pattern) else patterns
     kinds = {".": ("not attended", "#f4f4f2"), "G": ("anchor", "#3b6fb6"), "W": ("window", "#e8a33d")}

@@ -99,7 +99,7 @@ def _check_options(layer: Any) -> None:
     for option in ("skip_softmax", "quant", "block_sparse"):
         if getattr(spec, option, None):
             raise HookError(
-                f"LVSA does not do what {option} of the attention configuration asks for: leave one of the two"
+                f"LVSA cannot do the {option} that the attention configuration asks for: leave out one of both"
             )
     quantised = getattr(layer, "_kv_cache_dtype", None)
     if quantised not in (None, "auto", "float"):

@@ -40,7 +40,7 @@ def _tiny_checkpoint(options: argparse.Namespace) -> int:
         print(f"lvsa tiny-checkpoint: {error}", file=sys.stderr)
         return 2
     print(f"Wrote a tiny {options.kind} checkpoint to {directory}")
-    print(f"Serve it on the CPU: LVSA_CPU=1 vllm serve {directory} --omni")
+    print(f"Serve it on the CPU: LVSA_CPU=1 LVSA_WAN_HOOK=1 vllm serve {directory} --omni")
     return 0
 
 

@@ -15,9 +15,9 @@ BACKEND_PATH = "lvsa_vllm_omni.backend.LvsaBackend"
 def register_backend_name() -> None:
     """Make ``LVSA`` a name that the engine's attention configuration accepts; again does nothing.
 
-    Target: ``DiffusionAttentionBackendEnum``. Why: it is a closed list, and its register function only replaces members.
-    How: one more member, by the library that vLLM-Omni extends enums with itself. Remove when: out-of-tree names can be
-    registered.
+    Target: ``DiffusionAttentionBackendEnum``. Why: it is a closed list; its register function only replaces members.
+    How: one more member, by the library that vLLM-Omni extends enums with itself. Remove when: out-of-tree names can
+    be registered.
     """
     from aenum import extend_enum
     from vllm_omni.diffusion.attention.backends.registry import DiffusionAttentionBackendEnum

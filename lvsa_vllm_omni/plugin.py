@@ -22,8 +22,8 @@ def register() -> None:
     """Called by vLLM and vLLM-Omni in every process before a model is built, once by each group of entry points.
 
     The first call checks the settings. The first call inside vLLM-Omni makes the name ``LVSA`` known to its attention
-    configuration and, where a setting asks for it, installs the hooks; vLLM alone has nothing to hook. Otherwise nothing
-    happens.
+    configuration and, where a setting asks for it, installs the hooks; vLLM alone has nothing to hook. Otherwise
+    nothing happens.
 
     Raises:
         SettingsError, PresetError: on a wrong setting. HookError: if a hook that was asked for does not fit the
@@ -89,6 +89,11 @@ def activate_by_name() -> None:
     }
     if missing:
         activate(settings, missing)
+
+
+def is_active() -> bool:
+    """Whether a hook is installed in this process."""
+    return bool(_undo)
 
 
 def deactivate() -> None:

@@ -33,8 +33,8 @@ class Preset:
         family: ``wan``, ``hunyuan`` or ``cosmos3``.
         reference_latent_frames: latent frames of the training videos.
         vae_temporal_factor: video frames per latent frame.
-        match: transformer class and configuration values that select this preset, a list where several do; the key ``transformer_2`` says
-            whether the pipeline has a second transformer.
+        match: transformer class and configuration values that select this preset, a list where several do; the key
+            ``transformer_2`` says whether the pipeline has a second transformer.
         frames: video frames of the training videos; fps, height, width, steps, guidance, flow_shift: what the model's
             authors generate with, None where the engine's default is theirs.
     """
@@ -54,9 +54,8 @@ class Preset:
 
     def fits(self, facts: Mapping[str, Any]) -> bool:
         """Whether every condition holds for a model's facts."""
-        return all(
-            facts.get(key) in (value if isinstance(value, list) else [value]) for key, value in self.match.items()
-        )
+        wanted = {key: value if isinstance(value, list) else [value] for key, value in self.match.items()}
+        return all(facts.get(key) in values for key, values in wanted.items())
 
 
 def load_preset(name: str) -> Preset:

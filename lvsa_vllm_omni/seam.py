@@ -1,4 +1,4 @@
-"""Where LVSA meets the engine's models; nothing else but the CPU platform sets an attribute on a class it does not own."""
+"""Where LVSA meets the engine's models; besides it only the CPU platform sets attributes on classes it does not own."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def watch_loading(unused: Callable[[str], None]) -> Callable[[], None]:
     except (ImportError, AttributeError):  # another version's runner: the lines about requests still tell
         return lambda: None
     if MARK in vars(cls):
-        return vars(cls)[MARK]  # type: ignore[no-any-return]
+        return vars(cls)[MARK]
     original = cls.load_model
 
     @functools.wraps(original)

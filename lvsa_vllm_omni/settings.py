@@ -60,7 +60,7 @@ class LvsaSettings(BaseSettings):
     auto: bool = False
     """on for every family, but only for requests longer than the training horizon"""
     backend: Literal["auto", "sdpa", "flash", "flashinfer"] = "auto"
-    """kernel of the sparse attention; one that is not available stops start-up"""
+    """kernel of the sparse attention: auto or sdpa; flash and flashinfer are not in this version and stop start-up"""
     window_size: int = Field(12, ge=0)
     """half window, video frames"""
     n_first_frames: int = Field(4, ge=0)

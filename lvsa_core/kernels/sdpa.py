@@ -19,12 +19,12 @@ class SdpaKernel:
             return None
         if device.type != "cuda":
             return f"PyTorch's attention gives no log-sum-exp on {device.type}"
-        if dtype != torch.float32 and torch.cuda.get_device_capability(device) < (8, 0):
-            return "PyTorch's flash attention needs compute capability 8.0"
         if dtype == torch.float64:
             return "PyTorch's attention has no float64 kernel on cuda"
         if head_size % 8 or head_size > 256:
             return f"head size must be a multiple of 8 up to 256 on cuda, got {head_size}"
+        if dtype != torch.float32 and torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0):
+            return "PyTorch's flash attention needs compute capability 8.0"
         return None
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,9 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from lvsa_core import Pattern, plan
+from lvsa_core import Pattern
 from lvsa_vllm_omni.batch.jobs import VideoSettings
+from lvsa_vllm_omni.schedule import schedule
 
 
 def video_record(
@@ -42,10 +43,8 @@ def pattern_record(settings: VideoSettings, latent_frames: int) -> dict[str, Any
     """The pattern of a video as JSON, in latent frames; None for the baseline without LVSA."""
     if settings.plan is None:
         return None
-    arguments = dict(settings.plan)
-    if settings.lvsa.get("auto") and latent_frames <= arguments["reference_frames"]:
-        arguments["keyframe_interval"] = 1  # LVSA waits for longer requests: every frame attends to every frame
-    pattern = plan(latent_frames, **arguments)
+    arguments = settings.plan
+    pattern, _ = schedule(latent_frames, 0, arguments, "beyond" if settings.lvsa.get("auto") else "always")
     return {
         "latent_frames": pattern.frames,
         "window": pattern.window,

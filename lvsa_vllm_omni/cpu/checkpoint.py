@@ -73,7 +73,7 @@ def _build(kind: str, seed: int, sizes: Mapping[str, Any]) -> tuple[str, Mapping
         build = getattr(import_module(module), function)
     except ModuleNotFoundError as error:
         raise CheckpointError(
-            f"A tiny checkpoint needs {error.name}, which comes with vLLM-Omni: pip install 'lvsa-vllm-omni[engine]'."
+            f"A tiny checkpoint needs {error.name}, which comes with vLLM-Omni: run make setup."
         ) from error
     built: tuple[str, Mapping[str, tuple[str, str, Component]]] = build(seed=seed, **sizes)
     return built

@@ -1,4 +1,4 @@
-"""The engine itself on the CPU platform, without LVSA: one worker, compiled, and several workers over gloo."""
+"""The engine itself on the CPU platform, without LVSA: one worker, two over gloo, and half precision."""
 
 import multiprocessing
 from collections.abc import Iterator
@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
 
 pytest.importorskip("vllm_omni")
-pytestmark = pytest.mark.engine
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.skipif(torch.accelerator.is_available(), reason="the CPU platform stays away from an accelerator"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +65,9 @@ def test_the_video_is_a_video(alone: np.ndarray) -> None:
     assert 0.1 < alone.std() < 0.3
 
 
-def test_torch_compile_builds_kernels_and_changes_nothing(checkpoint: Path, alone: np.ndarray) -> None:
-    from torch._inductor import metrics
-
-    from lvsa_vllm_omni.cpu.omni import missing_for_inductor
-
-    if (missing := missing_for_inductor()) is not None:
-        pytest.skip(missing)
-    import torch
-
-    torch._dynamo.reset()
-    before = metrics.generated_kernel_count
-    with running(checkpoint, enforce_eager=False) as omni:
-        compiled = frames(generate(omni))
-    assert metrics.generated_kernel_count > before
-    assert np.abs(compiled - alone).max() < 1e-5
-
-
 @pytest.mark.multiproc
-@pytest.mark.parametrize("placement", ["tensor_parallel_size", "cfg_parallel_size", "ulysses_degree", "ring_degree"])
-def test_two_workers_make_the_same_video(checkpoint: Path, alone: np.ndarray, placement: str) -> None:
-    with running(checkpoint, **{placement: 2}) as omni:
+def test_two_workers_make_the_same_video(checkpoint: Path, alone: np.ndarray) -> None:
+    with running(checkpoint, ring_degree=2) as omni:
         workers = [child for child in multiprocessing.active_children() if child.name.startswith("DiffusionWorker")]
         assert len(workers) == 2
         together = generate(omni)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from lvsa_core import FrameGrid, plan
 from lvsa_vllm_omni import journal, seam
@@ -33,7 +34,11 @@ def dense_video(starting: Any) -> np.ndarray:
     """A long video of the plain engine; also looks at the layers of an engine on which nothing asks for LVSA."""
     from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
 
+    unused: list[str] = []
+    stop_watching = seam.watch_loading(unused.append)
     with starting() as engine:
+        assert unused == ["Wan22Pipeline"]
+        stop_watching()
         assert seam.MARK not in vars(WanTransformer3DModel)
         (transformer,) = engine.transformers
         assert seam.scope_of(transformer) is None
@@ -68,7 +73,7 @@ def test_auto_is_the_same_beyond_the_training_horizon(
     assert lines(log, "[LVSA] hooked WanTransformer3DModel: blocks=2 family=wan preset=wan reference=21 kernel=sdpa")
     assert lines(log, "[LVSA] installed on 2 blocks num_patches=16 total_lat_frames=25 backend=sdpa family=wan")
     assert lines(log, "[LVSA] total_lat_frames=25 window=3 n_first=1 kfi=2 global_count=13 attended_per_frame=20/25")
-    assert lines(log, "[LVSA] total_lat_frames=5 num_patches=16 dense: ")
+    assert lines(log, "[LVSA] total_lat_frames=5 num_patches=16 dense: LVSA_AUTO leaves requests within the training")
     assert not lines(log, "[LVSA-FALLBACK]")
 
 
@@ -148,15 +153,47 @@ def test_ring_attention_is_refused(starting: Any, monkeypatch: pytest.MonkeyPatc
         pass
 
 
+def test_vllm_plugins_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import vllm.plugins
+    import vllm_omni.plugins
+
+    from lvsa_vllm_omni import plugin
+
+    monkeypatch.setenv("LVSA_WAN_HOOK", "1")
+    for named, active in (("another", False), ("another,lvsa", True)):
+        monkeypatch.setenv("VLLM_PLUGINS", named)
+        vllm.plugins.plugins_loaded = vllm_omni.plugins.omni_plugins_loaded = False
+        plugin.deactivate()
+        vllm_omni.plugins.load_omni_general_plugins()
+        assert plugin.is_active() is active
+    vllm_omni.plugins.load_omni_general_plugins()  # again: nothing more happens
+    plugin.register()
+    plugin.deactivate()
+
+
 def wrong_grid(transformer: Any, arguments: Any) -> FrameGrid:
     """A grid with one patch too many: what a changed upstream model would look like."""
     return FrameGrid(25, 17)
 
 
+def masked(forward: Any) -> Any:
+    """The engine's self-attention with a mask that hides nothing: what a model that pads its batch would send."""
+
+    def with_mask(self: Any, q: Any, k: Any, v: Any, metadata: Any = None) -> Any:
+        if self.role == "self":
+            metadata.attn_mask = torch.ones(k.shape[:2], dtype=torch.bool, device=k.device)
+        return forward(self, q, k, v, metadata)
+
+    return with_mask
+
+
 def test_a_surprise_goes_dense_with_one_line_or_fails(
     starting: Any, dense_video: np.ndarray, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
 ) -> None:
+    from vllm_omni.diffusion.attention.layer import Attention
+
     from lvsa_vllm_omni.hooks import WAN
+    from lvsa_vllm_omni.hooks.wan_hook import grid
 
     monkeypatch.setitem(WAN.__dict__, "grid", wrong_grid)
     with starting({"LVSA_WAN_HOOK": "1"}) as engine:
@@ -166,6 +203,13 @@ def test_a_surprise_goes_dense_with_one_line_or_fails(
         (line,) = lines(log, "[LVSA-FALLBACK]")
         assert line.startswith("[LVSA-FALLBACK] origin=attention reason=sequence-length seq_len=400 family=wan ")
         assert journal.counts["fallback:sequence-length"] == 3 * 2 * 2  # steps, branches of guidance, blocks
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Attention, "forward", masked(Attention.forward))
+            patch.setitem(WAN.__dict__, "grid", grid)
+            journal.reset()
+            assert np.abs(engine.video(LONG) - dense_video).max() < 2e-4
+            assert journal.counts["fallback:mask"] == 3 * 2 * 2
 
         scope = seam.scope_of(engine.transformers[0])
         monkeypatch.setenv("LVSA_STRICT", "1")
