@@ -17,6 +17,10 @@ class LayoutMismatch(ValueError):
     """A request's tensors are not what the family's function expects; the call goes dense."""
 
 
+class ImpossibleRequest(ValueError):
+    """No video of the size or length that a request asks for can be made; the message says which can."""
+
+
 @dataclass(frozen=True)
 class FamilySpec:
     """One model family.
@@ -28,7 +32,8 @@ class FamilySpec:
         attention: names of the upstream classes whose engine attention layer is the video's self-attention.
         attention_layer: their attribute that holds the engine's ``Attention``.
         grid: ``(transformer, forward arguments by name) -> FrameGrid`` of the unsharded video; raises
-            :class:`LayoutMismatch` if the arguments are not a video's.
+            :class:`LayoutMismatch` if the arguments are not a video's, :class:`ImpossibleRequest` if the model cannot
+            make that video.
         step_parameter: the argument that is a new object in every denoising step, used where the pipeline does not
             publish its step.
     """

@@ -7,7 +7,10 @@ from typing import Any
 
 from lvsa_core import FrameGrid
 
-from .spec import FamilySpec, LayoutMismatch
+from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch
+
+
+_AXES = ("latent frames", "latent rows (of 8 pixels, TI2V-5B 16)", "latent columns (of 8 pixels, TI2V-5B 16)")
 
 
 def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
@@ -15,14 +18,22 @@ def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
 
     Raises:
         LayoutMismatch: if ``hidden_states`` has another number of dimensions.
+        ImpossibleRequest: if an axis has no patch, or more than the model's table of rotary positions.
     """
     shape = tuple(arguments["hidden_states"].shape)
     if len(shape) != 5:
         raise LayoutMismatch(
             f"hidden_states has shape {list(shape)}, expected [batch, channels, frames, height, width]"
         )
-    patch_frames, patch_height, patch_width = transformer.config.patch_size
-    return FrameGrid(shape[2] // patch_frames, (shape[3] // patch_height) * (shape[4] // patch_width))
+    patch = transformer.config.patch_size
+    patches = [size // step for size, step in zip(shape[2:], patch, strict=True)]
+    limit = transformer.config.rope_max_seq_len
+    for axis, count, size, step in zip(_AXES, patches, shape[2:], patch, strict=True):
+        if not 1 <= count <= limit:
+            raise ImpossibleRequest(
+                f"a video of {size} {axis} cannot be made: the model takes {step} to {limit * step} of them"
+            )
+    return FrameGrid(patches[0], patches[1] * patches[2])
 
 
 WAN = FamilySpec(

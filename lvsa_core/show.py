@@ -58,7 +58,7 @@ def figure(patterns: Pattern | list[Pattern], path: str | Path | None = None) ->
     kinds = {".": ("not attended", "#f4f4f2"), "G": ("anchor", "#3b6fb6"), "W": ("window", "#e8a33d")}
     kinds["X"] = ("anchor in the window", "#7a5195")
     order = list(kinds)
-    drawn = Figure(figsize=(4.6 * len(patterns) + 0.4, 5.4), layout="constrained")
+    drawn = Figure(figsize=(4.6 * len(patterns) + 0.4, 5.8), layout="constrained")
     axes = drawn.subplots(1, len(patterns), squeeze=False)[0]
     for axis, pattern in zip(axes, patterns, strict=True):
         axis.imshow(
@@ -69,15 +69,16 @@ def figure(patterns: Pattern | list[Pattern], path: str | Path | None = None) ->
             interpolation="nearest",
         )
         axis.set_title(
-            f"T={pattern.frames}, every {pattern.keyframe_interval}., offset {pattern.offset}\n"
-            f"density {pattern.density:.1%}"
+            f"{pattern.frames} frames, anchors every {pattern.keyframe_interval}, offset {pattern.offset}\n"
+            f"density {pattern.density:.1%}",
+            fontsize=11,
         )
         axis.set_xlabel("key frame (latent)")
-        axis.set_ylabel("query frame (latent)")
+    axes[0].set_ylabel("query frame (latent)")
     drawn.legend(
         handles=[Patch(facecolor=color, edgecolor="#999999", label=label) for label, color in kinds.values()],
         loc="outside lower center",
-        ncols=len(kinds),
+        ncols=2 if len(patterns) == 1 else len(kinds),  # in one row they are wider than one pattern
         frameon=False,
     )
     if path is not None:

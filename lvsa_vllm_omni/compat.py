@@ -69,6 +69,15 @@ def forward_context() -> Any:
     return get_forward_context() if is_forward_context_available() else None
 
 
+def client_error(sentence: str) -> Exception:
+    """What to raise inside a request that cannot be served as it was asked: the server answers it with status 400."""
+    try:
+        from vllm_omni.errors import OmniClientError
+    except ImportError:
+        return ValueError(sentence)
+    return OmniClientError(sentence)
+
+
 def pipeline_index(config: Any) -> Mapping[str, Any]:
     """``model_index.json`` of the running model, empty where it cannot be read."""
     from vllm_omni.diffusion.utils.hf_utils import get_diffusion_model_index

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend
 from lvsa_vllm_omni import compat, diagnostics, journal, step
-from lvsa_vllm_omni.hooks import FamilySpec, LayoutMismatch
+from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch
 from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.schedule import schedule
 from lvsa_vllm_omni.settings import LvsaSettings, Mode
@@ -109,6 +109,8 @@ class Scope:
         try:
             grid = self.spec.grid(transformer, arguments)
             pattern, decision = schedule(grid.frames, request.step, self.arguments, self.mode)
+        except ImpossibleRequest as error:
+            raise compat.client_error(str(error)) from error
         except (LayoutMismatch, ValueError, TypeError, KeyError, AttributeError) as error:
             self.fallback("grid", "layout", 0, error=repr(str(error)))
             return None

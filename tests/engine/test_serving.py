@@ -129,8 +129,9 @@ def test_a_long_video_then_another_then_an_impossible_one(server: Server) -> Non
     assert frames(body) == (125, 64, 96)
     assert server.lines("[LVSA] installed on 2 blocks num_patches=24 total_lat_frames=32")
 
-    for impossible in ({"size": "abc"}, {"size": "64"}, {"size": "", "width": "0", "height": "64"}):
-        status, body = server.post(**{**REQUEST, **impossible}, num_frames=97)
+    sizes = ({"size": "8x8"}, {"size": "64x17000"}, {"size": "abc"}, {"size": "", "width": "0", "height": "64"})
+    for impossible in (*sizes, {"num_frames": 5001}):
+        status, body = server.post(**{**REQUEST, "num_frames": 97, **impossible})
         assert 400 <= status < 500, (impossible, status, body[:500])
         assert json.loads(body)["error"]["message"]
 

@@ -39,8 +39,8 @@ WAN_LIKE = plan(13, reference_frames=6, window=1)
 TEXT = {"kv_before": 3, "kv_after": 2, "q_before": 1, "q_after": 4}
 
 
-@settings(max_examples=220)
-@given(calls())
+@settings(max_examples=500)
+@given(calls(max_frames=26))
 @example(simple_call(Pattern(1), TokenLayout(FrameGrid(1, 1))))
 @example(simple_call(Pattern(5, keyframe_interval=1), TokenLayout(FrameGrid(5, 3), pad=2, **TEXT)))
 @example(simple_call(WAN_LIKE, TokenLayout(FrameGrid(13, 4), pad=5, q_offset=17, q_rows=38), heads=6))
@@ -59,8 +59,9 @@ def test_dtypes_and_memory(dtype: torch.dtype, memory: str) -> None:
 @pytest.mark.parametrize(
     ("frames", "reference", "window"), [(22, 21, 3), (41, 21, 3), (26, 13, 3), (40, 7, 3), (30, 9, 2)]
 )
-def test_planned_patterns(frames: int, reference: int, window: int, step: int) -> None:
-    pattern = plan(frames, reference_frames=reference, window=window, step=step)
+@pytest.mark.parametrize("expand", [True, False])
+def test_planned_patterns(frames: int, reference: int, window: int, step: int, expand: bool) -> None:
+    pattern = plan(frames, reference_frames=reference, window=window, step=step, expand_window=expand)
     assert_equals_reference(simple_call(pattern, TokenLayout(FrameGrid(frames, 3)), size=1))
 
 

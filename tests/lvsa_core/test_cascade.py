@@ -14,7 +14,7 @@ from lvsa_core.reference import token_mask
 
 @st.composite
 def geometries(draw: st.DrawFn) -> tuple[Pattern, TokenLayout]:
-    pattern = draw(patterns(16))
+    pattern = draw(patterns(40))
     return pattern, draw(layouts(pattern.frames))
 
 

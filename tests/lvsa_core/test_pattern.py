@@ -245,6 +245,14 @@ def test_plan_refuses(name: str, value: Any) -> None:
         plan(**{**arguments, name: value})
 
 
+@pytest.mark.parametrize("name", ["frames", "window", "n_first"])
+def test_plan_refuses_a_float_of_a_cached_value(name: str) -> None:
+    arguments = {"frames": 9, "reference_frames": 21, "window": 3, "n_first": 1, "keyframe_interval": 2}
+    assert plan(**arguments) is plan(**arguments)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"{name} must be an integer of at least \d, got \d\.0"):
+        plan(**{**arguments, name: float(arguments[name])})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("frame", [-1, 5])
 def test_frames_outside_the_video(frame: int) -> None:
     pattern = Pattern(5)
