@@ -9,7 +9,6 @@ from lvsa_core import FrameGrid
 
 from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch
 
-
 _AXES = ("latent frames", "latent rows (of 8 pixels, TI2V-5B 16)", "latent columns (of 8 pixels, TI2V-5B 16)")
 
 

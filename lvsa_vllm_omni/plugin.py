@@ -73,7 +73,7 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
         _undo[family] = seam.install(spec, partial(adopt, spec=spec, settings=settings, mode=mode))
         installed.append(family if mode == "always" else f"{family} (beyond the training horizon)")
     if installed:
-        _undo.setdefault("loading", seam.watch_loading(journal.not_used))
+        _undo.setdefault("runner", seam.install_runner(journal.not_used))
         journal.enabled(", ".join(installed), _shown(settings))
 
 

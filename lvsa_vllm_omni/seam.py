@@ -74,11 +74,15 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
     return undo
 
 
-def watch_loading(unused: Callable[[str], None]) -> Callable[[], None]:
-    """Tell when a model has been loaded in which no transformer was adopted.
+def install_runner(unused: Callable[[str], None]) -> Callable[[], None]:
+    """Tell of a model in which nothing was adopted, and let a request that cannot be served fail as the client's error.
 
-    Target: ``DiffusionModelRunner.load_model``. Why: LVSA that is switched on for a model it does not know must not be
-    silent. How: after the model is built, look for a scope in it. Remove when: the engine tells plugins of its models.
+    Target: ``load_model`` and ``execute_model`` of ``DiffusionModelRunner``.
+    Why: LVSA that is switched on for a model it does not know must not be silent; and the executor of a single device
+        turns every exception of a request into an internal server error, also one of the client's
+        (``OmniClientError``), which the executor of several devices answers with its own status.
+    How: look for a scope in the model that was loaded; hand a client's error on as the engine's own output does.
+    Remove when: the engine tells plugins of its models; ``UniProcDiffusionExecutor`` keeps the status.
 
     Args:
         unused: called with the name of the pipeline's class.
@@ -87,27 +91,37 @@ def watch_loading(unused: Callable[[str], None]) -> Callable[[], None]:
         A function that takes the patch off again.
     """
     try:
-        cls: Any = importlib.import_module("vllm_omni.diffusion.worker.diffusion_model_runner").DiffusionModelRunner
-    except (ImportError, AttributeError):  # another version's runner: the lines about requests still tell
+        from vllm_omni.diffusion.data import DiffusionOutput
+        from vllm_omni.diffusion.worker.diffusion_model_runner import DiffusionModelRunner
+        from vllm_omni.errors import OmniClientError
+    except ImportError:  # another version's runner: the lines about requests still tell what is dense
         return lambda: None
+    cls: Any = DiffusionModelRunner
     if MARK in vars(cls):
         return vars(cls)[MARK]
-    original = cls.load_model
+    original_load, original_execute = cls.load_model, cls.execute_model
 
-    @functools.wraps(original)
+    @functools.wraps(original_load)
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, *args, **kwargs)
+        result = original_load(self, *args, **kwargs)
         pipeline = getattr(self, "pipeline", None)
         if isinstance(pipeline, torch.nn.Module) and not any(scope_of(module) for module in pipeline.modules()):
             unused(type(pipeline).__name__)
         return result
 
+    @functools.wraps(original_execute)
+    def execute_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original_execute(self, *args, **kwargs)
+        except OmniClientError as error:
+            return DiffusionOutput.from_exception(error)
+
     def undo() -> None:
         if vars(cls).get(MARK) is undo:
-            cls.load_model = original
+            cls.load_model, cls.execute_model = original_load, original_execute
             delattr(cls, MARK)
 
-    cls.load_model = load_model
+    cls.load_model, cls.execute_model = load_model, execute_model
     setattr(cls, MARK, undo)
     return undo
 

@@ -38,7 +38,7 @@ def dense_video(starting: Any) -> np.ndarray:
     from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
 
     unused: list[str] = []
-    stop_watching = seam.watch_loading(unused.append)
+    stop_watching = seam.install_runner(unused.append)
     with starting() as engine:
         assert unused == ["Wan22Pipeline"]
         stop_watching()
