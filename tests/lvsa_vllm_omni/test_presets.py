@@ -72,6 +72,9 @@ def test_a_preset_of_ones_own(tmp_path: Path) -> None:
         ("family =", "preset mine is not TOML"),
         ('family = "wan"', "preset mine lacks reference_latent_frames, vae_temporal_factor"),
         (GOOD + "shift = 3", "preset mine has the unknown key 'shift'"),
+        (GOOD.replace("wan", "vhs"), "preset mine: family must be one of wan, hunyuan, cosmos3, got 'vhs'"),
+        (GOOD + "match = 3", "preset mine: match must be a table"),
+        (GOOD.replace("25", "true"), "preset mine: reference_latent_frames must be a positive integer, got True"),
         (GOOD.replace("25", "0"), "preset mine: reference_latent_frames must be a positive integer, got 0"),
     ],
 )

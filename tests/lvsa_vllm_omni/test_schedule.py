@@ -1,0 +1,48 @@
+"""Sparse or dense, and why."""
+
+from typing import Any
+
+import pytest
+
+from lvsa_core import plan
+from lvsa_vllm_omni.schedule import schedule
+
+WAN: dict[str, Any] = {
+    "reference_frames": 21,
+    "window": 3,
+    "n_first": 1,
+    "sparsity_scale": 1.0,
+    "keyframe_interval": None,
+    "expand_window": True,
+    "rotate": True,
+}
+
+
+def test_beyond_the_training_horizon_it_is_the_plan() -> None:
+    for mode in ("always", "beyond"):
+        pattern, decision = schedule(81, 3, WAN, mode)  # type: ignore[arg-type]
+        assert decision.verdict == "sparse"
+        assert pattern is plan(81, step=3, **WAN)
+
+
+@pytest.mark.parametrize(
+    ("frames", "mode", "changes", "verdict", "reason"),
+    [
+        (21, "always", {}, "dense", "within the attention budget of 21 latent frames"),
+        (22, "always", {}, "sparse", "beyond the attention budget of 21"),
+        (1, "always", {}, "dense", "within the attention budget"),
+        (21, "always", {"sparsity_scale": 0.5}, "sparse", "beyond the attention budget of 10"),
+        (21, "beyond", {"sparsity_scale": 0.5}, "dense", "LVSA_AUTO leaves requests within the training horizon of 21"),
+        (22, "beyond", {"sparsity_scale": 0.5}, "sparse", "beyond the attention budget of 10"),
+        (40, "always", {"sparsity_scale": 2.0}, "dense", "within the attention budget of 42"),
+        (21, "always", {"keyframe_interval": 4}, "dense", "within the attention budget of 21"),
+        (22, "always", {"keyframe_interval": 4}, "sparse", "beyond the attention budget"),
+        (22, "always", {"keyframe_interval": 1}, "dense", "the pattern lets every frame attend to every frame"),
+    ],
+)
+def test_decisions(frames: int, mode: Any, changes: dict[str, Any], verdict: str, reason: str) -> None:
+    pattern, decision = schedule(frames, 0, {**WAN, **changes}, mode)
+    assert decision.verdict == verdict
+    assert decision.reason.startswith(reason)
+    assert pattern.frames == frames
+    assert pattern.is_dense == (verdict == "dense")
