@@ -1,6 +1,7 @@
 """The engine itself on the CPU platform, without LVSA: one worker, two over gloo, and half precision."""
 
 import multiprocessing
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,11 +29,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(checkpoint: Path, **options: Any) -> Iterator[Any]:
     from vllm_omni import Omni
 
+    before = dict(os.environ)
     omni = Omni(model=str(checkpoint), **{"dtype": "float32", "enforce_eager": True, **options})
     try:
         yield omni
     finally:
         omni.close()
+        os.environ.clear()  # the engine leaves its ports there, which an engine in another process would take too
+        os.environ.update(before)
 
 
 def generate(omni: Any) -> Any:

@@ -75,8 +75,10 @@ def start(checkpoint: Path, settings: dict[str, str], **options: Any) -> Iterato
 
     from lvsa_vllm_omni import journal, plugin
 
-    names = [name for name in os.environ if name.startswith("LVSA_") and name != "LVSA_CPU"]
-    before = {name: os.environ.pop(name) for name in names}
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith("LVSA_") and name != "LVSA_CPU":
+            del os.environ[name]
     os.environ.update(settings)
     plugin.deactivate()
     journal.reset()
@@ -90,8 +92,7 @@ def start(checkpoint: Path, settings: dict[str, str], **options: Any) -> Iterato
         if omni is not None:
             omni.close()
         plugin.deactivate()
-        for name in settings:
-            os.environ.pop(name, None)
+        os.environ.clear()  # the engine leaves its ports there, which an engine in another process would take too
         os.environ.update(before)
         gc.collect()
 

@@ -11,6 +11,8 @@ from types import ModuleType
 import pytest
 
 from lvsa_vllm_omni.batch import VideoSettings
+from lvsa_vllm_omni.presets import load_preset
+from lvsa_vllm_omni.settings import LvsaSettings
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "offline_lvsa.py"
 
@@ -78,6 +80,6 @@ def settings() -> VideoSettings:
         flow_shift=3.0,
         backend="auto",
         lvsa={},
-        plan={"reference_frames": 21, "rotate": True},
+        plan=LvsaSettings().plan_arguments(load_preset("wan")),
         engine={},
     )
