@@ -7,12 +7,13 @@ Run it from the repository with the package installed:
     python benchmarks/attention.py --device cuda --dtype bfloat16 --patches 1560 --heads 40
 
 The shapes are Wan's (head size 128, training horizon 21 latent frames) scaled to the machine: by default 2 heads and
-195 patches a frame, an eighth of 480x832. For every number of latent frames it prints
+195 tokens a frame, an eighth of 480x832. For every number of latent frames it prints
 
 - the medians of dense attention, of ``attend``, and of the method as it is usually written: a loop over frames that
   concatenates each frame's keys;
 - ratio: ``attend`` over dense; overhead: the ratio over the pattern's density, 1 if only the attended pairs cost time;
-- where the time of ``attend`` goes, and the peak memory beyond inputs and output, in copies of Q, K and V together;
+- where the time of ``attend`` goes, and its peak memory beyond inputs and output, also as a share of the bound, which
+  is one copy of Q, K and V and the log-sum-exps;
 - what planning costs for a denoising step that sees new anchors, and for one that sees known ones.
 
 A run counts only if other programs got less than 5 % of the processors meanwhile. Where that leaves too few runs within
@@ -241,7 +242,7 @@ def report(rows: list[dict[str, Any]]) -> Iterator[str]:
             f"{'' if row['quiet'] else ' (other programs ran)'} |"
         )
     yield ""
-    yield "| T | prefix | windows | merge | copies | extra memory | of it allowed | new anchors | known anchors |"
+    yield "| T | prefix | windows | merge | copies | extra memory | of the bound | new anchors | known anchors |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         parts = " | ".join(f"{row['parts'][part]:.1%}" for part in ("prefix", "windows", "merge", "copies"))
@@ -269,7 +270,8 @@ def machine(arguments: argparse.Namespace) -> dict[str, Any]:
         "processor": f"{model}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         "accelerator": torch.cuda.get_device_name() if arguments.device == "cuda" else None,
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "shapes": f"{arguments.dtype}, {arguments.heads} heads of {arguments.head_size}, {arguments.patches} tokens a frame",
+        "shapes": f"{arguments.dtype}, {arguments.heads} heads of {arguments.head_size}, "
+        f"{arguments.patches} tokens a frame",
         "runs": f"medians of {arguments.repeats}, interleaved",
         "load_before": round(os.getloadavg()[0], 2),
     }
