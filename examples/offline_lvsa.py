@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TextIO, cast
 
+from lvsa_core.kernels import KERNELS
 from lvsa_vllm_omni.batch.arguments import OFFLOAD, parser
 from lvsa_vllm_omni.batch.checkpoint import config_folder
 from lvsa_vllm_omni.batch.engine import EngineStartError, OfflineEngine, one_line
@@ -84,7 +85,10 @@ def prepare(arguments: argparse.Namespace) -> tuple[Preset, list[Job]]:
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
-    return preset, jobs_of(arguments, checkpoint, preset, LvsaSettings.load())
+    settings = LvsaSettings.load()
+    if arguments.backend != "dense":
+        settings.check_backend(KERNELS)  # now, not when the engine has been started for it
+    return preset, jobs_of(arguments, checkpoint, preset, settings)
 
 
 def run(

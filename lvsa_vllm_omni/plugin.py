@@ -55,8 +55,7 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
     from lvsa_vllm_omni import journal, seam
     from lvsa_vllm_omni.adopt import adopt
 
-    if settings.backend not in ("auto", *KERNELS):
-        raise SettingsError(f"LVSA_BACKEND={settings.backend} is not part of this version: choose auto or sdpa")
+    settings.check_backend(KERNELS)
     if settings.preset:
         load_preset(settings.preset)
     for sentence in settings.obsolete_names():

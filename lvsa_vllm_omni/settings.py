@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -123,6 +123,15 @@ class LvsaSettings(BaseSettings):
         """One sentence for each variable in the environment that is accepted but no longer needed."""
         given = {name[len(PREFIX) :].lower() for name in os.environ if name.upper().startswith(PREFIX)}
         return [OBSOLETE[name] for name in sorted(given.union(_config(os.environ)) & OBSOLETE.keys())]
+
+    def check_backend(self, kernels: Iterable[str]) -> None:
+        """Refuse a kernel that is none of ``kernels``.
+
+        Raises:
+            SettingsError: naming it and what there is.
+        """
+        if self.backend not in ("auto", *kernels):
+            raise SettingsError(f"LVSA_BACKEND={self.backend} is not part of this version: choose auto or sdpa")
 
     def mode(self, family: Family) -> Mode:
         """Whether LVSA is on for a family."""

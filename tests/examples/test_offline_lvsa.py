@@ -192,3 +192,11 @@ def test_a_changed_setting_is_not_finished(offline_lvsa: ModuleType, checkpoint:
         os.environ.pop("LVSA_WAN_HOOK", None)
         (other,) = jobs(offline_lvsa, checkpoint, *folder, *change)
         assert not offline_lvsa.is_finished(other, tmp_path), change
+
+
+def test_a_kernel_that_is_not_there_starts_no_engine(
+    offline_lvsa: ModuleType, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--model", str(checkpoint), "--prompt", "x", "--output-dir", str(tmp_path / "out"), "--backend", "flash"]
+    assert offline_lvsa.main(argv) == 2
+    assert capsys.readouterr().err == "error: LVSA_BACKEND=flash is not part of this version: choose auto or sdpa\n"

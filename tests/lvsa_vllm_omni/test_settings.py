@@ -208,3 +208,10 @@ def test_steps_of_the_mask_log(value: str, steps: list[int]) -> None:
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         LvsaSettings().window_size = 3  # type: ignore[misc]
+
+
+def test_a_kernel_that_is_not_there_is_refused() -> None:
+    LvsaSettings(backend="auto").check_backend(["sdpa"])
+    LvsaSettings(backend="sdpa").check_backend(["sdpa"])
+    with pytest.raises(SettingsError, match="LVSA_BACKEND=flash is not part of this version: choose auto or sdpa"):
+        LvsaSettings(backend="flash").check_backend(["sdpa"])
