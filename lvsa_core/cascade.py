@@ -8,10 +8,10 @@ copy of a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import torch
@@ -47,24 +47,76 @@ class Cascade:
     anchors: tuple[int, ...]  # frames in the prefix
     remaining: tuple[int, ...]  # frames in the runs, in time order
     batches: tuple[Batch, ...]
+    order: tuple[int, ...]  # all frames: anchors, then the remaining ones
 
 
 @lru_cache(maxsize=1024)
 def cascade(pattern: Pattern, layout: TokenLayout) -> Cascade:
     """The calls that compute ``pattern`` on ``layout``."""
     if pattern.is_dense:
-        return Cascade(tuple(range(pattern.frames)), (), ())
+        return Cascade(tuple(range(pattern.frames)), (), (), tuple(range(pattern.frames)))
     chosen = set(pattern.anchors)
     remaining = tuple(frame for frame in range(pattern.frames) if frame not in chosen)
     batches = (*_frame_batches(pattern, layout), *_other_batches(layout, len(remaining)))
-    return Cascade(pattern.anchors, remaining, batches)
+    return Cascade(pattern.anchors, remaining, batches, pattern.anchors + remaining)
+
+
+class Runs(NamedTuple):
+    """All query rows of a call in successive groups, each with one run of the remaining frames' key rows.
+
+    Group ``i`` is the query rows ``q_starts[i]`` to ``q_starts[i + 1]`` and the ``k_rows[i]`` keys from ``k_starts[i]``
+    on. Padding is a group without keys.
+    """
+
+    q_starts: tuple[int, ...]  # one more than groups
+    k_starts: tuple[int, ...]  # one more than groups, as kernels for many lengths want it; the last one is not used
+    k_rows: tuple[int, ...]
+    max_rows: tuple[int, int]  # of the queries and keys of a group
+
+
+@lru_cache(maxsize=1024)
+def runs(pattern: Pattern, layout: TokenLayout) -> Runs:
+    """The windows of ``pattern`` for kernels that take a start and a length per group, in the order of the queries."""
+    patches, every = layout.grid.patches, pattern.ranks[-1] * layout.grid.patches
+    first, end = layout.q_offset, layout.q_offset + layout.real_rows
+    groups = [(layout.q_before, 0, every)]
+    for frame in range(first // patches, -(-end // patches) if end > first else 0):
+        start, length = _run(pattern, frame)
+        rows = min((frame + 1) * patches, end) - max(frame * patches, first)
+        groups.append((rows, start * patches, length * patches))
+    groups += [(layout.video_rows - layout.real_rows, 0, 0), (layout.q_after, 0, every)]
+    q_rows, k_starts, k_rows = zip(*(group for group in groups if group[0]), strict=True)
+    return Runs((0, *accumulate(q_rows)), (*k_starts, k_starts[-1]), k_rows, (max(q_rows), max(k_rows)))
+
+
+class Tables(NamedTuple):
+    """:class:`Runs` and the order of the frames as int32 tensors on a device, parts of one."""
+
+    order: Tensor  # [T]
+    q_starts: Tensor
+    k_starts: Tensor
+    k_rows: Tensor
+
+
+@lru_cache(maxsize=256)
+def tables(pattern: Pattern, layout: TokenLayout, device: torch.device) -> Tables:
+    """What kernels read of a pattern on ``device``, in one copy for all layers and steps that share it."""
+    parts = (cascade(pattern, layout).order, *runs(pattern, layout)[:3])
+    packed = _on_device([value for part in parts for value in part], device)
+    return Tables(*torch.split(packed, [len(part) for part in parts]))
 
 
 @lru_cache(maxsize=256)
 def frame_indices(frames: tuple[int, ...], device: torch.device) -> Tensor:
-    """``frames`` as an index on ``device``; usable in and out of inference mode."""
+    """``frames`` as an index on ``device``."""
+    return _on_device(frames, device)
+
+
+def _on_device(values: Sequence[int], device: torch.device) -> Tensor:
+    """``values`` as int32, usable in and out of inference mode; the host does not wait for the device."""
     with torch.inference_mode(False):
-        return torch.tensor(frames, dtype=torch.int64, device=device)
+        host = torch.tensor(values, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
+        return host.to(device, non_blocking=True)
 
 
 def _other_batches(layout: TokenLayout, remaining: int) -> Iterator[Batch]:

@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 
 def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
-    """Make ``out`` the attention over both key sets, in place.
+    """Make ``out`` the attention over both key sets, in place: one pass over memory on GPUs, by a Triton kernel.
 
-    With weights ``w = sigmoid(other_lse - lse)`` the result is ``out + w * (other - out)``. Natural logarithms.
+    With weights ``w = sigmoid(other_lse - lse)`` the result is ``out + w * (other - out)``. Natural logarithms. Rows of
+    ``other`` without keys, whose log-sum-exp is infinite of either sign (kernels differ), leave ``out`` as it is.
 
     Args:
         out, other: [N, S, H, D], same shape and dtype; ``out`` may be a strided view.
         lse, other_lse: [N, H, S], float32 or wider.
     """
-    weight = torch.sigmoid(other_lse - lse).transpose(1, 2).unsqueeze(-1)
+    _merge_on(out.device.type)[0](out, lse, other, other_lse)
+
+
+def passed_over(device: torch.device) -> str | None:
+    """Why the one-pass kernel does not run on a device that should have it, None if all is well."""
+    return _merge_on(device.type)[1]
+
+
+def merge_eager_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
+    """:func:`merge_` with PyTorch's operators."""
+    weight = torch.sigmoid(other_lse - lse)
+    weight = torch.where(other_lse.isinf(), 0, weight).transpose(1, 2).unsqueeze(-1)
     if out.dtype == weight.dtype:
         out.lerp_(other, weight)
     else:  # half precision: the weights keep their precision, one rounding at the end
         out.copy_(out.to(weight.dtype).lerp_(other.to(weight.dtype), weight))
+
+
+@lru_cache(maxsize=8)
+def _merge_on(device_type: str) -> tuple[Callable[[Tensor, Tensor, Tensor, Tensor], None], str | None]:
+    """The fastest merge of a kind of device that works there, and why a faster one does not."""
+    if device_type != "cuda":
+        return merge_eager_, None
+    try:  # Triton needs a C compiler when it first runs
+        from lvsa_core.kernels.triton_merge import merge_triton_
+
+        out, lse = torch.zeros(1, 3, 1, 8, device=device_type), torch.zeros(1, 1, 3, device=device_type)
+        merge_triton_(out, lse, torch.ones_like(out), lse)
+        if not torch.equal(out, torch.full_like(out, 0.5)):
+            return merge_eager_, "its result is wrong"
+    except Exception as error:  # whatever Triton raises here, the other merge serves
+        return merge_eager_, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return merge_triton_, None

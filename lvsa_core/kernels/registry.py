@@ -2,51 +2,136 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from lvsa_core.kernels.sdpa import SdpaKernel
+from lvsa_core.grid import TokenLayout
+from lvsa_core.kernels import merge
+from lvsa_core.kernels.flash import (
+    CudnnAttention,
+    FlashAttention2,
+    FlashAttention3,
+    GatheredFlashAttention2,
+    GatheredFlashAttention3,
+)
+from lvsa_core.kernels.flashinfer import FlashInferKernel
+from lvsa_core.kernels.sdpa import AscendKernel, ConcatenatedKernel, SdpaKernel
+from lvsa_core.kernels.selftest import self_test
+from lvsa_core.pattern import Pattern
 
 
 class KernelUnavailable(RuntimeError):
-    """A kernel that was asked for by name cannot run; the message says why and what to do."""
+    """No kernel of those asked for can run; the message says why and what to do."""
 
 
 class Kernel(Protocol):
-    """A dense attention that also returns its log-sum-exp; see :class:`lvsa_core.kernels.sdpa.SdpaKernel`."""
+    """A way to compute the pattern.
+
+    Attributes:
+        name: what logs and benchmarks call it. family: what users choose by.
+    """
 
     name: str
+    family: str
 
-    def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None: ...
+    def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+        """None if the kernel runs there, else the reason it does not."""
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]: ...
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
+        """Sparse attention of one layer; see :func:`lvsa_core.attend`. Rows of padding hold anything."""
 
 
-#: Fastest first: the order in which ``auto`` tries them.
-KERNELS: dict[str, Kernel] = {kernel.name: kernel for kernel in (SdpaKernel(),)}
+_FA3 = ("fa3_fwd_interface", "fa3_fwd", (torch.bfloat16,))
+_FA3_VLLM = ("vllm.vllm_flash_attn", "_vllm_fa3_C", (torch.bfloat16, torch.float16))
+
+#: By name, fastest first where they are available: the order in which ``auto`` tries them.
+KERNELS: dict[str, Kernel] = {
+    kernel.name: kernel
+    for kernel in (
+        FlashAttention3("FlashAttention3", *_FA3),
+        FlashAttention3("FlashAttention3-vllm", *_FA3_VLLM),
+        GatheredFlashAttention3("FlashAttention3-gathered", *_FA3),
+        GatheredFlashAttention3("FlashAttention3-vllm-gathered", *_FA3_VLLM),
+        CudnnAttention(),
+        FlashAttention2(),
+        GatheredFlashAttention2(),
+        FlashInferKernel("FlashInfer"),
+        FlashInferKernel("FlashInfer-blocks", dense_prefix=False),
+        FlashInferKernel("FlashInfer-prefix", dense_prefix=True),
+        SdpaKernel(),
+        AscendKernel(),
+        ConcatenatedKernel(),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A kernel that passed its self-test, and the faster ones that were passed over, each with the reason."""
+
+    kernel: Kernel
+    passed_over: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        if not self.passed_over:
+            return self.kernel.name
+        return f"{self.kernel.name} (passed over {_sentence(self.passed_over)})"
 
 
 @lru_cache(maxsize=64)
-def select(name: str, device: torch.device, dtype: torch.dtype, head_size: int) -> Kernel:
-    """The kernel called ``name``, or for ``auto`` the first that runs there.
+def select(name: str, device: torch.device, dtype: torch.dtype, head_size: int) -> Selection:
+    """The fastest kernel that is available and passes its self-test, which happens once a process.
+
+    Args:
+        name: ``auto``, a family (``flash``, ``flashinfer``, ``sdpa``), or the name of one kernel in :data:`KERNELS`.
 
     Raises:
         KernelUnavailable: with the reason of every kernel tried.
     """
-    if name != "auto" and name not in KERNELS:
-        raise KernelUnavailable(
-            f"attention kernel {name!r} is not part of this version: choose one of auto, {', '.join(KERNELS)}"
-        )
-    reasons = []
-    for kernel in KERNELS.values() if name == "auto" else [KERNELS[name]]:
-        reason = kernel.available(device, dtype, head_size)
+    candidates = [kernel for kernel in KERNELS.values() if name in ("auto", kernel.family)]
+    candidates = candidates or [kernel for kernel in KERNELS.values() if name == kernel.name]
+    if not candidates:
+        choices = ", ".join(dict.fromkeys(kernel.family for kernel in KERNELS.values()))
+        raise KernelUnavailable(f"there is no attention kernel {name!r}: choose one of auto, {choices}")
+    reasons: list[tuple[str, str]] = []
+    for kernel in candidates:
+        reason = kernel.available(device, dtype, head_size) or self_test(kernel, device, dtype, head_size)
         if reason is None:
-            return kernel
-        reasons.append(f"{kernel.name}: {reason}")
+            slow_merge = merge.passed_over(device)
+            if slow_merge:
+                reasons.append(("Triton's merge", slow_merge))
+            return Selection(kernel, tuple(reasons))
+        reasons.append((kernel.name, reason))
+    wanted = "no attention kernel" if name == "auto" else f"attention kernel {name!r} does not run"
+    remedy = "use a supported device" if name == "auto" else "choose auto"
     raise KernelUnavailable(
-        f"no attention kernel for {dtype} with head size {head_size} on {device} ({'; '.join(reasons)}); "
-        f"use a supported device or switch LVSA off"
+        f"{wanted} for {dtype} with head size {head_size} on {device} ({_sentence(reasons)}); "
+        f"{remedy} or switch LVSA off"
     )
+
+
+def _sentence(reasons: Iterable[tuple[str, str]]) -> str:
+    """Kernels and their reasons; those that share one together, by the family's name if they are all of it."""
+    sharing: dict[str, list[str]] = {}
+    for name, reason in reasons:
+        sharing.setdefault(reason, []).append(name)
+    parts = []
+    for reason, names in sharing.items():
+        for family in dict.fromkeys(kernel.family for kernel in KERNELS.values()):
+            members = [kernel.name for kernel in KERNELS.values() if kernel.family == family]
+            if set(members) <= set(names) and len(members) > 1:
+                names = [family, *(name for name in names if name not in members)]
+        parts.append(f"{', '.join(names)}: {reason}")
+    return "; ".join(parts)
+
+
+def release() -> None:
+    """Give back what kernels keep on devices between calls, such as workspaces; the next call makes it anew."""
+    for kernel in KERNELS.values():
+        if isinstance(kernel, FlashInferKernel):
+            kernel.release()

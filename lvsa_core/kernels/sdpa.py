@@ -1,46 +1,47 @@
-"""Dense attention with its log-sum-exp from PyTorch's own kernels."""
+"""Dense attention of the frameworks themselves: PyTorch's kernels, and Ascend's through torch_npu."""
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from lvsa_core.cascade import cascade, frame_indices
+from lvsa_core.grid import TokenLayout
+from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow
+from lvsa_core.pattern import Pattern
 
 _aten = torch.ops.aten
 
 
-class SdpaKernel:
-    """PyTorch's scaled-dot-product kernels, called where they also return the log-sum-exp."""
+class SdpaKernel(PrefixWindow):
+    """PyTorch's scaled-dot-product kernels on CPU and CUDA, called where they also return the log-sum-exp."""
 
     name = "sdpa"
+    family = "sdpa"
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
-        """None if the kernel runs there, else the reason it does not."""
+        """See :meth:`PrefixWindow.available`."""
         if device.type == "cpu":
             return None
         if device.type != "cuda":
             return f"PyTorch's attention gives no log-sum-exp on {device.type}"
         if dtype == torch.float64:
-            return "PyTorch's attention has no float64 kernel on cuda"
+            return "PyTorch's attention has no fused float64 kernel on cuda"
         if head_size % 8 or head_size > 256:
             return f"head size must be a multiple of 8 up to 256 on cuda, got {head_size}"
-        if dtype != torch.float32 and torch.cuda.is_available() and torch.cuda.get_device_capability(device) < (8, 0):
-            return "PyTorch's flash attention needs compute capability 8.0"
+        if dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) < (8, 0):
+            return "bfloat16 needs compute capability 8.0"
         return None
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Softmax attention of each batch entry.
-
-        Args:
-            q: [N, Sq, H, D]. k, v: [N, Sk, Hkv, D] with Sk >= 1; entries may overlap in memory.
-            scale: multiplies the scores.
-
-        Returns:
-            Output [N, Sq, H, D], and the natural log-sum-exp of the scores [N, H, Sq], float32 or wider.
-        """
+        """See :meth:`PrefixWindow.attention`."""
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if q.device.type == "cpu":
             out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
-        elif q.dtype == torch.float32:
+        elif q.dtype == torch.float32 or torch.cuda.get_device_capability(q.device) < (8, 0):
             if q.shape[1] != k.shape[1]:
                 k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
             out, lse, *_ = _aten._scaled_dot_product_efficient_attention(q, k, v, None, True, scale=scale)
@@ -48,3 +49,83 @@ class SdpaKernel:
         else:
             out, lse, *_ = _aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)
         return out.transpose(1, 2), lse
+
+
+class AscendKernel(GatheredWindow):
+    """Ascend's fused attention; its softmax statistics give the log-sum-exp. Not yet run on a device.
+
+    Source: torch_npu, npu_fusion_attention.
+    """
+
+    name = "sdpa-ascend"
+    family = "sdpa"
+
+    def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+        """See :meth:`PrefixWindow.available`."""
+        if device.type != "npu":
+            return f"it is for Ascend, the device is {device.type}"
+        if importlib.util.find_spec("torch_npu") is None:
+            return "torch_npu is not installed"
+        if dtype not in (torch.float16, torch.bfloat16):
+            return f"it takes float16 and bfloat16, not {dtype}"
+        return None
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """See :meth:`PrefixWindow.attention`."""
+        import torch_npu
+
+        q, k, v = (x.contiguous() for x in (q, k, v))
+        out, largest, total, *_ = torch_npu.npu_fusion_attention(
+            q, k, v, head_num=q.shape[2], input_layout="BSND", scale=scale, keep_prob=1.0
+        )
+        # Of the scores of a row, [N, H, Sq, 8] each with eight times the same number: the largest, and the sum of
+        # exp(score - largest).
+        return out, (largest + total.log())[..., 0]
+
+
+class ConcatenatedKernel:
+    """PyTorch's attention of any device, on each frame's keys side by side: slower, but needs no log-sum-exp."""
+
+    name = "sdpa-concatenated"
+    family = "sdpa"
+
+    def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+        """See :meth:`PrefixWindow.available`."""
+        return None
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
+        """See :meth:`PrefixWindow.attend`."""
+        grid, calls = layout.grid, cascade(pattern, layout)
+        before = layout.kv_before
+        others = [(x[:, :before], x[:, layout.kv_tokens - layout.kv_after :]) for x in (k, v)]
+        shape = (-1, grid.frames, grid.patches, *k.shape[2:])
+        frames = [x[:, before : before + grid.tokens].view(shape) for x in (k, v)]
+        every = tuple(range(grid.frames))
+        out = torch.empty_like(q)
+
+        def write(start: int, end: int, attended: tuple[int, ...]) -> None:
+            keys, values = (
+                torch.cat([*other, x.index_select(1, frame_indices(attended, q.device)).flatten(1, 2)], 1)
+                for other, x in zip(others, frames, strict=True)
+            )
+            out[:, start:end] = _plain(q[:, start:end], keys, values, scale)
+
+        if layout.q_before:
+            write(0, layout.q_before, every)
+        if layout.q_after:
+            write(layout.q_tokens - layout.q_after, layout.q_tokens, every)
+        first, end = layout.q_offset, layout.q_offset + layout.real_rows
+        for frame in range(first // grid.patches, -(-end // grid.patches) if end > first else 0):
+            start = max(frame * grid.patches, first)
+            stop = min((frame + 1) * grid.patches, end)
+            attended = pattern.attended(frame) if calls.remaining else every
+            write(layout.q_before + start - first, layout.q_before + stop - first, attended)
+        return out
+
+
+def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Dense attention [B, Sq, H, D]."""
+    if q.shape[2] != k.shape[2]:
+        k, v = (x.repeat_interleave(q.shape[2] // x.shape[2], 2) for x in (k, v))
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)

@@ -1,0 +1,179 @@
+"""FlashAttention-3 and -2, which read the overlapping windows in place, and cuDNN's flash attention."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+import torch
+from torch import Tensor
+
+from lvsa_core.kernels.prefix_window import GatheredWindow, VarlenWindow
+
+#: Arguments of FlashAttention-3's ``fwd`` that are not None where not given: dense attention in one pass over the keys
+#: (each split would need a float32 copy of the output).
+_FA3_ARGUMENTS = {
+    "is_causal": False, "window_size_left": -1, "window_size_right": -1, "attention_chunk": 0, "softcap": 0.0,
+    "is_rotary_interleaved": False, "num_splits": 1, "sm_margin": 0, "cp_world_size": 1, "cp_rank": 0,
+}  # fmt: skip
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+def _unfit(
+    device: torch.device,
+    dtype: torch.dtype,
+    head_size: int,
+    dtypes: tuple[torch.dtype, ...],
+    capability: tuple[int, int],
+) -> str | None:
+    """What keeps a CUDA kernel from running, None if nothing does."""
+    if device.type != "cuda":
+        return f"it needs a CUDA device, not {device.type}"
+    if dtype not in dtypes:
+        return f"it takes {' and '.join(str(x).removeprefix('torch.') for x in dtypes)}, not {dtype}"
+    if head_size % 8 or head_size > 256:
+        return f"head size must be a multiple of 8 up to 256, got {head_size}"
+    found = torch.cuda.get_device_capability(device)
+    if found < capability:
+        return f"it needs compute capability {capability[0]}.{capability[1]}, this device has {found[0]}.{found[1]}"
+    return None
+
+
+class FlashAttention3(VarlenWindow):
+    """FlashAttention-3, the fastest on Hopper; from the package fa3-fwd or from vLLM's own build.
+
+    Args:
+        module: what to import so that PyTorch knows the operator.
+        operators: namespace of the operator ``fwd``.
+        dtypes: what it was built for.
+
+    Source: FlashAttention's hopper/flash_api.cpp; a group's keys start at ``cu_seqlens_k`` and number ``seqused_k``.
+    """
+
+    family = "flash"
+
+    def __init__(self, name: str, module: str, operators: str, dtypes: tuple[torch.dtype, ...]) -> None:
+        self.name, self.module, self.operators, self.dtypes = name, module, operators, dtypes
+
+    def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+        """See :meth:`PrefixWindow.available`."""
+        reason = _unfit(device, dtype, head_size, self.dtypes, (9, 0))
+        if reason is None and torch.cuda.get_device_capability(device)[0] != 9:
+            return "it is built for Hopper"
+        if reason is None and not _loads(self.module):
+            return f"{self.module} cannot be imported"
+        return reason
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """See :meth:`PrefixWindow.attention`."""
+        return self._forward(q=q, k=k, v=v, softmax_scale=scale)
+
+    def varlen(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        q_starts: Tensor,
+        k_starts: Tensor,
+        k_rows: Tensor,
+        max_rows: tuple[int, int],
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`VarlenWindow.varlen`."""
+        return self._forward(
+            q=q, k=k, v=v, cu_seqlens_q=q_starts, cu_seqlens_k=k_starts, seqused_k=k_rows,
+            max_seqlen_q=max_rows[0], max_seqlen_k=max_rows[1], softmax_scale=scale,
+        )  # fmt: skip
+
+    def _forward(self, **given: object) -> tuple[Tensor, Tensor]:
+        operator = getattr(torch.ops, self.operators).fwd.default
+        # Builds differ in the arguments that they have, and vLLM's gives none a default.
+        out, lse, *_ = operator(*(given.get(x.name, _FA3_ARGUMENTS.get(x.name)) for x in operator._schema.arguments))
+        return out, lse
+
+
+class FlashAttention2(VarlenWindow):
+    """FlashAttention-2 in PyTorch's own build, from Ampere on.
+
+    Source: aten/src/ATen/native/transformers/cuda/attention.cu; also behind torch.nn.attention.varlen.
+    """
+
+    name = "FlashAttention2"
+    family = "flash"
+
+    def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+        """See :meth:`PrefixWindow.available`."""
+        return _unfit(device, dtype, head_size, _HALF, (8, 0))
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """See :meth:`PrefixWindow.attention`."""
+        return self._forward(q, k, v, None, None, (q.shape[1], k.shape[1]), None, scale)
+
+    def varlen(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        q_starts: Tensor,
+        k_starts: Tensor,
+        k_rows: Tensor,
+        max_rows: tuple[int, int],
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """See :meth:`VarlenWindow.varlen`."""
+        return self._forward(q, k, v, q_starts, k_starts, max_rows, k_rows, scale)
+
+    @staticmethod
+    def _forward(
+        q: Tensor, k: Tensor, v: Tensor, q_starts: Tensor | None, k_starts: Tensor | None, max_rows: tuple[int, int],
+        k_rows: Tensor | None, scale: float,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        out, lse, *_ = torch.ops.aten._flash_attention_forward(
+            q, k, v, q_starts, k_starts, *max_rows, 0.0, False, False, scale=scale, seqused_k=k_rows
+        )
+        return out, lse
+
+
+class CudnnAttention(GatheredWindow):
+    """cuDNN's flash attention in PyTorch: the fastest on Blackwell, and on Hopper where FlashAttention-3 is missing.
+
+    It compiles a kernel for every shape, hence the gathered windows, which have few.
+    """
+
+    name = "cuDNN"
+    family = "flash"
+
+    def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+        """See :meth:`PrefixWindow.available`."""
+        reason = _unfit(device, dtype, head_size, _HALF, (9, 0))
+        if reason is None and not torch._C._has_cudnn:
+            return "this PyTorch is built without cuDNN"
+        return reason
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """See :meth:`PrefixWindow.attention`."""
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, scale=scale)
+        return out.transpose(1, 2), lse.view(lse.shape[:3])  # some versions: a fourth dimension of 1
+
+
+class GatheredFlashAttention3(GatheredWindow, FlashAttention3):
+    """FlashAttention-3 with copied windows, should a build not read them in place."""
+
+
+class GatheredFlashAttention2(GatheredWindow, FlashAttention2):
+    """FlashAttention-2 with copied windows, should a build not read them in place."""
+
+    name = "FlashAttention2-gathered"
+
+
+def _loads(module: str) -> bool:
+    """Whether a module is there and its compiled part fits this PyTorch."""
+    try:
+        if importlib.util.find_spec(module) is None:
+            return False
+        importlib.import_module(module)
+    except (ImportError, OSError):
+        return False
+    return True

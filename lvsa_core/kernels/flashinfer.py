@@ -1,0 +1,228 @@
+"""FlashInfer: block-sparse attention with a frame as the block, in one call or beside a dense call on the anchors."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lvsa_core.cascade import cascade, frame_indices, runs
+from lvsa_core.grid import TokenLayout
+from lvsa_core.kernels.merge import merge_
+from lvsa_core.pattern import Pattern
+
+WORKSPACE_BYTES = 128 * 2**20  # what FlashInfer recommends
+
+_LN2 = math.log(2)
+
+
+class FlashInferKernel:
+    """The video's keys stay where they are: a frame is a page of FlashInfer's paged attention.
+
+    One wrapper and one workspace a device are planned once for each pattern and layout that differs from the last, so
+    once a step for all layers. Planning waits for the device.
+
+    Args:
+        dense_prefix: compute the anchors, which all queries share, by FlashInfer's dense kernel on a copy (of the
+            anchors only), and by pages just the windows. If false, one paged call does both. None: true on Hopper,
+            where only the dense kernel has the hardware load whole tiles, and false elsewhere.
+    """
+
+    family = "flashinfer"
+
+    def __init__(self, name: str, dense_prefix: bool | None = None) -> None:
+        self.name, self.dense_prefix = name, dense_prefix
+        self._wrappers: dict[torch.device, Any] = {}
+        self._planned: dict[torch.device, object] = {}
+
+    def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+        """None if the kernel runs there, else the reason it does not."""
+        if device.type != "cuda":
+            return f"it needs a CUDA device, not {device.type}"
+        if dtype not in (torch.float16, torch.bfloat16):
+            return f"it takes float16 and bfloat16, not {dtype}"
+        if head_size not in (64, 128, 256):
+            return f"head size must be 64, 128 or 256, got {head_size}"
+        if torch.cuda.get_device_capability(device) < (8, 0):
+            return "it needs compute capability 8.0"
+        return _missing()
+
+    def release(self) -> None:
+        """Give the workspaces back."""
+        self._wrappers.clear()
+        self._planned.clear()
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
+        """Sparse attention of one layer; see :func:`lvsa_core.attend`. Rows of padding hold anything."""
+        calls = cascade(pattern, layout)
+        every = tuple(range(pattern.frames))
+        in_prefix: tuple[int, ...] = ()
+        if not calls.remaining:
+            in_prefix = every
+        elif _hopper(q.device) if self.dense_prefix is None else self.dense_prefix:
+            in_prefix = calls.anchors
+        pages = frame_lists(pattern, layout, in_prefix) if len(in_prefix) < pattern.frames else None
+        if pages is not None and not all(pages[1]):  # a window of anchors alone: a page list must not be empty
+            in_prefix, pages = (), frame_lists(pattern, layout, ())
+        entries = [self._entry(*entry, pattern, layout, in_prefix, pages, scale) for entry in zip(q, k, v, strict=True)]
+        return entries[0][None] if len(entries) == 1 else torch.stack(entries)
+
+    def _entry(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, in_prefix: tuple[int, ...],
+        pages: tuple[list[int], list[tuple[int, ...]]] | None, scale: float,
+    ) -> Tensor:  # fmt: skip
+        """One entry of the batch, [Sq, H, D]."""
+        q = q.contiguous()
+        results = []
+        if in_prefix or layout.kv_before or layout.kv_after:
+            results.append(_dense(q, _prefix(k, layout, in_prefix), _prefix(v, layout, in_prefix), scale))
+        if pages is not None:
+            shared, page = (pattern, layout, in_prefix), layout.grid.patches
+            wrapper = self._planned_wrapper(q, k, shared, pages, page, scale)
+            results.append(wrapper.run(q, (_video(k, layout), _video(v, layout)), return_lse=True))
+        out, lse = results[0]
+        for other, other_lse in results[1:]:
+            # FlashInfer's log-sum-exps are [Sq, H] and to base 2.
+            merge_(out[None], lse.t()[None] * _LN2, other[None], other_lse.t()[None] * _LN2)
+        return out
+
+    def _planned_wrapper(
+        self,
+        q: Tensor,
+        k: Tensor,
+        shared: object,
+        pages: tuple[list[int], list[tuple[int, ...]]],
+        page: int,
+        scale: float,
+    ) -> Any:
+        """The device's wrapper, planned for these pages; planned anew only if anything differs from the last call."""
+        device = q.device
+        if device not in self._wrappers:
+            from flashinfer import BatchPrefillWithPagedKVCacheWrapper
+
+            workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
+            self._wrappers[device] = BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD")
+        key = (shared, q.shape[1:], k.shape[1:], q.dtype, scale)
+        if self._planned.get(device) != key:
+            q_starts, lists = pages
+            counts = [0]
+            for frames in lists:
+                counts.append(counts[-1] + len(frames))
+            self._wrappers[device].plan(
+                _host(q_starts),
+                _host(counts),
+                _host([frame for frames in lists for frame in frames]),
+                _host([page] * len(lists)),
+                num_qo_heads=q.shape[1],
+                num_kv_heads=k.shape[1],
+                head_dim_qk=q.shape[2],
+                page_size=page,
+                causal=False,
+                sm_scale=scale,
+                q_data_type=q.dtype,  # by default all three are float16
+                kv_data_type=q.dtype,
+                o_data_type=q.dtype,
+            )
+            self._planned[device] = key
+        return self._wrappers[device]
+
+
+@lru_cache(maxsize=256)
+def frame_lists(
+    pattern: Pattern, layout: TokenLayout, without: tuple[int, ...]
+) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Groups of query rows: where each starts (and the last ends), and the frames that it attends to.
+
+    Args:
+        without: frames to leave out. Padding, whose rows are set to zero afterwards, has one frame like any other.
+    """
+    left_out = set(without)
+    every = tuple(frame for frame in range(pattern.frames) if frame not in left_out)
+    groups = runs(pattern, layout)
+    lists = []
+    first, end = layout.q_before, layout.q_before + layout.real_rows
+    for row, k_rows in zip(groups.q_starts, groups.k_rows, strict=False):
+        if first <= row < end:
+            frame = (layout.q_offset + row - first) // layout.grid.patches
+            lists.append(tuple(x for x in pattern.attended(frame) if x not in left_out))
+        else:
+            lists.append(every if k_rows else every[:1])
+    return list(groups.q_starts), lists
+
+
+def _prefix(x: Tensor, layout: TokenLayout, frames: tuple[int, ...]) -> Tensor:
+    """Other tokens and some frames of keys or values [Sk, H, D], as a copy."""
+    parts = [x[: layout.kv_before], x[layout.kv_tokens - layout.kv_after :]]
+    if frames:
+        parts.append(_video(x, layout).index_select(0, frame_indices(frames, x.device)).flatten(0, 1))
+    return torch.cat(parts)
+
+
+def _video(x: Tensor, layout: TokenLayout) -> Tensor:
+    """The frames [T, P, H, D] of keys or values [Sk, H, D], a view."""
+    grid, first = layout.grid, layout.kv_before
+    return x[first : first + grid.tokens].view(grid.frames, grid.patches, *x.shape[1:])
+
+
+def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """Output [Sq, H, D] and log-sum-exp [Sq, H] to base 2."""
+    from flashinfer import single_prefill_with_kv_cache
+
+    attention: Callable[..., tuple[Tensor, Tensor]] = single_prefill_with_kv_cache
+    return attention(q, k, v, causal=False, kv_layout="NHD", sm_scale=scale, return_lse=True)
+
+
+def _host(values: Sequence[int]) -> Tensor:
+    return torch.tensor(values, dtype=torch.int32, device="cpu")
+
+
+def _hopper(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
+
+
+def _missing() -> str | None:
+    """What FlashInfer lacks to run: itself, or a way to its kernels."""
+    if importlib.util.find_spec("flashinfer") is None:
+        return "FlashInfer is not installed: pip install flashinfer-python"
+    version = _version("flashinfer-python")
+    if importlib.util.find_spec("flashinfer_jit_cache") is not None:
+        compiled = _version("flashinfer-jit-cache").partition("+")[0]
+        if compiled == version:
+            return None
+        return (
+            f"flashinfer-jit-cache {compiled} does not fit FlashInfer {version}: "
+            f"install flashinfer-jit-cache=={version}"
+        )
+    if _nvcc() and shutil.which("ninja"):
+        return None
+    return (
+        f"FlashInfer {version} finds no {'ninja' if _nvcc() else 'nvcc'} to compile its kernels with: "
+        f"install the CUDA toolkit and ninja, or the wheel flashinfer-jit-cache=={version}"
+    )
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:  # built from source
+        return "of unknown version"
+
+
+def _nvcc() -> bool:
+    """Whether the CUDA compiler is where FlashInfer looks for it."""
+    try:
+        from flashinfer.jit.cpp_ext import get_cuda_path
+    except ImportError:  # another version: the self-test tells
+        return True
+    try:
+        return (Path(get_cuda_path()) / "bin" / "nvcc").exists()
+    except RuntimeError:
+        return False

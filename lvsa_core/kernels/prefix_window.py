@@ -1,0 +1,216 @@
+"""Prefix + window: a pattern as dense calls of any kernel that returns its log-sum-exp, joined by it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from lvsa_core.cascade import Batch, Runs, cascade, frame_indices, runs, tables
+from lvsa_core.grid import TokenLayout
+from lvsa_core.kernels.merge import merge_
+from lvsa_core.pattern import Pattern
+
+
+class PrefixWindow:
+    """Base of kernels that compute dense attention: all queries on the prefix, groups of frames on their runs of keys.
+
+    A subclass gives ``available`` and ``attention``. The runs overlap in memory; here they are strided views, of which
+    6 to 17 batches make up a pattern.
+    """
+
+    name: str
+    family: str
+
+    def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+        """None if the kernel runs there, else the reason it does not."""
+        raise NotImplementedError
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Softmax attention of each batch entry.
+
+        Args:
+            q: [N, Sq, H, D]. k, v: [N, Sk, Hkv, D] with Sk >= 1; entries may overlap in memory.
+            scale: multiplies the scores.
+
+        Returns:
+            Output [N, Sq, H, D], and the natural log-sum-exp of the scores [N, H, Sq], float32 or wider.
+        """
+        raise NotImplementedError
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
+        """Sparse attention of one layer; see :func:`lvsa_core.attend`. Rows of padding hold anything.
+
+        The keys are copied in the order ``[other tokens | anchors | remaining frames]``. One call of all queries on the
+        first two parts gives the output, into which the windows, which are runs of the third, are merged.
+        """
+        calls = cascade(pattern, layout)
+        if calls.remaining or layout.pad:
+            order = self.frame_order(pattern, layout, q.device)
+            k, v = (prefix_first(x, layout, order) for x in (k, v))
+        prefix = layout.kv_before + layout.kv_after + len(calls.anchors) * layout.grid.patches
+        out, lse = self.attention(q, k[:, :prefix], v[:, :prefix], scale)
+        if calls.remaining:
+            for entry in zip(q, k[:, prefix:], v[:, prefix:], out, lse, strict=True):
+                self.windows(*entry, pattern, layout, scale)
+        return out
+
+    def frame_order(self, pattern: Pattern, layout: TokenLayout, device: torch.device) -> Tensor:
+        """The frames as an index [T] on the device: anchors, then the remaining ones."""
+        return frame_indices(cascade(pattern, layout).order, device)
+
+    def windows(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        pattern: Pattern,
+        layout: TokenLayout,
+        scale: float,
+    ) -> None:
+        """Merge one entry's windows into its output, in place.
+
+        Args:
+            q, out: [Sq, H, D]. lse: [H, Sq], of ``out``. k, v: [S, Hkv, D], the remaining frames in time order.
+        """
+        rows_lse = lse.transpose(0, 1)
+        for batch in cascade(pattern, layout).batches:
+            window, window_lse = self.attention(_groups(q, batch), _runs(k, batch), _runs(v, batch), scale)
+            merge_(_groups(out, batch), _groups(rows_lse, batch).transpose(1, 2), window, window_lse)
+
+
+class GatheredWindow(PrefixWindow):
+    """Copies the runs of a few frames at a time, for kernels that cannot read them where they overlap."""
+
+    def windows(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        pattern: Pattern,
+        layout: TokenLayout,
+        scale: float,
+    ) -> None:
+        """See :meth:`PrefixWindow.windows`. Calls have few different shapes, which suits kernels built for a shape."""
+        for first, rows, starts, length in _chunks(runs(pattern, layout), q.shape[0]):
+            end = first + rows * len(starts)
+            keys, values = (_gathered(x, starts, length) for x in (k, v))
+            window, window_lse = self.attention(_split(q[first:end], rows), keys, values, scale)
+            out_lse = lse[:, first:end].view(lse.shape[0], -1, rows).transpose(0, 1)
+            merge_(_split(out[first:end], rows), out_lse, window, window_lse)
+
+
+class VarlenWindow(PrefixWindow):
+    """Reads all runs in place in one call, for kernels that take a start and a length of keys for each group."""
+
+    def varlen(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        q_starts: Tensor,
+        k_starts: Tensor,
+        k_rows: Tensor,
+        max_rows: tuple[int, int],
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Softmax attention of groups of query rows, each on its own run of keys.
+
+        Args:
+            q: [Sq, H, D]. k, v: [S, Hkv, D].
+            q_starts: first row of each group and the end of the last, int32.
+            k_starts: first key of each group and one number more, int32; runs may overlap. k_rows: keys of each group.
+            max_rows: of the queries and keys of a group.
+            scale: multiplies the scores.
+
+        Returns:
+            Output [Sq, H, D], and the natural log-sum-exp [H, Sq], infinite for a group without keys.
+        """
+        raise NotImplementedError
+
+    def frame_order(self, pattern: Pattern, layout: TokenLayout, device: torch.device) -> Tensor:
+        """See :meth:`PrefixWindow.frame_order`."""
+        return tables(pattern, layout, device).order
+
+    def windows(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        pattern: Pattern,
+        layout: TokenLayout,
+        scale: float,
+    ) -> None:
+        """See :meth:`PrefixWindow.windows`."""
+        _, q_starts, k_starts, k_rows = tables(pattern, layout, q.device)
+        max_rows = runs(pattern, layout).max_rows
+        window, window_lse = self.varlen(q, k, v, q_starts, k_starts, k_rows, max_rows, scale)
+        merge_(out[None], lse[None], window[None], window_lse[None])
+
+
+def _split(x: Tensor, rows: int) -> Tensor:
+    """Rows [S, ...] as [S / rows, rows, ...], a view."""
+    return x.view(-1, rows, *x.shape[1:])
+
+
+def _gathered(x: Tensor, starts: tuple[int, ...], length: int) -> Tensor:
+    """Runs [len(starts), length, H, D] of ``x`` [S, H, D]; a single one is a view."""
+    if len(starts) == 1:
+        return x[starts[0] : starts[0] + length].unsqueeze(0)
+    return torch.stack([x[start : start + length] for start in starts])
+
+
+def _chunks(runs: Runs, rows: int) -> Iterator[tuple[int, int, tuple[int, ...], int]]:
+    """Successive runs of equal shapes: first query row, rows a run, where the runs start, their length.
+
+    As many at a time as keep the gathered keys and values and the output within the size of Q.
+    """
+    at = 0
+    while at < len(runs.k_rows):
+        q_rows, k_rows = runs.q_starts[at + 1] - runs.q_starts[at], runs.k_rows[at]
+        end = at + 1
+        while (
+            end < len(runs.k_rows)
+            and (runs.q_starts[end + 1] - runs.q_starts[end], runs.k_rows[end]) == (q_rows, k_rows)
+            and (end + 1 - at) * (2 * k_rows + q_rows) <= rows
+        ):
+            end += 1
+        if q_rows and k_rows:
+            yield runs.q_starts[at], q_rows, runs.k_starts[at:end], k_rows
+        at = end
+
+
+def prefix_first(x: Tensor, layout: TokenLayout, order: Tensor) -> Tensor:
+    """Keys or values [B, Sk, Hkv, D] copied to [B, Sk - pad, Hkv, D]: other tokens first, then the frames in order."""
+    grid, before, after = layout.grid, layout.kv_before, layout.kv_after
+    copy = x.new_empty(x.shape[0], before + after + grid.tokens, *x.shape[2:])
+    copy[:, :before] = x[:, :before]
+    copy[:, before : before + after] = x[:, layout.kv_tokens - after :]
+    shape = (x.shape[0], grid.frames, grid.patches, *x.shape[2:])
+    video, frames = x[:, before : before + grid.tokens].view(shape), copy[:, before + after :].view(shape)
+    torch.index_select(video, 1, order, out=frames)
+    return copy
+
+
+def _groups(x: Tensor, batch: Batch) -> Tensor:
+    """Rows [S, ...] as [size, q_rows, ...], a view."""
+    return _strided(x, batch.size, batch.q_start, batch.q_step, batch.q_rows)
+
+
+def _runs(x: Tensor, batch: Batch) -> Tensor:
+    """Rows [S, ...] as [size, k_rows, ...], a view whose entries may overlap."""
+    return _strided(x, batch.size, batch.k_start, batch.k_step, batch.k_rows)
+
+
+def _strided(x: Tensor, size: int, start: int, step: int, rows: int) -> Tensor:
+    row = x.stride(0)
+    return x.as_strided(
+        (size, rows, *x.shape[1:]), (step * row, row, *x.stride()[1:]), x.storage_offset() + start * row
+    )
