@@ -1,0 +1,138 @@
+"""Timing and memory of attention calls: what the benchmarks and ``lvsa bench`` measure with."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import date
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def seconds(function: Callable[[], Any], device: torch.device) -> float:
+    """Time of one call: the device's own clock on CUDA, the wall clock elsewhere."""
+    if device.type == "cuda":
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        begin.record()
+        function()
+        end.record()
+        torch.cuda.synchronize(device)
+        return float(begin.elapsed_time(end)) / 1e3
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def interleaved(
+    sides: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int, patience: float = 0.0
+) -> tuple[dict[str, list[float]], bool]:
+    """Times of several functions, run in turns after a warm-up, so that what disturbs one disturbs all.
+
+    Args:
+        repeats: runs of each that count.
+        patience: seconds to go on until enough runs had the processors for themselves (other programs got less than
+            5 % of them), for calls on the CPU. 0: every run counts.
+
+    Returns:
+        Seconds by name, and whether only undisturbed runs are among them.
+    """
+    every: dict[str, list[float]] = {name: [] for name in sides}
+    quiet: dict[str, list[float]] = {name: [] for name in sides}
+    for side in sides.values():
+        side()
+    end = time.perf_counter() + patience
+    while min(map(len, quiet.values())) < repeats:
+        if time.perf_counter() >= end and min(map(len, every.values())) >= repeats:
+            return every, False
+        for name, side in sides.items():
+            others = _processor_seconds() - time.process_time()
+            every[name].append(seconds(side, device))
+            others = _processor_seconds() - time.process_time() - others
+            if others < 0.05 * every[name][-1] * (os.cpu_count() or 1) + 0.02:  # the machine counts in 0.01 s
+                quiet[name].append(every[name][-1])
+    return quiet, True
+
+
+def medians(times: Mapping[str, list[float]]) -> dict[str, float]:
+    """The median of each list."""
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_memory(function: Callable[[], Any], device: torch.device) -> int:
+    """Most bytes that PyTorch held at once during the call, beyond what it held before."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as trace:
+        function()
+    assert trace.profiler is not None and trace.profiler.kineto_results is not None
+    events = [event for event in trace.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())), default=0)
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype, size: int = 8192, repeats: int = 10) -> float:
+    """FLOP per second of a square matrix product of random numbers: the ceiling of attention on this device."""
+    a, b = (torch.randn(size, size, dtype=torch.float32, device=device).to(dtype) for _ in range(2))
+    times, _ = interleaved({"product": lambda: a @ b}, device, repeats)
+    return 2 * size**3 / statistics.median(times["product"])
+
+
+def copy_rate(device: torch.device, nbytes: int = 2**32, repeats: int = 10) -> float:
+    """Bytes per second, read and written, of a copy within the device's memory."""
+    source = torch.empty(nbytes, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times, _ = interleaved({"copy": lambda: target.copy_(source)}, device, repeats)
+    return 2 * nbytes / statistics.median(times["copy"])
+
+
+def poison(device: torch.device, nbytes: int) -> None:
+    """Fill free memory with NaN, so that a kernel that leaves part of its output unwritten shows it."""
+    torch.full((max(1, nbytes // 4),), float("nan"), dtype=torch.float32, device=device)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def normal(*shape: int, dtype: torch.dtype, device: torch.device, noise: torch.Generator | None = None) -> Tensor:
+    """Normal noise, drawn in float32."""
+    return torch.randn(*shape, generator=noise, dtype=torch.float32, device=device).to(dtype)
+
+
+def facts(device: torch.device) -> dict[str, str]:
+    """What numbers depend on: date, command, processor, device, versions."""
+    model = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    found = {
+        "date": date.today().isoformat(),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "processor": f"{model}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        found["device"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+        found["versions"] += f", CUDA {torch.version.cuda}"
+    return found
+
+
+def _processor_seconds() -> float:
+    """What all programs of this machine have used of its processors since it started; 0 where it cannot be told."""
+    if not Path("/proc/stat").exists():
+        return 0.0
+    user, nice, system, _idle, _wait, interrupts, soft, stolen, *_ = Path("/proc/stat").read_text().split()[1:]
+    ticks = sum(map(int, (user, nice, system, interrupts, soft, stolen)))
+    return ticks / os.sysconf("SC_CLK_TCK")
