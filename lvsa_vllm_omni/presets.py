@@ -11,6 +11,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from lvsa_vllm_omni.shape import Shape, parse_shape
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -37,6 +39,7 @@ class Preset:
             ``transformer_2`` says whether the pipeline has a second transformer.
         frames: video frames of the training videos; fps, height, width, steps, guidance, flow_shift: what the model's
             authors generate with, None where the engine's default is theirs.
+        shape: of its transformer, None if the preset is for transformers of many shapes.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Preset:
     steps: int | None = None
     guidance: float | None = None
     flow_shift: float | None = None
+    shape: Shape | None = None
 
     def fits(self, facts: Mapping[str, Any]) -> bool:
         """Whether every condition holds for a model's facts."""
@@ -73,9 +77,11 @@ def load_preset(name: str) -> Preset:
             f"no preset is named {name!r}: choose one of {', '.join(shipped)}, or give the path of a .toml"
         )
     try:
-        return _parse(path.stem, path.read_text())
+        return _parse(path.stem, path.read_text("utf-8"))
     except OSError as error:
         raise PresetError(f"preset {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise PresetError(f"preset {path} is not a text file in UTF-8") from None
 
 
 @lru_cache(maxsize=1)
@@ -110,13 +116,27 @@ def preset_for_checkpoint(path: str | Path) -> Preset:
     Raises:
         PresetError: if the folder is no such checkpoint, or no preset fits.
     """
-    root = Path(path)
-    try:
-        index = json.loads((root / "model_index.json").read_text())
-        config = json.loads((root / "transformer" / "config.json").read_text())
-    except (OSError, json.JSONDecodeError) as error:
-        raise PresetError(f"{root} is not a checkpoint in the diffusers layout ({error}): give its folder") from None
+    index, config = read_checkpoint(path)
     return match_preset(model_facts(config.get("_class_name"), config, index))
+
+
+def read_checkpoint(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The index of a checkpoint in the diffusers layout, and the configuration of its transformer.
+
+    Raises:
+        PresetError: if the folder is no such checkpoint.
+    """
+    root, found = Path(path), []
+    for file in (root / "model_index.json", root / "transformer" / "config.json"):
+        try:
+            found.append(json.loads(file.read_text("utf-8")))
+            if not isinstance(found[-1], dict):
+                raise ValueError(f"{file} holds no object")
+        except (OSError, ValueError) as error:
+            raise PresetError(
+                f"{root} is not a checkpoint in the diffusers layout ({error}): give its folder"
+            ) from None
+    return found[0], found[1]
 
 
 def model_facts(transformer: str | None, config: Mapping[str, Any], index: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,6 +155,10 @@ def _parse(name: str, text: str) -> Preset:
     if unknown := sorted(table.keys() - known):
         raise PresetError(f"preset {name} has the unknown key {unknown[0]!r}: known are {', '.join(sorted(known))}")
     try:
+        table.update({"shape": parse_shape(table["shape"])} if "shape" in table else {})
+    except ValueError as error:
+        raise PresetError(f"preset {name}: {error}") from None
+    try:
         preset = Preset(name=name, **{"match": {}, **table})
     except TypeError:
         missing = sorted({"family", "reference_latent_frames", "vae_temporal_factor"} - table.keys())
@@ -146,5 +170,9 @@ def _parse(name: str, text: str) -> Preset:
     for key in ("reference_latent_frames", "vae_temporal_factor", "frames", "fps"):
         value = getattr(preset, key)
         if type(value) is not int or value < 1:
+            raise PresetError(f"preset {name}: {key} must be a positive integer, got {value!r}")
+    for key in ("height", "width"):
+        value = getattr(preset, key)
+        if value is not None and (type(value) is not int or value < 1):
             raise PresetError(f"preset {name}: {key} must be a positive integer, got {value!r}")
     return preset

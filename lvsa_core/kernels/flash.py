@@ -8,6 +8,7 @@ import importlib.util
 import torch
 from torch import Tensor
 
+from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.prefix_window import GatheredWindow, VarlenWindow
 
 #: Arguments of FlashAttention-3's ``fwd`` that are not None where not given: dense attention in one pass over the keys
@@ -16,28 +17,6 @@ _FA3_ARGUMENTS = {
     "is_causal": False, "window_size_left": -1, "window_size_right": -1, "attention_chunk": 0, "softcap": 0.0,
     "is_rotary_interleaved": False, "num_splits": 1, "sm_margin": 0, "cp_world_size": 1, "cp_rank": 0,
 }  # fmt: skip
-
-_HALF = (torch.float16, torch.bfloat16)
-
-
-def _unfit(
-    device: torch.device,
-    dtype: torch.dtype,
-    head_size: int,
-    dtypes: tuple[torch.dtype, ...],
-    capability: tuple[int, int],
-) -> str | None:
-    """What keeps a CUDA kernel from running, None if nothing does."""
-    if device.type != "cuda":
-        return f"it needs a CUDA device, not {device.type}"
-    if dtype not in dtypes:
-        return f"it takes {' and '.join(str(x).removeprefix('torch.') for x in dtypes)}, not {dtype}"
-    if head_size % 8 or head_size > 256:
-        return f"head size must be a multiple of 8 up to 256, got {head_size}"
-    found = torch.cuda.get_device_capability(device)
-    if found < capability:
-        return f"it needs compute capability {capability[0]}.{capability[1]}, this device has {found[0]}.{found[1]}"
-    return None
 
 
 class FlashAttention3(VarlenWindow):
@@ -58,12 +37,11 @@ class FlashAttention3(VarlenWindow):
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
         """See :meth:`PrefixWindow.available`."""
-        reason = _unfit(device, dtype, head_size, self.dtypes, (9, 0))
-        if reason is None and torch.cuda.get_device_capability(device)[0] != 9:
+        if reason := unfit(device, dtype, head_size, dtypes=self.dtypes, needs=(9, 0)):
+            return reason
+        if capability(device)[0] != 9:
             return "it is built for Hopper"
-        if reason is None and not _loads(self.module):
-            return f"{self.module} cannot be imported"
-        return reason
+        return None if _loads(self.module) else f"{self.module} cannot be imported"
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """See :meth:`PrefixWindow.attention`."""
@@ -104,7 +82,7 @@ class FlashAttention2(VarlenWindow):
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
         """See :meth:`PrefixWindow.available`."""
-        return _unfit(device, dtype, head_size, _HALF, (8, 0))
+        return unfit(device, dtype, head_size, dtypes=HALF, needs=(8, 0))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """See :meth:`PrefixWindow.attention`."""
@@ -146,10 +124,9 @@ class CudnnAttention(GatheredWindow):
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
         """See :meth:`PrefixWindow.available`."""
-        reason = _unfit(device, dtype, head_size, _HALF, (9, 0))
-        if reason is None and not torch._C._has_cudnn:
-            return "this PyTorch is built without cuDNN"
-        return reason
+        if reason := unfit(device, dtype, head_size, dtypes=HALF, needs=(9, 0)):
+            return reason
+        return None if torch._C._has_cudnn else "this PyTorch is built without cuDNN"
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """See :meth:`PrefixWindow.attention`."""

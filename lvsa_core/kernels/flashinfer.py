@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lvsa_core.cascade import cascade, frame_indices, runs
 from lvsa_core.grid import TokenLayout
+from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.merge import merge_
 from lvsa_core.pattern import Pattern
 
@@ -45,14 +46,10 @@ class FlashInferKernel:
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
         """None if the kernel runs there, else the reason it does not."""
-        if device.type != "cuda":
-            return f"it needs a CUDA device, not {device.type}"
-        if dtype not in (torch.float16, torch.bfloat16):
-            return f"it takes float16 and bfloat16, not {dtype}"
+        if reason := unfit(device, dtype, head_size, dtypes=HALF, needs=(8, 0)):
+            return reason
         if head_size not in (64, 128, 256):
             return f"head size must be 64, 128 or 256, got {head_size}"
-        if torch.cuda.get_device_capability(device) < (8, 0):
-            return "it needs compute capability 8.0"
         return _missing()
 
     def release(self) -> None:
@@ -67,7 +64,7 @@ class FlashInferKernel:
         in_prefix: tuple[int, ...] = ()
         if not calls.remaining:
             in_prefix = every
-        elif _hopper(q.device) if self.dense_prefix is None else self.dense_prefix:
+        elif capability(q.device)[0] == 9 if self.dense_prefix is None else self.dense_prefix:
             in_prefix = calls.anchors
         pages = frame_lists(pattern, layout, in_prefix) if len(in_prefix) < pattern.frames else None
         if pages is not None and not all(pages[1]):  # a window of anchors alone: a page list must not be empty
@@ -149,12 +146,12 @@ def frame_lists(
     groups = runs(pattern, layout)
     lists = []
     first, end = layout.q_before, layout.q_before + layout.real_rows
-    for row, k_rows in zip(groups.q_starts, groups.k_rows, strict=False):
+    for row in groups.q_starts[:-1]:
         if first <= row < end:
             frame = (layout.q_offset + row - first) // layout.grid.patches
             lists.append(tuple(x for x in pattern.attended(frame) if x not in left_out))
         else:
-            lists.append(every if k_rows else every[:1])
+            lists.append(every[:1] if end <= row < layout.q_before + layout.video_rows else every)
     return list(groups.q_starts), lists
 
 
@@ -182,10 +179,6 @@ def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tenso
 
 def _host(values: Sequence[int]) -> Tensor:
     return torch.tensor(values, dtype=torch.int32, device="cpu")
-
-
-def _hopper(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9
 
 
 def _missing() -> str | None:

@@ -120,14 +120,16 @@ def _sentence(reasons: Iterable[tuple[str, str]]) -> str:
     sharing: dict[str, list[str]] = {}
     for name, reason in reasons:
         sharing.setdefault(reason, []).append(name)
-    parts = []
-    for reason, names in sharing.items():
-        for family in dict.fromkeys(kernel.family for kernel in KERNELS.values()):
-            members = [kernel.name for kernel in KERNELS.values() if kernel.family == family]
-            if set(members) <= set(names) and len(members) > 1:
-                names = [family, *(name for name in names if name not in members)]
-        parts.append(f"{', '.join(names)}: {reason}")
-    return "; ".join(parts)
+    return "; ".join(f"{', '.join(_families_first(names))}: {reason}" for reason, names in sharing.items())
+
+
+def _families_first(names: list[str]) -> list[str]:
+    """Names of kernels, with the family's in place of its members where all of several are among them."""
+    members: dict[str, set[str]] = {}
+    for kernel in KERNELS.values():
+        members.setdefault(kernel.family, set()).add(kernel.name)
+    whole = [family for family, kernels in members.items() if len(kernels) > 1 and kernels <= set(names)]
+    return [*whole, *(name for name in names if not any(name in members[family] for family in whole))]
 
 
 def release() -> None:

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lvsa_core.cascade import cascade, frame_indices
 from lvsa_core.grid import TokenLayout
+from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow
 from lvsa_core.pattern import Pattern
 
@@ -26,22 +27,16 @@ class SdpaKernel(PrefixWindow):
         """See :meth:`PrefixWindow.available`."""
         if device.type == "cpu":
             return None
-        if device.type != "cuda":
-            return f"PyTorch's attention gives no log-sum-exp on {device.type}"
-        if dtype == torch.float64:
-            return "PyTorch's attention has no fused float64 kernel on cuda"
-        if head_size % 8 or head_size > 256:
-            return f"head size must be a multiple of 8 up to 256 on cuda, got {head_size}"
-        if dtype == torch.bfloat16 and torch.cuda.get_device_capability(device) < (8, 0):
-            return "bfloat16 needs compute capability 8.0"
-        return None
+        # Before Ampere PyTorch has its memory-efficient kernel, which takes no bfloat16 there.
+        needs = (8, 0) if dtype == torch.bfloat16 else (5, 0)
+        return unfit(device, dtype, head_size, dtypes=(*HALF, torch.float32), needs=needs)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """See :meth:`PrefixWindow.attention`."""
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if q.device.type == "cpu":
             out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
-        elif q.dtype == torch.float32 or torch.cuda.get_device_capability(q.device) < (8, 0):
+        elif q.dtype == torch.float32 or capability(q.device) < (8, 0):
             if q.shape[1] != k.shape[1]:
                 k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
             out, lse, *_ = _aten._scaled_dot_product_efficient_attention(q, k, v, None, True, scale=scale)

@@ -12,7 +12,7 @@ from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.pattern import Pattern
 from lvsa_core.reference import reference_attend
 
-#: Overlapping windows, text on both sides, padding. A frame takes more than one of the kernels' tiles, the last in part.
+#: Overlapping windows, text on both sides, padding. A frame takes more than one of a kernel's tiles, the last in part.
 PATTERN = Pattern(9, window=1, n_first=1, keyframe_interval=4, offset=2)
 LAYOUT = TokenLayout(FrameGrid(9, 150), kv_before=3, kv_after=21, q_before=3, q_after=21, pad=5)
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lvsa_core import FrameGrid, Pattern, TokenLayout
+from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
 
 
 @st.composite
@@ -86,3 +86,21 @@ def arranged(
     if memory == "size not last":
         return [normal(batch, tokens, size, heads).transpose(2, 3) for _ in range(count)]
     return [normal(*shape) for _ in range(count)]
+
+
+def assert_equals_reference(call: Call, out: Tensor | None = None, several: float = 1.5) -> None:
+    """Compare with the oracle in float64, within the rounding of the inputs' dtype.
+
+    Args:
+        out: what to compare; None: what ``attend`` gives.
+        several: how many roundings 16-bit numbers may be off; 1.5 is accumulation in 32 bits and one rounding.
+    """
+    if out is None:
+        out = attend(call.q, call.k, call.v, call.pattern, call.layout, scale=call.scale)
+    assert out.shape == call.q.shape and out.dtype == call.q.dtype and not out.requires_grad
+    wide = (x.detach().double() for x in (call.q, call.k, call.v))
+    expected = reference_attend(*wide, call.pattern, call.layout, scale=call.scale)
+    if out.numel():
+        rounding = torch.finfo(out.dtype).eps * call.v.detach().abs().max().double()
+        allowed = several if out.dtype.itemsize == 2 else 32
+        assert (out.double() - expected).abs().max() <= allowed * rounding

@@ -1,8 +1,5 @@
 """What ``attend`` does not do: loop over frames, build masks, copy the context of every frame, hold much memory."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -10,11 +7,9 @@ import torch
 from strategies import arranged
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lvsa_core import FrameGrid, TokenLayout, attend, plan
-from lvsa_core.kernels import KERNELS, Kernel, select
+from lvsa_core import FrameGrid, TokenLayout, attend, measure, plan
 from lvsa_core.kernels.sdpa import SdpaKernel
 
 LENGTHS = (41, 61, 81, 121, 161, 241)
@@ -22,8 +17,6 @@ LENGTHS = (41, 61, 81, 121, 161, 241)
 
 class CountingKernel(SdpaKernel):
     """PyTorch's kernels, and how often they ran on how much."""
-
-    name = "counting"
 
     def __init__(self) -> None:
         self.calls: list[tuple[int, int]] = []  # rows of queries, pairs of query and key
@@ -36,28 +29,13 @@ class CountingKernel(SdpaKernel):
 class HollowKernel(SdpaKernel):
     """Allocates what a kernel returns and nothing else."""
 
-    name = "hollow"
-
     def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         return torch.zeros(q.shape, dtype=q.dtype), torch.zeros(q.shape[0], q.shape[2], q.shape[1])
 
 
-@contextmanager
-def registered(kernel: Kernel) -> Iterator[None]:
-    KERNELS[kernel.name] = kernel
-    try:
-        yield
-    finally:
-        del KERNELS[kernel.name]
-        select.cache_clear()
-
-
 @pytest.fixture
-def counting() -> Iterator[CountingKernel]:
-    """A kernel in the registry for the time of one test."""
-    kernel = CountingKernel()
-    with registered(kernel):
-        yield kernel
+def counting() -> CountingKernel:
+    return CountingKernel()
 
 
 class Operators(TorchDispatchMode):
@@ -90,7 +68,7 @@ def test_kernel_calls_do_not_follow_the_frames(counting: CountingKernel) -> None
         for step in range(3):
             layout, pattern = TokenLayout(FrameGrid(frames, 3)), plan(frames, reference_frames=21, step=step)
             counting.calls.clear()
-            attend(*inputs(layout), pattern, layout, kernel="counting")
+            counting.attend(*inputs(layout), pattern, layout, 0.3)
             counts[frames, step] = len(counting.calls)
             # The prefix is one call with all queries. All calls together are exactly the attended pairs, none twice.
             assert counting.calls[0] == (layout.q_tokens, layout.q_tokens * len(pattern.anchors) * 3)
@@ -108,7 +86,7 @@ def test_kernel_calls_of_one_request_are_the_layouts_too(counting: CountingKerne
 
     def calls(layout: TokenLayout, batch: int = 1) -> int:
         counting.calls.clear()
-        attend(*inputs(layout, batch=batch), pattern, layout, kernel="counting")
+        counting.attend(*inputs(layout, batch=batch), pattern, layout, 0.3)
         return len(counting.calls)
 
     alone = calls(TokenLayout(grid))
@@ -135,13 +113,7 @@ def test_operators_and_what_they_write(dtype: torch.dtype) -> None:
 
 
 def peak_memory(function: Any) -> int:
-    """Most bytes that PyTorch's allocator held at once during the call, beyond what it held before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        function()
-    assert trace.profiler is not None and trace.profiler.kineto_results is not None
-    events = [event for event in trace.profiler.kineto_results.events() if event.name() == "[memory]"]
-    assert events
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
+    return measure.peak_memory(function, torch.device("cpu"))
 
 
 def test_peak_memory_is_measured() -> None:
@@ -161,10 +133,11 @@ def test_peak_memory(frames: int, batch: int, text: int, dtype: torch.dtype) -> 
     log_sum_exps = 2 * 4 * batch * 2 * layout.q_tokens  # of the prefix; less than that of a batch of windows
     bound = q.nbytes + k.nbytes + v.nbytes + log_sum_exps
 
-    with registered(HollowKernel()):
-        attend(q, k, v, pattern, layout, kernel="hollow")
-        assert peak_memory(lambda: attend(q, k, v, pattern, layout, kernel="hollow")) - q.nbytes <= bound
+    hollow = HollowKernel()
+    hollow.attend(q, k, v, pattern, layout, 0.1)
+    assert peak_memory(lambda: hollow.attend(q, k, v, pattern, layout, 0.1)) - q.nbytes <= bound
 
+    attend(q, k, v, pattern, layout)  # chooses and tests its kernel
     # PyTorch's kernel has buffers of its own, which the dense call needs as well.
     dense = peak_memory(lambda: scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)))) - q.nbytes
     assert peak_memory(lambda: attend(q, k, v, pattern, layout)) - q.nbytes <= bound + dense

@@ -1,70 +1,125 @@
-"""The choice of a kernel, and what is said when there is none."""
+"""The choice of a kernel, what is said of those passed over, and what is said when there is none."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import Tensor
 
-from lvsa_core.kernels import KERNELS, Kernel, KernelUnavailable, select
+from lvsa_core import Pattern, TokenLayout
+from lvsa_core.kernels import KERNELS, Kernel, KernelUnavailable, merge, select
+from lvsa_core.kernels.sdpa import SdpaKernel
 
 CPU = torch.device("cpu")
 
 
-class Broken:
+class Absent(SdpaKernel):
     """A kernel that never runs."""
 
-    name = "broken"
+    name = family = "absent"
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
         return "it was never built"
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
         raise AssertionError("a kernel that is not available was called")
 
 
-@pytest.fixture
-def broken_first() -> Iterator[Kernel]:
-    """The broken kernel at the head of the registry for the time of one test."""
+class Wrong(SdpaKernel):
+    """A kernel that runs and is wrong."""
+
+    name = family = "wrong"
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
+        return torch.zeros_like(q)
+
+
+@contextmanager
+def registry(*first: Kernel) -> Iterator[None]:
+    """Some kernels at the head of the registry."""
     others = dict(KERNELS)
     KERNELS.clear()
-    KERNELS.update({"broken": Broken(), **others})
+    KERNELS.update({kernel.name: kernel for kernel in first} | others)
     select.cache_clear()
     try:
-        yield KERNELS["broken"]
+        yield
     finally:
         KERNELS.clear()
         KERNELS.update(others)
         select.cache_clear()
 
 
-def test_auto_takes_the_first_that_runs(broken_first: Kernel) -> None:
-    assert select("auto", CPU, torch.float32, 128).name == "sdpa"
-    assert select("sdpa", CPU, torch.float32, 128).name == "sdpa"
+@pytest.fixture
+def two_first() -> Iterator[None]:
+    with registry(Absent(), Wrong()):
+        yield
+
+
+def test_auto_takes_the_first_that_runs_and_is_right(two_first: None) -> None:
+    found = select("auto", CPU, torch.float32, 128)
+    assert found.kernel.name == "sdpa"
+    reasons = dict(found.passed_over)
+    assert reasons["absent"] == "it was never built"
+    assert reasons["wrong"].startswith("its self-test is off by ")
+    assert str(found).startswith("sdpa (passed over absent: it was never built; wrong: its self-test is off by ")
+    assert str(found).endswith("; flash, flashinfer: it needs a CUDA device, not cpu)")
+
+
+def test_a_family_and_one_kernel_by_name() -> None:
+    assert str(select("sdpa", CPU, torch.float32, 128)) == "sdpa"
+    assert select("sdpa-concatenated", CPU, torch.float32, 128).kernel is KERNELS["sdpa-concatenated"]
     assert all(kernel.name == name for name, kernel in KERNELS.items())
+    assert list(dict.fromkeys(kernel.family for kernel in KERNELS.values())) == ["flash", "flashinfer", "sdpa"]
 
 
-def test_a_named_kernel_is_not_replaced(broken_first: Kernel) -> None:
+@pytest.mark.parametrize(("name", "reason"), [("absent", "it was never built"), ("wrong", "its self-test is off by ")])
+def test_a_kernel_asked_for_is_not_replaced(two_first: None, name: str, reason: str) -> None:
     with pytest.raises(KernelUnavailable) as error:
-        select("broken", CPU, torch.bfloat16, 128)
-    assert str(error.value) == (
-        "no attention kernel for torch.bfloat16 with head size 128 on cpu (broken: it was never built); "
-        "use a supported device or switch LVSA off"
-    )
+        select(name, CPU, torch.bfloat16, 128)
+    start = f"attention kernel {name!r} does not run for torch.bfloat16 with head size 128 on cpu ({name}: {reason}"
+    assert str(error.value).startswith(start)
+    assert str(error.value).endswith("); choose auto or switch LVSA off")
 
 
-def test_auto_lists_every_reason(broken_first: Kernel) -> None:
-    with pytest.raises(
-        KernelUnavailable, match="broken: it was never built; sdpa: PyTorch's attention gives no"
-    ) as error:
+def test_a_family_that_does_not_run() -> None:
+    with pytest.raises(KernelUnavailable) as error:
+        select("flash", CPU, torch.bfloat16, 128)
+    assert "(flash: it needs a CUDA device, not cpu); choose auto" in str(error.value)
+
+
+def test_auto_lists_every_reason(two_first: None) -> None:
+    with pytest.raises(KernelUnavailable, match="no attention kernel for torch.float32 with head size 128 on meta") as error:
         select("auto", torch.device("meta"), torch.float32, 128)
-    assert "on meta" in str(error.value) and str(error.value).endswith("use a supported device or switch LVSA off")
+    for reason in ("absent: it was never built", "sdpa: it needs a CUDA device, not meta", "sdpa-concatenated: its self"):
+        assert reason in str(error.value)
+    assert str(error.value).endswith("use a supported device or switch LVSA off")
 
 
 def test_unknown_name() -> None:
-    names = ", ".join(KERNELS)
-    sentence = f"attention kernel 'quick' is not part of this version: choose one of auto, {names}"
     with pytest.raises(KernelUnavailable) as error:
         select("quick", CPU, torch.float32, 128)
-    assert str(error.value) == sentence
+    assert str(error.value) == "there is no attention kernel 'quick': choose one of auto, flash, flashinfer, sdpa"
     assert issubclass(KernelUnavailable, RuntimeError)
+
+
+def test_a_slow_merge_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merge, "passed_over", lambda device: "no C compiler")
+    select.cache_clear()
+    try:
+        assert str(select("sdpa", CPU, torch.float32, 64)) == "sdpa (passed over Triton's merge: no C compiler)"
+    finally:
+        select.cache_clear()
+
+
+def test_tested_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr("lvsa_core.kernels.registry.self_test", lambda *given: calls.append(given))
+    select.cache_clear()
+    try:
+        for _ in range(3):
+            select("sdpa", CPU, torch.float32, 72)
+            select("sdpa", CPU, torch.bfloat16, 72)
+        assert len(calls) == 2
+    finally:
+        select.cache_clear()

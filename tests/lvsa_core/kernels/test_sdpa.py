@@ -1,12 +1,22 @@
 """PyTorch's kernels: output, log-sum-exp, and where they say they run."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from stand_ins import npu_fusion_attention
+from strategies import Call, assert_equals_reference, calls
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lvsa_core.kernels.sdpa import SdpaKernel
+from lvsa_core import FrameGrid, TokenLayout, plan
+from lvsa_core.kernels import KERNELS
+from lvsa_core.kernels.prefix_window import GatheredWindow
+from lvsa_core.kernels.sdpa import AscendKernel, ConcatenatedKernel, SdpaKernel
+from lvsa_core.kernels.selftest import self_test
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -51,12 +61,82 @@ def test_overlapping_entries() -> None:
         (CPU, torch.float64, 5, None),
         (CUDA, torch.bfloat16, 128, None),
         (CUDA, torch.float32, 64, None),
-        (CUDA, torch.float64, 64, "no float64 kernel on cuda"),
+        (CUDA, torch.float64, 64, "it takes float16 and bfloat16 and float32, not torch.float64"),
         (CUDA, torch.float16, 20, "head size must be a multiple of 8 up to 256 on cuda, got 20"),
         (CUDA, torch.float16, 264, "up to 256 on cuda, got 264"),
-        (torch.device("meta"), torch.float32, 64, "no log-sum-exp on meta"),
+        (torch.device("meta"), torch.float32, 64, "it needs a CUDA device, not meta"),
     ],
 )
-def test_available(device: torch.device, dtype: torch.dtype, size: int, reason: str | None) -> None:
+def test_available(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, dtype: torch.dtype, size: int, reason: str | None
+) -> None:
+    monkeypatch.setattr("lvsa_core.kernels.cuda.capability", lambda device: (8, 0))
     found = SdpaKernel().available(device, dtype, size)
     assert found is None if reason is None else reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "runs"),
+    [((7, 5), torch.float16, True), ((7, 5), torch.bfloat16, False), ((0, 0), torch.float16, False)],
+)
+def test_before_ampere(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: torch.dtype, runs: bool
+) -> None:
+    monkeypatch.setattr("lvsa_core.kernels.cuda.capability", lambda device: capability)
+    assert (SdpaKernel().available(CUDA, dtype, 64) is None) == runs
+
+
+class GatheredSdpa(GatheredWindow, SdpaKernel):
+    """PyTorch's kernel on copied windows."""
+
+
+@pytest.fixture
+def torch_npu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_npu", SimpleNamespace(npu_fusion_attention=npu_fusion_attention))
+
+
+@pytest.mark.parametrize("kernel", [GatheredSdpa(), ConcatenatedKernel(), AscendKernel()], ids=lambda x: type(x).__name__)
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(call=calls(max_frames=20))
+def test_other_ways_equal_the_reference(torch_npu: None, kernel: SdpaKernel, call: Call) -> None:
+    if call.q.numel():
+        q, k, v = (x.contiguous() for x in (call.q, call.k, call.v))
+        call.scale = call.q.shape[3] ** -0.5 if call.scale is None else call.scale
+        out = kernel.attend(q, k, v, call.pattern, call.layout, call.scale)
+        first = call.layout.q_before + call.layout.real_rows
+        out[:, first : call.layout.q_before + call.layout.video_rows] = 0
+        assert_equals_reference(call, out, several=3)
+
+
+def test_gathered_windows_fit_the_memory_and_have_few_shapes() -> None:
+    shapes: list[tuple[torch.Size, torch.Size]] = []
+
+    class Watched(GatheredSdpa):
+        def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+            shapes.append((q.shape, k.shape))
+            return super().attention(q, k, v, scale)
+
+    layout, pattern = TokenLayout(FrameGrid(81, 4)), plan(81, reference_frames=21)
+    q, k, v = torch.randn(3, 1, layout.q_tokens, 2, 8)
+    Watched().attend(q, k, v, pattern, layout, 0.3)
+    assert len(set(shapes[1:])) == 2  # 16 chunks of 5 frames, and the one that is left
+    for queries, keys in shapes[1:]:
+        assert 2 * keys.numel() + queries.numel() <= q.numel()
+
+
+def test_ascend(monkeypatch: pytest.MonkeyPatch, torch_npu: None) -> None:
+    npu = SimpleNamespace(type="npu")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert AscendKernel().available(npu, torch.bfloat16, 128) is None
+    assert "not torch.float32" in str(AscendKernel().available(npu, torch.float32, 128))
+    assert "it is for Ascend, the device is cpu" in str(AscendKernel().available(CPU, torch.bfloat16, 128))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert AscendKernel().available(npu, torch.bfloat16, 128) == "torch_npu is not installed"
+    assert self_test(AscendKernel(), CPU, torch.bfloat16, 64) is None
+
+
+def test_any_device_has_one() -> None:
+    """A device of another kind runs PyTorch's own attention on concatenated keys."""
+    xpu = torch.device("xpu")
+    reasons = {name: kernel.available(xpu, torch.bfloat16, 80) for name, kernel in KERNELS.items()}
+    assert [name for name, reason in reasons.items() if reason is None] == ["sdpa-concatenated"]

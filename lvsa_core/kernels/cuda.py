@@ -1,0 +1,42 @@
+"""What a CUDA device can run."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+@lru_cache(maxsize=64)
+def capability(device: torch.device) -> tuple[int, int]:
+    """Compute capability, (0, 0) where PyTorch finds no CUDA device."""
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else (0, 0)
+
+
+def unfit(
+    device: torch.device,
+    dtype: torch.dtype,
+    head_size: int,
+    *,
+    dtypes: tuple[torch.dtype, ...],
+    needs: tuple[int, int],
+) -> str | None:
+    """What keeps a CUDA kernel from running there, None if nothing does.
+
+    Args:
+        dtypes: what the kernel takes. needs: the least compute capability.
+    """
+    if device.type != "cuda":
+        return f"it needs a CUDA device, not {device.type}"
+    if dtype not in dtypes:
+        return f"it takes {' and '.join(str(x).removeprefix('torch.') for x in dtypes)}, not {dtype}"
+    if head_size % 8 or head_size > 256:
+        return f"head size must be a multiple of 8 up to 256 on cuda, got {head_size}"
+    found = capability(device)
+    if found == (0, 0):
+        return "PyTorch finds no CUDA device"
+    if found < needs:
+        return f"it needs compute capability {needs[0]}.{needs[1]}, this device has {found[0]}.{found[1]}"
+    return None
