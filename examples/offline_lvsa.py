@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TextIO, cast
 
-from lvsa_core.kernels import KERNELS
 from lvsa_vllm_omni.batch.arguments import OFFLOAD, parser
 from lvsa_vllm_omni.batch.checkpoint import config_folder
 from lvsa_vllm_omni.batch.engine import EngineStartError, OfflineEngine, one_line
@@ -87,7 +86,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Preset, list[Job]]:
     os.environ.update(environment)
     settings = LvsaSettings.load()
     if arguments.backend != "dense":
-        settings.check_backend(KERNELS)  # now, not when the engine has been started for it
+        settings.check_backend()  # now, not when the engine has been started for it
     return preset, jobs_of(arguments, checkpoint, preset, settings)
 
 

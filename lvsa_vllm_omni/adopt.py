@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lvsa_core.kernels import KernelUnavailable, select
+from lvsa_core.kernels import KernelUnavailable, Selection, select
 from lvsa_vllm_omni import compat, journal, presets, seam
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
 from lvsa_vllm_omni.presets import Preset
@@ -85,12 +85,15 @@ def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: 
     return presets.match_preset(facts)
 
 
-def _kernel(settings: LvsaSettings, config: Any, layers: list[Any]) -> str:
-    """Name of the kernel that will run, or KernelUnavailable."""
+def _kernel(settings: LvsaSettings, config: Any, layers: list[Any]) -> Selection:
+    """The kernel that will run, or KernelUnavailable."""
     dtype = getattr(config, "dtype", None)
     dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
     head_size = layers[0].head_size if layers else 128
-    return select(settings.backend, torch.device(compat.device_type()), dtype, head_size).name
+    try:
+        return select(settings.backend, compat.device(), dtype, head_size)
+    except KernelUnavailable as error:
+        raise KernelUnavailable(f"LVSA_BACKEND={settings.backend}: {error}") from None
 
 
 def _check_options(layer: Any) -> None:

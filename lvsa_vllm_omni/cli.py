@@ -1,23 +1,32 @@
 """The command line, `lvsa`: one subcommand for each thing one does beside the engine."""
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from lvsa_vllm_omni.commands import CommandError, bench, show
 from lvsa_vllm_omni.cpu.checkpoint import KINDS, CheckpointError, write_checkpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lvsa`; returns the exit status: 0, or 2 with one sentence on stderr where the input is bad."""
     options = _parser().parse_args(arguments)
-    status: int = options.run(options)
-    return status
+    try:
+        for line in options.run(options):
+            print(line, flush=True)
+    except (CheckpointError, CommandError) as error:
+        print(f"lvsa {options.command}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # who reads the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     """Build the parser; each subcommand names the function that runs it."""
     parser = argparse.ArgumentParser(prog="lvsa", description="LVSA sparse attention for vLLM-Omni, beside the engine.")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
 
     tiny = commands.add_parser(
         "tiny-checkpoint",
@@ -30,18 +39,31 @@ def _parser() -> argparse.ArgumentParser:
     tiny.add_argument("--force", action="store_true", help="write into a directory that is not empty")
     tiny.add_argument("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
     tiny.set_defaults(run=_tiny_checkpoint)
+
+    shown = commands.add_parser(
+        "show",
+        help="what LVSA does to a request: pattern, work and memory against dense",
+        description="Tell what a server with the LVSA_* variables of this environment would do with a request: anchors, "
+        "window, density, FLOP, bytes and memory of the attention against dense. It needs no GPU.",
+    )
+    show.add_options(shown)
+    shown.set_defaults(run=show.run)
+
+    measured = commands.add_parser(
+        "bench",
+        help="time the attention of one layer against dense on this machine",
+        description="Time dense attention, LVSA and the linear layers of one block of a model on this machine, after "
+        "a check that LVSA's result is right, and tell what that makes end to end.",
+    )
+    bench.add_options(measured)
+    measured.set_defaults(run=bench.run)
     return parser
 
 
-def _tiny_checkpoint(options: argparse.Namespace) -> int:
-    try:
-        directory = write_checkpoint(options.kind, options.directory, seed=options.seed, force=options.force)
-    except CheckpointError as error:
-        print(f"lvsa tiny-checkpoint: {error}", file=sys.stderr)
-        return 2
-    print(f"Wrote a tiny {options.kind} checkpoint to {directory}")
-    print(f"Serve it on the CPU: LVSA_CPU=1 LVSA_WAN_HOOK=1 vllm serve {directory} --omni")
-    return 0
+def _tiny_checkpoint(options: argparse.Namespace) -> Iterator[str]:
+    directory = write_checkpoint(options.kind, options.directory, seed=options.seed, force=options.force)
+    yield f"Wrote a tiny {options.kind} checkpoint to {directory}"
+    yield f"Serve it on the CPU: LVSA_CPU=1 LVSA_WAN_HOOK=1 vllm serve {directory} --omni"
 
 
 if __name__ == "__main__":

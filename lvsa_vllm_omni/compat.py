@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from lvsa_core import Placement
 
 BACKEND_NAME = "LVSA"
@@ -114,3 +116,8 @@ def device_type() -> str:
     from vllm_omni.platforms import current_omni_platform
 
     return str(current_omni_platform.device_type)
+
+
+def device() -> torch.device:
+    """The device that this process of the engine computes on, with the index that its tensors have."""
+    return torch.empty(0, device=device_type()).device

@@ -7,6 +7,7 @@ from collections import Counter
 from vllm.logger import init_logger
 
 from lvsa_core import FrameGrid, Pattern, show
+from lvsa_core.kernels import Selection
 
 # vLLM configures the logger "vllm"; INFO lines of loggers outside it are lost.
 logger = init_logger("vllm.lvsa")
@@ -27,11 +28,13 @@ def enabled(families: str, settings: str) -> None:
     logger.info("[LVSA] enabled for %s: %s", families, settings)
 
 
-def hooked(transformer: str, blocks: int, family: str, preset: str, reference: int, kernel: str, dense: str) -> None:
+def hooked(
+    transformer: str, blocks: int, family: str, preset: str, reference: int, kernel: Selection, dense: str
+) -> None:
     """A transformer has been built and its attention layers are LVSA's."""
     logger.info(
-        "[LVSA] hooked %s: blocks=%d family=%s preset=%s reference=%d kernel=%s dense=%s",
-        *(transformer, blocks, family, preset, reference, kernel, dense),
+        "[LVSA] hooked %s: blocks=%d family=%s preset=%s reference=%d dense=%s kernel=%s",
+        *(transformer, blocks, family, preset, reference, dense, kernel),
     )
 
 

@@ -51,11 +51,10 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
     """Install the hooks of some families, and say so in one line."""
     if not modes:
         return
-    from lvsa_core.kernels import KERNELS
     from lvsa_vllm_omni import journal, seam
     from lvsa_vllm_omni.adopt import adopt
 
-    settings.check_backend(KERNELS)
+    settings.check_backend()
     if settings.preset:
         load_preset(settings.preset)
     for sentence in settings.obsolete_names():

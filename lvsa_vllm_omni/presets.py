@@ -167,12 +167,9 @@ def _parse(name: str, text: str) -> Preset:
         raise PresetError(f"preset {name}: family must be one of {', '.join(FAMILIES)}, got {preset.family!r}")
     if not isinstance(preset.match, Mapping):
         raise PresetError(f"preset {name}: match must be a table of configuration values, got {preset.match!r}")
-    for key in ("reference_latent_frames", "vae_temporal_factor", "frames", "fps"):
+    for key in ("reference_latent_frames", "vae_temporal_factor", "frames", "fps", "height", "width"):
         value = getattr(preset, key)
-        if type(value) is not int or value < 1:
-            raise PresetError(f"preset {name}: {key} must be a positive integer, got {value!r}")
-    for key in ("height", "width"):
-        value = getattr(preset, key)
-        if value is not None and (type(value) is not int or value < 1):
+        unset = value is None and key in ("height", "width")
+        if not unset and (type(value) is not int or value < 1):
             raise PresetError(f"preset {name}: {key} must be a positive integer, got {value!r}")
     return preset

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend
+from lvsa_core.kernels import Selection
 from lvsa_vllm_omni import compat, diagnostics, journal, step
 from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch
 from lvsa_vllm_omni.presets import Preset
@@ -43,7 +44,7 @@ class Forward:
             return self._dense(q, k, v, "sequence-length", detail)
         layout = TokenLayout(self.grid, pad=padding)
         try:
-            return attend(q, k, v, self.pattern, layout, scale=scale, kernel=self.scope.kernel)
+            return attend(q, k, v, self.pattern, layout, scale=scale, kernel=self.scope.settings.backend)
         except torch.OutOfMemoryError:  # dense attention needs little less: let the engine handle it
             raise
         except (ValueError, RuntimeError) as error:
@@ -76,7 +77,7 @@ class Scope:
         dense: the dense implementation of one of them, for surprises inside the operator.
     """
 
-    def __init__(self, spec: FamilySpec, preset: Preset, settings: LvsaSettings, mode: Mode, kernel: str) -> None:
+    def __init__(self, spec: FamilySpec, preset: Preset, settings: LvsaSettings, mode: Mode, kernel: Selection) -> None:
         self.spec, self.preset, self.settings, self.mode, self.kernel = spec, preset, settings, mode, kernel
         self.arguments = settings.plan_arguments(preset)
         self.sparse = False
@@ -117,7 +118,7 @@ class Scope:
         new = self._once(request, (id(self), decision.verdict, grid))
         if decision.verdict == "sparse":
             if new:
-                journal.engaged(self.blocks, grid, pattern, self.spec.name, self.kernel)
+                journal.engaged(self.blocks, grid, pattern, self.spec.name, self.kernel.name)
             return Forward(self, grid, pattern)
         if new:
             journal.dense(grid, decision.reason)

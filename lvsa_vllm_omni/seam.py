@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from lvsa_core.kernels import release
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
 from lvsa_vllm_omni.scope import Scope
 
@@ -75,12 +76,13 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
 
 
 def install_runner(unused: Callable[[str], None]) -> Callable[[], None]:
-    """Tell of a model in which nothing was adopted, and let a request that cannot be served fail as the client's error.
+    """Tell of a model in which nothing was adopted, answer a client's error as such, free what kernels keep.
 
     Target: ``load_model`` and ``execute_model`` of ``DiffusionModelRunner``.
     Why: LVSA that is switched on for a model it does not know must not be silent; and the executor of a single device
         turns every exception of a request into an internal server error, also one of the client's
-        (``OmniClientError``), which the executor of several devices answers with its own status.
+        (``OmniClientError``), which the executor of several devices answers with its own status. Between requests the
+        engine may go to sleep, and must find the memory free.
     How: look for a scope in the model that was loaded; hand a client's error on as the engine's own output does.
     Remove when: the engine tells plugins of its models; ``UniProcDiffusionExecutor`` keeps the status.
 
@@ -115,6 +117,8 @@ def install_runner(unused: Callable[[str], None]) -> Callable[[], None]:
             return original_execute(self, *args, **kwargs)
         except OmniClientError as error:
             return DiffusionOutput.from_exception(error)
+        finally:
+            release()
 
     def undo() -> None:
         if vars(cls).get(MARK) is undo:

@@ -6,12 +6,13 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lvsa_vllm_omni.cpu import omni_platform
 from lvsa_vllm_omni.presets import Preset
 
 PREFIX = "LVSA_"
@@ -60,7 +61,7 @@ class LvsaSettings(BaseSettings):
     auto: bool = False
     """on for every family, but only for requests longer than the training horizon"""
     backend: Literal["auto", "sdpa", "flash", "flashinfer"] = "auto"
-    """kernel of the sparse attention: auto or sdpa; flash and flashinfer are not in this version and stop start-up"""
+    """kernel of the sparse attention: auto (the fastest that passes its self-test), flash, flashinfer or sdpa"""
     window_size: int = Field(12, ge=0)
     """half window, video frames"""
     n_first_frames: int = Field(4, ge=0)
@@ -124,14 +125,24 @@ class LvsaSettings(BaseSettings):
         given = {name[len(PREFIX) :].lower() for name in os.environ if name.upper().startswith(PREFIX)}
         return [OBSOLETE[name] for name in sorted(given.union(_config(os.environ)) & OBSOLETE.keys())]
 
-    def check_backend(self, kernels: Iterable[str]) -> None:
-        """Refuse a kernel that is none of ``kernels``.
+    def check_backend(self) -> None:
+        """Refuse a kernel that needs a GPU where the engine runs on the CPU, before anything is started.
+
+        What a GPU runs is found out where the model is built: to ask here would bind it to this process.
 
         Raises:
-            SettingsError: naming it and what there is.
+            SettingsError: naming the kernel and the reason.
         """
-        if self.backend not in ("auto", *kernels):
-            raise SettingsError(f"LVSA_BACKEND={self.backend} is not part of this version: choose auto or sdpa")
+        if self.backend == "auto" or omni_platform() is None:
+            return
+        import torch
+
+        from lvsa_core.kernels import KERNELS
+
+        family = (kernel for kernel in KERNELS.values() if kernel.family == self.backend)
+        reasons = [kernel.available(torch.device("cpu"), torch.bfloat16, 128) for kernel in family]
+        if all(reasons):
+            raise SettingsError(f"LVSA_BACKEND={self.backend} cannot run here: {reasons[0]}; choose auto or sdpa")
 
     def mode(self, family: Family) -> Mode:
         """Whether LVSA is on for a family."""

@@ -77,6 +77,11 @@ class Selection:
     kernel: Kernel
     passed_over: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def name(self) -> str:
+        """The kernel's name."""
+        return self.kernel.name
+
     def __str__(self) -> str:
         if not self.passed_over:
             return self.kernel.name

@@ -73,7 +73,9 @@ def test_auto_is_the_same_beyond_the_training_horizon(
         assert np.array_equal(engine.video(LONG), sparse_video)
         engine.video(17, steps=1)
     assert len(lines(log, "[LVSA] enabled for wan")) == 1
-    assert lines(log, "[LVSA] hooked WanTransformer3DModel: blocks=2 family=wan preset=wan reference=21 kernel=sdpa")
+    assert lines(log, "[LVSA] hooked WanTransformer3DModel: blocks=2 family=wan preset=wan reference=21 dense=")
+    (hooked,) = lines(log, "[LVSA] hooked")
+    assert hooked.endswith("kernel=sdpa (passed over flash, flashinfer: it needs a CUDA device, not cpu)")
     assert lines(log, "[LVSA] installed on 2 blocks num_patches=16 total_lat_frames=25 backend=sdpa family=wan")
     assert lines(log, "[LVSA] total_lat_frames=25 window=3 n_first=1 kfi=2 global_count=13 attended_per_frame=20/25")
     assert lines(log, "[LVSA] total_lat_frames=5 num_patches=16 dense: LVSA_AUTO leaves requests within the training")
@@ -120,7 +122,7 @@ def test_the_chosen_dense_backend_stays_the_dense_path(starting: Any, dense_vide
 WRONG = {
     "misspelt": ({"LVSA_WAN_HOK": "1"}, "LVSA_WAN_HOK is not a setting of LVSA; did you mean LVSA_WAN_HOOK?"),
     "value": ({"LVSA_WAN_HOOK": "1", "LVSA_WINDOW_SIZE": "-3"}, "LVSA_WINDOW_SIZE is '-3', but must be greater"),
-    "kernel": ({"LVSA_WAN_HOOK": "1", "LVSA_BACKEND": "flashinfer"}, "LVSA_BACKEND=flashinfer is not part of this"),
+    "kernel": ({"LVSA_WAN_HOOK": "1", "LVSA_BACKEND": "flashinfer"}, "LVSA_BACKEND=flashinfer cannot run here: it n"),
     "preset": ({"LVSA_WAN_HOOK": "1", "LVSA_PRESET": "wan3"}, "no preset is named 'wan3': choose one of wan, "),
 }
 

@@ -197,6 +197,9 @@ def test_a_changed_setting_is_not_finished(offline_lvsa: ModuleType, checkpoint:
 def test_a_kernel_that_is_not_there_starts_no_engine(
     offline_lvsa: ModuleType, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    os.environ["LVSA_CPU"] = "1"
     argv = ["--model", str(checkpoint), "--prompt", "x", "--output-dir", str(tmp_path / "out"), "--backend", "flash"]
     assert offline_lvsa.main(argv) == 2
-    assert capsys.readouterr().err == "error: LVSA_BACKEND=flash is not part of this version: choose auto or sdpa\n"
+    assert capsys.readouterr().err == (
+        "error: LVSA_BACKEND=flash cannot run here: it needs a CUDA device, not cpu; choose auto or sdpa\n"
+    )

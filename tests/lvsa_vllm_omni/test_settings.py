@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from lvsa_vllm_omni.cpu.detect import accelerator_present
 from lvsa_vllm_omni.presets import load_preset
 from lvsa_vllm_omni.settings import OBSOLETE, LvsaSettings, SettingsError
 
@@ -210,8 +211,14 @@ def test_settings_cannot_be_changed() -> None:
         LvsaSettings().window_size = 3  # type: ignore[misc]
 
 
-def test_a_kernel_that_is_not_there_is_refused() -> None:
-    LvsaSettings(backend="auto").check_backend(["sdpa"])
-    LvsaSettings(backend="sdpa").check_backend(["sdpa"])
-    with pytest.raises(SettingsError, match="LVSA_BACKEND=flash is not part of this version: choose auto or sdpa"):
-        LvsaSettings(backend="flash").check_backend(["sdpa"])
+@pytest.mark.skipif(accelerator_present(), reason="the kernels may run here")
+def test_a_kernel_that_needs_a_gpu_is_refused_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LVSA_CPU", raising=False)
+    LvsaSettings(backend="flash").check_backend()  # who knows what device the engine finds
+    monkeypatch.setenv("LVSA_CPU", "1")
+    LvsaSettings(backend="auto").check_backend()
+    LvsaSettings(backend="sdpa").check_backend()
+    for name in ("flash", "flashinfer"):
+        sentence = f"LVSA_BACKEND={name} cannot run here: it needs a CUDA device, not cpu; choose auto or sdpa"
+        with pytest.raises(SettingsError, match=sentence):
+            LvsaSettings(backend=name).check_backend()

@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -53,7 +54,8 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, scale: float, lists: list[tuple[int,
         lse = lse.double()
     for first, end, keys in lists:
         if len(keys):
-            out[None, first:end], lse[None, :, first:end] = dense(q[None, first:end], k[None, keys], v[None, keys], scale)
+            found = dense(q[None, first:end], k[None, keys], v[None, keys], scale)
+            out[first:end], lse[:, first:end] = found[0][0], found[1][0]
     return out, lse
 
 
@@ -64,11 +66,9 @@ def groups(q: Tensor, k: Tensor, q_starts: Tensor, k_starts: Tensor, k_rows: Ten
         assert x.dtype == torch.int32 and x.is_contiguous()
     starts, firsts, lengths = q_starts.tolist(), k_starts.tolist(), k_rows.tolist()
     assert starts[0] == 0 and starts[-1] == q.shape[0] and starts == sorted(starts)
-    assert max(b - a for a, b in zip(starts, starts[1:], strict=False)) <= max_q and max(lengths) <= max_k
+    assert max(b - a for a, b in pairwise(starts)) <= max_q and max(lengths) <= max_k
     assert all(0 <= a <= a + n <= k.shape[0] for a, n in zip(firsts, lengths, strict=False))
-    return [
-        (starts[i], starts[i + 1], torch.arange(firsts[i], firsts[i] + lengths[i])) for i in range(len(lengths))
-    ]
+    return [(starts[i], starts[i + 1], torch.arange(firsts[i], firsts[i] + lengths[i])) for i in range(len(lengths))]
 
 
 def flash3(**given: Any) -> list[Tensor]:
@@ -82,7 +82,8 @@ def flash3(**given: Any) -> list[Tensor]:
     if given["cu_seqlens_q"] is None:
         out, lse = dense(q, k, v, scale)
     else:
-        lists = groups(q, k, *(given[x] for x in ("cu_seqlens_q", "cu_seqlens_k", "seqused_k", "max_seqlen_q", "max_seqlen_k")))
+        names = ("cu_seqlens_q", "cu_seqlens_k", "seqused_k", "max_seqlen_q", "max_seqlen_k")
+        lists = groups(q, k, *(given[name] for name in names))
         out, lse = varlen(q, k, v, scale, lists, -math.inf)
     return [out, lse, torch.empty(0), torch.empty(0)]
 

@@ -104,7 +104,12 @@ H200, A100, B200, T4 = (9, 0), (8, 0), (10, 0), (7, 5)
     ],
 )
 def test_available(
-    monkeypatch: pytest.MonkeyPatch, name: str, capability: tuple[int, int], dtype: torch.dtype, size: int, reason: str | None
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    capability: tuple[int, int],
+    dtype: torch.dtype,
+    size: int,
+    reason: str | None,
 ) -> None:
     pytest.importorskip("fa3_fwd_interface")
     for module in ("flash", "cuda"):

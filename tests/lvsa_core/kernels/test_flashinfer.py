@@ -1,4 +1,4 @@
-"""FlashInfer: page lists, planning once a pattern, base 2; a stand-in behind its real signatures does the arithmetic."""
+"""FlashInfer: page lists, planning once a pattern, base 2; a stand-in behind its signatures does the arithmetic."""
 
 import math
 import sys
@@ -36,7 +36,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> type[PagedWrapper]:
     return Wrapper
 
 
-FORMS = {"pages": FlashInferKernel("pages", dense_prefix=False), "prefix": FlashInferKernel("prefix", dense_prefix=True)}
+FORMS = {name: FlashInferKernel(name, dense_prefix=name == "prefix") for name in ("pages", "prefix")}
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -111,7 +111,12 @@ def test_frame_lists_are_the_pattern(data: st.DataObject, pattern: Pattern, anch
 
 def test_the_form_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, ...]] = []
-    monkeypatch.setattr(flashinfer, "frame_lists", lambda p, l, without: asked.append(without) or frame_lists(p, l, without))
+
+    def watched(pattern: Pattern, layout: TokenLayout, without: tuple[int, ...]) -> Any:
+        asked.append(without)
+        return frame_lists(pattern, layout, without)
+
+    monkeypatch.setattr(flashinfer, "frame_lists", watched)
     layout, pattern = TokenLayout(FrameGrid(25, 4)), plan(25, reference_frames=21)
     for found in ((8, 0), (9, 0), (10, 0)):
         monkeypatch.setattr(flashinfer, "capability", lambda device, found=found: found)
@@ -143,10 +148,8 @@ class TestWhatItNeedsToCompile:
         self.packages = {"flashinfer-python": "0.6.18"}
         self.nvcc, self.ninja = True, True
         monkeypatch.setattr(flashinfer, "_version", lambda name: self.packages[name])
-        monkeypatch.setattr(
-            "importlib.util.find_spec",
-            lambda name: ({"flashinfer": "flashinfer-python"}.get(name, name.replace("_", "-")) in self.packages) or None,
-        )
+        packages = {"flashinfer": "flashinfer-python", "flashinfer_jit_cache": "flashinfer-jit-cache"}
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: packages[name] in self.packages or None)
         monkeypatch.setattr(flashinfer, "_nvcc", lambda: self.nvcc)
         monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/ninja" if self.ninja else None)
 

@@ -95,7 +95,10 @@ def torch_npu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch_npu", SimpleNamespace(npu_fusion_attention=npu_fusion_attention))
 
 
-@pytest.mark.parametrize("kernel", [GatheredSdpa(), ConcatenatedKernel(), AscendKernel()], ids=lambda x: type(x).__name__)
+OTHERS = [GatheredSdpa(), ConcatenatedKernel(), AscendKernel()]
+
+
+@pytest.mark.parametrize("kernel", OTHERS, ids=lambda kernel: type(kernel).__name__)
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(call=calls(max_frames=20))
 def test_other_ways_equal_the_reference(torch_npu: None, kernel: SdpaKernel, call: Call) -> None:

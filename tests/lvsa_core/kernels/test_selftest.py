@@ -45,6 +45,15 @@ def base_two(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Ten
     return out, lse * 1.4427
 
 
+def one_key_lost(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
+    held = torch.arange(k.shape[1]) != 700
+    return SdpaKernel().attend(q, k, v * held[:, None, None], pattern, layout, scale)
+
+
+def wrong_scale(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
+    return SdpaKernel().attend(q, k, v, pattern, layout, scale * 1.2)
+
+
 def raises(*args: Any) -> Tensor:
     raise RuntimeError("no kernel image is available\nfor this device")
 
@@ -53,9 +62,9 @@ WRONG = {
     "window": shifted(window=2),
     "anchors": shifted(offset=1),
     "unwritten": stale_rows,
-    "one key too few": lambda q, k, v, p, y, s: SdpaKernel().attend(q, k, v * (torch.arange(k.shape[1]) != 700)[:, None, None], p, y, s),
-    "scale": lambda q, k, v, p, y, s: SdpaKernel().attend(q, k, v, p, y, s * 1.2),
-}  # fmt: skip
+    "one key lost": one_key_lost,
+    "scale": wrong_scale,
+}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
