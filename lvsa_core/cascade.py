@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, groupby
 from typing import NamedTuple
 
@@ -44,21 +44,38 @@ class Batch(NamedTuple):
 class Cascade:
     """What a call needs to know about a pattern and a layout, made once for all layers and steps that share them."""
 
-    anchors: tuple[int, ...]  # frames in the prefix
-    remaining: tuple[int, ...]  # frames in the runs, in time order
-    batches: tuple[Batch, ...]
-    order: tuple[int, ...]  # all frames: anchors, then the remaining ones
+    pattern: Pattern
+    layout: TokenLayout
+
+    @cached_property
+    def anchors(self) -> tuple[int, ...]:
+        """Frames in the prefix: all of them if the pattern is dense."""
+        return tuple(range(self.pattern.frames)) if self.pattern.is_dense else self.pattern.anchors
+
+    @cached_property
+    def remaining(self) -> tuple[int, ...]:
+        """Frames in the runs, in time order."""
+        anchors = set(self.anchors)
+        return tuple(frame for frame in range(self.pattern.frames) if frame not in anchors)
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """All frames: anchors, then the remaining ones."""
+        return self.anchors + self.remaining
+
+    @cached_property
+    def batches(self) -> tuple[Batch, ...]:
+        """The windows as batched calls on views."""
+        if not self.remaining:
+            return ()
+        frames = _frame_batches(self.pattern, self.layout)
+        return (*frames, *_other_batches(self.layout, len(self.remaining)))
 
 
 @lru_cache(maxsize=1024)
 def cascade(pattern: Pattern, layout: TokenLayout) -> Cascade:
-    """The calls that compute ``pattern`` on ``layout``."""
-    if pattern.is_dense:
-        return Cascade(tuple(range(pattern.frames)), (), (), tuple(range(pattern.frames)))
-    chosen = set(pattern.anchors)
-    remaining = tuple(frame for frame in range(pattern.frames) if frame not in chosen)
-    batches = (*_frame_batches(pattern, layout), *_other_batches(layout, len(remaining)))
-    return Cascade(pattern.anchors, remaining, batches, pattern.anchors + remaining)
+    """The calls that compute ``pattern`` on ``layout``; the same object for the same arguments."""
+    return Cascade(pattern, layout)
 
 
 class Runs(NamedTuple):
@@ -80,8 +97,8 @@ def runs(pattern: Pattern, layout: TokenLayout) -> Runs:
     patches, every = layout.grid.patches, pattern.ranks[-1] * layout.grid.patches
     first, end = layout.q_offset, layout.q_offset + layout.real_rows
     groups = [(layout.q_before, 0, every)]
-    for frame in range(first // patches, -(-end // patches) if end > first else 0):
-        start, length = _run(pattern, frame)
+    frames = range(first // patches, -(-end // patches) if end > first else 0)
+    for frame, (start, length) in zip(frames, _frame_runs(pattern)[frames.start :], strict=False):
         rows = min((frame + 1) * patches, end) - max(frame * patches, first)
         groups.append((rows, start * patches, length * patches))
     groups += [(layout.video_rows - layout.real_rows, 0, 0), (layout.q_after, 0, every)]
@@ -137,41 +154,49 @@ def _frame_batches(pattern: Pattern, layout: TokenLayout) -> list[Batch]:
     return min(splits, key=len)
 
 
-def _groups(pattern: Pattern, layout: TokenLayout) -> Iterator[Batch]:
+class _Group(NamedTuple):
+    q_start: int
+    q_rows: int
+    k_start: int
+    k_rows: int
+
+
+def _groups(pattern: Pattern, layout: TokenLayout) -> Iterator[_Group]:
     """One group for neighbouring frames that share a run, as far as this call holds their rows."""
     patches, first_row, end_row = layout.grid.patches, layout.q_offset, layout.q_offset + layout.real_rows
     widest = max(1, pattern.frames // MIN_BATCHES)
-    for (start, length), sharing in groupby(range(pattern.frames), lambda frame: _run(pattern, frame)):
-        frames = [*sharing]
-        for first in frames[::widest]:
-            begin = max(first * patches, first_row)
-            rows = min((first + widest) * patches, (frames[-1] + 1) * patches, end_row) - begin
+    frame = 0
+    for (start, length), sharing in groupby(_frame_runs(pattern)):
+        end = frame + sum(1 for _ in sharing)
+        while frame < end:
+            wide = min(widest, end - frame)
+            begin = max(frame * patches, first_row)
+            rows = min((frame + wide) * patches, end_row) - begin
             if rows > 0 and length:
-                yield Batch(1, layout.q_before + begin - first_row, 0, rows, start * patches, 0, length * patches)
+                yield _Group(layout.q_before + begin - first_row, rows, start * patches, length * patches)
+            frame += wide
 
 
-def _run(pattern: Pattern, frame: int) -> tuple[int, int]:
-    """Start and length of a frame's run, in remaining frames."""
-    low, high = pattern.windows[frame]
-    return pattern.ranks[low], pattern.ranks[high + 1] - pattern.ranks[low]
+def _frame_runs(pattern: Pattern) -> list[tuple[int, int]]:
+    """Start and length of every frame's run, in remaining frames."""
+    ranks = pattern.ranks
+    return [(ranks[low], ranks[high + 1] - ranks[low]) for low, high in pattern.windows]
 
 
-def _joined(groups: list[Batch], limit: int) -> Iterator[Batch]:
+def _joined(groups: list[_Group], limit: int) -> Iterator[Batch]:
     """Join successive groups of equal sizes and distances into batches of at most ``limit`` rows, or of one group."""
-    if not groups:
-        return
-    batch, *groups = groups
-    for group in groups:
-        last = batch.size - 1
-        q_step = group.q_start - batch.q_start - last * batch.q_step
-        k_step = group.k_start - batch.k_start - last * batch.k_step
-        if (
-            (group.q_rows, group.k_rows) == (batch.q_rows, batch.k_rows)
-            and (batch.size == 1 or (q_step, k_step) == (batch.q_step, batch.k_step))
-            and (batch.size + 1) * batch.q_rows <= limit
-        ):
-            batch = batch._replace(size=batch.size + 1, q_step=q_step, k_step=k_step)
-        else:
-            yield batch
-            batch = group
-    yield batch
+    at = 0
+    while at < len(groups):
+        q_start, q_rows, k_start, k_rows = groups[at]
+        size, q_step, k_step = 1, 0, 0
+        while at + size < len(groups) and (size + 1) * q_rows <= limit:
+            group = groups[at + size]
+            if group.q_rows != q_rows or group.k_rows != k_rows:
+                break
+            if size == 1:
+                q_step, k_step = group.q_start - q_start, group.k_start - k_start
+            elif group.q_start != q_start + size * q_step or group.k_start != k_start + size * k_step:
+                break
+            size += 1
+        yield Batch(size, q_start, q_step, q_rows, k_start, k_step, k_rows)
+        at += size

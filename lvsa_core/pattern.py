@@ -62,24 +62,24 @@ class Pattern:
     @cached_property
     def windows(self) -> tuple[tuple[int, int], ...]:
         """Window of every frame as (first, last), both inclusive."""
-        return tuple(self._window(frame) for frame in range(self.frames))
-
-    def _window(self, frame: int) -> tuple[int, int]:
-        last, width = self.frames - 1, 2 * self.window
-        low = max(0, min(frame - self.window, last - width))
-        high = min(last, max(frame + self.window, width))
-        if not self.expand_window or self.window == 0:
-            return low, high
-        ranks = self.ranks
-        target = min(width + 1, self.frames - len(self.anchors))
-        while ranks[high + 1] - ranks[low] < target:
-            if low > 0:
-                low -= 1
-                if ranks[high + 1] - ranks[low] == target:
-                    break
-            if high < last:
-                high += 1
-        return low, high
+        last, width, half, ranks = self.frames - 1, 2 * self.window, self.window, self.ranks
+        grows = self.expand_window and half > 0
+        target = min(width + 1, self.frames - len(self.anchors)) if grows else 0  # frames that are not anchors
+        windows = []
+        for frame in range(self.frames):
+            low, high = max(0, min(frame - half, last - width)), min(last, max(frame + half, width))
+            held = ranks[high + 1] - ranks[low]
+            while held < target:
+                if low > 0:
+                    low -= 1
+                    held = ranks[high + 1] - ranks[low]
+                    if held == target:
+                        break
+                if high < last:
+                    high += 1
+                    held = ranks[high + 1] - ranks[low]
+            windows.append((low, high))
+        return tuple(windows)
 
     def window_bounds(self, frame: int) -> tuple[int, int]:
         """First and last frame of ``frame``'s window, both inclusive."""

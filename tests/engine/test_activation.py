@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from lvsa_core import FrameGrid, plan
+from lvsa_core.kernels import registry
 from lvsa_vllm_omni import journal, seam
 from lvsa_vllm_omni.settings import LvsaSettings
 
@@ -134,6 +135,37 @@ def test_a_wrong_setting_stops_start_up(starting: Any, name: str) -> None:
         pass
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def sdpa_fails_its_self_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    def self_test(kernel: Any, *given: Any) -> str | None:
+        return "its self-test is off by 1, allowed is 0.1" if kernel.name == "sdpa" else None
+
+    monkeypatch.setattr(registry, "self_test", self_test)
+    registry.select.cache_clear()
+    yield
+    registry.select.cache_clear()
+
+
+@pytest.mark.usefixtures("sdpa_fails_its_self_test")
+def test_the_next_kernel_and_why(starting: Any, sparse_video: np.ndarray, log: pytest.LogCaptureFixture) -> None:
+    with starting({"LVSA_WAN_HOOK": "1"}) as engine:
+        assert np.abs(engine.video(LONG) - sparse_video).max() < 1e-3
+    (hooked,) = lines(log, "[LVSA] hooked")
+    assert "not cpu; sdpa: its self-test is off by 1, allowed is 0.1; " in hooked
+    assert "kernel=sdpa-concatenated (passed over flash" in hooked
+    assert lines(log, "[LVSA] installed on 2 blocks num_patches=16 total_lat_frames=25 backend=sdpa-concatenated")
+
+
+@pytest.mark.usefixtures("sdpa_fails_its_self_test")
+def test_a_kernel_that_fails_its_self_test_stops_start_up(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sdpa-ascend", "sdpa-concatenated"):
+        monkeypatch.delitem(registry.KERNELS, name)
+    with pytest.raises(Exception) as error, starting({"LVSA_WAN_HOOK": "1", "LVSA_BACKEND": "sdpa"}):
+        pass
+    assert "LVSA_BACKEND=sdpa: attention kernel 'sdpa' does not run for torch.float32 with head size" in str(error.value)
+    assert "on cpu (sdpa: its self-test is off by 1, allowed is 0.1); choose auto or switch" in str(error.value)
 
 
 def test_a_hook_that_does_not_fit_stops_start_up(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,3 +27,15 @@ def test_import_needs_only_torch() -> None:
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120
     )
     assert run.stdout.split() == ["lvsa_core"] and run.stderr == ""
+
+
+def test_attention_on_the_cpu_loads_no_gpu_library() -> None:
+    program = (
+        "import sys, torch; from lvsa_core import *; q = torch.randn(1, 100, 1, 8);"
+        "attend(q, q, q, plan(25, reference_frames=6), TokenLayout(FrameGrid(25, 4)));"
+        "print(*{'triton', 'flashinfer', 'fa3_fwd_interface', 'vllm', 'torch_npu'} & set(sys.modules))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert run.stdout.split() == [] and run.stderr == ""
