@@ -14,7 +14,7 @@ The shapes are Wan's (head size 128, training horizon 21 latent frames) scaled t
 - ratio: ``attend`` over dense; overhead: the ratio over the pattern's density, 1 if only the attended pairs cost time;
 - where the time of ``attend`` goes, and its peak memory beyond inputs and output, also as a share of the bound, which
   is one copy of Q, K and V and the log-sum-exps;
-- what planning costs for a denoising step that sees new anchors, and for one that sees known ones.
+- what planning costs for a denoising step that sees new anchors, for one that sees known ones, and for the mean of 50.
 
 A run counts only if other programs got less than 5 % of the processors meanwhile. Where that leaves too few runs within
 ``--patience``, all of them count and the row is marked.
@@ -25,15 +25,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -42,15 +37,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, attention, plan
-from lvsa_core.cascade import cascade
-from lvsa_core.kernels import select
-from lvsa_core.kernels.merge import merge_
+from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
+from lvsa_core.cascade import cascade, frame_indices
+from lvsa_core.kernels import prefix_window, select
+from lvsa_core.measure import facts, interleaved, medians, peak_memory, seconds
 from lvsa_core.pattern import _pattern
 
 REFERENCE_FRAMES = 21
-#: On the CPU, from 41 latent frames on.
-OVERHEAD_LIMIT = 1.25
+#: On the CPU, from 41 latent frames on: the overhead, and the merge's share of the time.
+OVERHEAD_LIMIT, MERGE_LIMIT = 1.12, 0.05
+#: Seconds of planning a step, whatever its anchors.
+PLANNING_LIMIT = 0.3e-3
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -85,114 +82,72 @@ def loop_over_frames(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tenso
     return torch.cat(out, 1)
 
 
-def seconds(function: Callable[[], Any], device: str) -> float:
-    """Wall-clock time of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    function()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def peak_memory(function: Callable[[], Any], device: str) -> int:
-    """Most bytes that PyTorch held at once during the call, beyond what it held before."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        function()
-        return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as trace:
-        function()
-    assert trace.profiler is not None and trace.profiler.kineto_results is not None
-    events = [event for event in trace.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return max(accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())))
-
-
 @contextmanager
-def stopwatches(device: str) -> Iterator[dict[str, float]]:
+def stopwatches(kernel: str, q: Tensor) -> Iterator[dict[str, float]]:
     """Times the parts of every ``attend`` in the block; waits for the device around each, so the total is not exact."""
     spent = {"prefix": 0.0, "windows": 0.0, "merge": 0.0, "copies": 0.0}
-    copy = attention._prefix_first
+    chosen: Any = select(kernel, q.device, q.dtype, q.shape[3]).kernel
 
     def timed(part: str, function: Callable[..., Any], *arguments: Any) -> Any:
         result: list[Any] = []
-        spent[part] += seconds(lambda: result.append(function(*arguments)), device)
+        spent[part] += seconds(lambda: result.append(function(*arguments)), q.device)
         return result[0]
 
-    class TimedKernel:
-        def __init__(self, *arguments: Any) -> None:
-            self.kernel = select(*arguments)
-            self.part = "prefix"
+    def attention(*arguments: Any) -> Any:
+        part = "windows" if dense_calls else "prefix"
+        dense_calls.append(part)
+        return timed(part, dense_call, *arguments)
 
-        def attention(self, *arguments: Any) -> Any:
-            part, self.part = self.part, "windows"
-            return timed(part, self.kernel.attention, *arguments)
+    def attend_afresh(*arguments: Any) -> Any:
+        dense_calls.clear()
+        return whole(*arguments)
 
-    with patch.multiple(
-        attention,
-        select=TimedKernel,
-        merge_=lambda *arguments: timed("merge", merge_, *arguments),
-        _prefix_first=lambda *arguments: timed("copies", copy, *arguments),
+    dense_calls: list[str] = []
+    dense_call, whole = chosen.attention, chosen.attend
+    parts: dict[str, Any] = {"attention": attention, "attend": attend_afresh}
+    if hasattr(chosen, "varlen"):
+        varlen = chosen.varlen
+        parts["varlen"] = lambda *arguments: timed("windows", varlen, *arguments)
+    merge_, prefix_first = prefix_window.merge_, prefix_window.prefix_first
+    with (
+        patch.multiple(chosen, **parts),
+        patch.object(prefix_window, "merge_", lambda *arguments: timed("merge", merge_, *arguments)),
+        patch.object(prefix_window, "prefix_first", lambda *arguments: timed("copies", prefix_first, *arguments)),
     ):
         yield spent
 
 
-def processors_busy() -> float:
-    """Processor seconds that all programs of this machine have used since it started; 0 where it cannot be told."""
-    if not Path("/proc/stat").exists():
-        return 0.0
-    user, nice, system, _idle, _wait, interrupts, soft, stolen, *_ = Path("/proc/stat").read_text().split()[1:]
-    ticks = sum(map(int, (user, nice, system, interrupts, soft, stolen)))
-    return ticks / os.sysconf("SC_CLK_TCK")
+def planning(frames: int, patches: int, device: torch.device) -> dict[str, float]:
+    """Seconds of planning a denoising step for all layers.
 
+    Returns:
+        new, known: medians of a step with anchors not seen before, and of one with known ones. rotating: mean of the 50
+        steps of a request, whose anchors come back after one rotation.
+    """
+    layout, interval = (
+        TokenLayout(FrameGrid(frames, patches)),
+        plan(frames, reference_frames=REFERENCE_FRAMES).keyframe_interval,
+    )
 
-def interleaved(
-    sides: dict[str, Callable[[], Tensor]], arguments: argparse.Namespace
-) -> tuple[dict[str, list[float]], bool]:
-    """Seconds of every side, taken in turns, and whether other programs left the processors alone meanwhile."""
-    every: dict[str, list[float]] = {name: [] for name in sides}
-    quiet: dict[str, list[float]] = {name: [] for name in sides}
-    for side in sides.values():
-        side()  # warms up
-    end = time.perf_counter() + arguments.patience
-    while min(map(len, quiet.values())) < arguments.repeats:
-        if time.perf_counter() > end and min(map(len, every.values())) >= arguments.repeats:
-            return every, False
-        for name, side in sides.items():
-            others = processors_busy() - time.process_time()
-            every[name].append(seconds(side, arguments.device))
-            others = processors_busy() - time.process_time() - others
-            if others < 0.05 * every[name][-1] * (os.cpu_count() or 1) + 0.02:  # the machine counts in 0.01 s
-                quiet[name].append(every[name][-1])
-    return quiet, True
+    def planned(step: int) -> None:
+        calls = cascade(plan(frames, reference_frames=REFERENCE_FRAMES, step=step), layout)
+        frame_indices(calls.order, device)
+        _ = calls.batches
 
-
-def planning(frames: int, patches: int) -> tuple[float, float]:
-    """Median seconds of planning a denoising step for all layers: with new anchors, and with known ones."""
-    layout = TokenLayout(FrameGrid(frames, patches))
-
-    def step_times() -> list[float]:
-        steps = range(plan(frames, reference_frames=REFERENCE_FRAMES).keyframe_interval)
-        return [
-            seconds(lambda: cascade(plan(frames, reference_frames=REFERENCE_FRAMES, step=step), layout), "cpu")  # noqa: B023
-            for step in steps
-        ]
-
-    new, known = [], []
+    new, known, rotating = [], [], []
     for _ in range(9):
-        _pattern.cache_clear()
-        cascade.cache_clear()
-        new += step_times()
-        known += step_times()
-    return statistics.median(new), statistics.median(known)
+        for cache in (_pattern, cascade, frame_indices):
+            cache.cache_clear()
+        times = [seconds(lambda step=step: planned(step), torch.device("cpu")) for step in range(50)]  # type: ignore[misc]
+        new += times[:interval]
+        known += times[interval:]
+        rotating.append(statistics.mean(times))
+    return {"new": statistics.median(new), "known": statistics.median(known), "rotating": statistics.median(rotating)}
 
 
 def measure(frames: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """All numbers for one length."""
-    device, layout = arguments.device, TokenLayout(FrameGrid(frames, arguments.patches))
+    device, layout = torch.device(arguments.device), TokenLayout(FrameGrid(frames, arguments.patches))
     pattern = plan(frames, reference_frames=REFERENCE_FRAMES)
     noise = torch.Generator().manual_seed(frames)
     shape = (1, layout.q_tokens, arguments.heads, arguments.head_size)
@@ -205,18 +160,17 @@ def measure(frames: int, arguments: argparse.Namespace) -> dict[str, Any]:
         sides["loop"] = lambda: loop_over_frames(q, k, v, pattern)
         torch.testing.assert_close(sides["attend"](), sides["loop"](), rtol=0.02, atol=0.01)
 
-    times, quiet = interleaved(sides, arguments)
-    with stopwatches(device) as parts:
+    times, quiet = interleaved(sides, device, arguments.repeats, arguments.patience)
+    with stopwatches("auto", q) as parts:
         watched = [seconds(sides["attend"], device) for _ in range(arguments.repeats)]
-    new, known = planning(frames, arguments.patches)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    ratio = medians["attend"] / medians["dense"]
+    middle = medians(times)
+    ratio = middle["attend"] / middle["dense"]
     return {
         "frames": frames,
         "tokens": layout.q_tokens,
         "interval": pattern.keyframe_interval,
         "density": pattern.density,
-        "seconds": medians,
+        "seconds": middle,
         "ratio": ratio,
         "overhead": ratio / pattern.density,
         "parts": {name: value / sum(watched) for name, value in parts.items()},
@@ -225,7 +179,7 @@ def measure(frames: int, arguments: argparse.Namespace) -> dict[str, Any]:
             "log_sum_exps": 2 * 4 * arguments.heads * layout.q_tokens,
             **{name: peak_memory(side, device) - q.nbytes for name, side in sides.items()},
         },
-        "planning": {"new": new, "known": known},
+        "planning": planning(frames, arguments.patches, device),
         "quiet": quiet,
     }
 
@@ -242,34 +196,34 @@ def report(rows: list[dict[str, Any]]) -> Iterator[str]:
             f"{'' if row['quiet'] else ' (other programs ran)'} |"
         )
     yield ""
-    yield "| T | prefix | windows | merge | copies | extra memory | of the bound | new anchors | known anchors |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    yield "| T | prefix | windows | merge | copies | extra memory | of the bound | new anchors | known | mean of 50 |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for row in rows:
         parts = " | ".join(f"{row['parts'][part]:.1%}" for part in ("prefix", "windows", "merge", "copies"))
         memory = row["memory"]
         allowed = memory["copies_of_qkv"] + memory["log_sum_exps"]
-        yield (
-            f"| {row['frames']} | {parts} | {memory['attend'] / 2**20:.1f} MiB | {memory['attend'] / allowed:.0%} | "
-            f"{row['planning']['new'] * 1e3:.3f} ms | {row['planning']['known'] * 1e3:.3f} ms |"
-        )
-    long = [row["overhead"] for row in rows if row["frames"] >= 41]
-    if long:
-        verdict = "within" if max(long) <= OVERHEAD_LIMIT else "ABOVE"
-        yield f"\nLargest overhead from T=41 on: {max(long):.3f}, {verdict} {OVERHEAD_LIMIT}, the limit on a CPU."
+        planned = " | ".join(f"{row['planning'][name] * 1e3:.3f} ms" for name in ("new", "known", "rotating"))
+        extra = f"{memory['attend'] / 2**20:.1f} MiB | {memory['attend'] / allowed:.0%}"
+        yield f"| {row['frames']} | {parts} | {extra} | {planned} |"
+    yield ""
+    long = [row for row in rows if row["frames"] >= 41]
+    for name, unit, limit, values in (
+        ("overhead", "", OVERHEAD_LIMIT, [row["overhead"] for row in long]),
+        ("share of the merge", "", MERGE_LIMIT, [row["parts"]["merge"] for row in long]),
+        ("planning of new anchors", " s", PLANNING_LIMIT, [row["planning"]["new"] for row in long]),
+    ):
+        if values:
+            verdict = "within" if max(values) <= limit else "ABOVE"
+            yield f"Largest {name} from T=41 on: {max(values):.3g}{unit}, {verdict} {limit:g}{unit}, the CPU's limit."
 
 
 def machine(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the numbers depend on."""
-    model = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    device = torch.device(arguments.device)
+    kernel = select("auto", device, getattr(torch, arguments.dtype), arguments.head_size)
     return {
-        "date": date.today().isoformat(),
-        "command": shlex.join(["python", *sys.argv]),
-        "processor": f"{model}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
-        "accelerator": torch.cuda.get_device_name() if arguments.device == "cuda" else None,
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+        **facts(device),
+        "kernel": str(kernel),
         "shapes": f"{arguments.dtype}, {arguments.heads} heads of {arguments.head_size}, "
         f"{arguments.patches} tokens a frame",
         "runs": f"medians of {arguments.repeats}, interleaved",

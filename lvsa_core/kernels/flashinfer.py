@@ -29,7 +29,7 @@ class FlashInferKernel:
     """The video's keys stay where they are: a frame is a page of FlashInfer's paged attention.
 
     One wrapper and one workspace a device are planned once for each pattern and layout that differs from the last, so
-    once a step for all layers. Planning waits for the device.
+    once a step for all layers. Planning waits until the device has read the last plan.
 
     Args:
         dense_prefix: compute the anchors, which all queries share, by FlashInfer's dense kernel on a copy (of the
@@ -43,6 +43,7 @@ class FlashInferKernel:
         self.name, self.dense_prefix = name, dense_prefix
         self._wrappers: dict[torch.device, Any] = {}
         self._planned: dict[torch.device, object] = {}
+        self._read: dict[torch.device, torch.cuda.Event] = {}
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
         """None if the kernel runs there, else the reason it does not."""
@@ -56,6 +57,7 @@ class FlashInferKernel:
         """Give the workspaces back."""
         self._wrappers.clear()
         self._planned.clear()
+        self._read.clear()
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
         """Sparse attention of one layer; see :func:`lvsa_core.attend`. Rows of padding hold anything."""
@@ -109,6 +111,8 @@ class FlashInferKernel:
             self._wrappers[device] = BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD")
         key = (shared, q.shape[1:], k.shape[1:], q.dtype, scale)
         if self._planned.get(device) != key:
+            if device in self._read:  # the wrapper writes each plan into the same pinned memory
+                self._read[device].synchronize()
             q_starts, lists = pages
             counts = [0]
             for frames in lists:
@@ -129,6 +133,9 @@ class FlashInferKernel:
                 o_data_type=q.dtype,
             )
             self._planned[device] = key
+            if device.type == "cuda":
+                self._read[device] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                self._read[device].record(torch.cuda.current_stream(device))
         return self._wrappers[device]
 
 

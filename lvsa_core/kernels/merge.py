@@ -13,7 +13,8 @@ def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
     """Make ``out`` the attention over both key sets, in place: one pass over memory on GPUs, by a Triton kernel.
 
     With weights ``w = sigmoid(other_lse - lse)`` the result is ``out + w * (other - out)``. Natural logarithms. Rows of
-    ``other`` without keys, whose log-sum-exp is infinite of either sign (kernels differ), leave ``out`` as it is.
+    ``other`` without keys, whose log-sum-exp is infinite of either sign (kernels differ) and which are finite, leave
+    ``out`` as it is.
 
     Args:
         out, other: [N, S, H, D], same shape and dtype; ``out`` may be a strided view.

@@ -51,19 +51,40 @@ def test_an_unknown_transformer_is_refused_with_the_way_out() -> None:
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PresetError, match="is not a checkpoint in the diffusers layout"):
         preset_for_checkpoint(tmp_path)
-    (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(PresetError, match="is not a checkpoint in the diffusers layout"):
-        preset_for_checkpoint(tmp_path)
+    for text in (b"{", b"[]", b"\xff"):
+        (tmp_path / "model_index.json").write_bytes(text)
+        with pytest.raises(PresetError, match="is not a checkpoint in the diffusers layout"):
+            preset_for_checkpoint(tmp_path)
 
 
 GOOD = 'family = "wan"\nreference_latent_frames = 25\nvae_temporal_factor = 4\n'
+SHAPED = GOOD + "[shape]\nheads = 6\nhead_size = 16\nblocks = 2\nffn = 99\npatch = 2\nvae_spatial_factor = 8\n"
 
 
 def test_a_preset_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text(GOOD)
     preset = load_preset(str(file))
-    assert (preset.name, preset.reference_latent_frames) == ("mine", 25)
+    assert (preset.name, preset.reference_latent_frames, preset.shape) == ("mine", 25, None)
+    file.write_text(SHAPED + "kv_heads = 2\nhidden = 100\ntext_tokens = 256\n")
+    shape = load_preset(str(file)).shape
+    assert shape is not None
+    assert (shape.heads, shape.kv_heads, shape.hidden, shape.text_tokens, shape.cross_tokens) == (6, 2, 100, 256, 0)
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLISHED) - {"wan"}))
+def test_the_shapes_are_those_of_the_published_checkpoints(name: str) -> None:
+    shape, published = shipped_presets()[name].shape, PUBLISHED[name]
+    assert shape is not None
+    assert (shape.heads, shape.blocks) == (published["num_attention_heads"], published["num_layers"])
+    assert (shape.kv_heads, shape.ffn) == (shape.heads, published["ffn_dim"])
+    assert (shape.head_size, shape.patch, shape.text_tokens, shape.cross_tokens) == (128, 2, 0, 512)
+    assert shape.hidden == {12: 1536, 24: 3072, 40: 5120}[shape.heads]
+    assert shape.vae_spatial_factor == (16 if published["in_channels"] == 48 else 8)
+
+
+def test_the_preset_of_a_whole_family_has_no_shape() -> None:
+    assert shipped_presets()["wan"].shape is None
 
 
 @pytest.mark.parametrize(
@@ -76,6 +97,16 @@ def test_a_preset_of_ones_own(tmp_path: Path) -> None:
         (GOOD + "match = 3", "preset mine: match must be a table"),
         (GOOD.replace("25", "true"), "preset mine: reference_latent_frames must be a positive integer, got True"),
         (GOOD.replace("25", "0"), "preset mine: reference_latent_frames must be a positive integer, got 0"),
+        (GOOD + "height = 0", "preset mine: height must be a positive integer, got 0"),
+        (GOOD + 'width = "wide"', "preset mine: width must be a positive integer, got 'wide'"),
+        (GOOD + "shape = 3", "preset mine: shape must be a table of numbers, got 3"),
+        (SHAPED + "depth = 3", "preset mine: shape has the unknown key 'depth': known are heads, kv_heads, "),
+        (SHAPED.replace("ffn = 99\n", ""), "preset mine: shape lacks ffn$"),
+        (SHAPED + "text_tokens = -1", "preset mine: shape.text_tokens must be an integer of at least 0, got -1"),
+        (SHAPED.replace("99", "0"), "preset mine: shape.ffn must be an integer of at least 1, got 0"),
+        (SHAPED.replace("99", "true"), "preset mine: shape.ffn must be an integer of at least 1, got True"),
+        (SHAPED + "pads = 1", "preset mine: shape.pads must be true or false, got 1"),
+        (SHAPED + "kv_heads = 4", "preset mine: shape.kv_heads must divide shape.heads, 6, got 4"),
     ],
 )
 def test_a_wrong_preset_gets_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:
@@ -89,3 +120,6 @@ def test_a_missing_preset_gets_one_sentence(tmp_path: Path) -> None:
         load_preset("wan3")
     with pytest.raises(PresetError, match="cannot be read: No such file"):
         load_preset(str(tmp_path / "none.toml"))
+    (tmp_path / "other.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(PresetError, match="is not a text file in UTF-8"):
+        load_preset(str(tmp_path / "other.toml"))

@@ -1,0 +1,201 @@
+"""`lvsa show`: the server's pattern and decision, with numbers, letters and a picture."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvsa_core import plan, show
+from lvsa_vllm_omni import cost
+from lvsa_vllm_omni.cli import main
+from lvsa_vllm_omni.presets import load_preset
+
+WAN = ["show", "--preset", "wan2.1-14b", "--size", "832x480"]
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*WAN, *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def numbers(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(shown(capsys, "--json", *arguments))
+    return found
+
+
+def test_the_text(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = shown(capsys, "--frames", "321").splitlines()
+    assert lines[0] == f"{show.summary(plan(81, reference_frames=21))} offset=0"
+    assert lines[1] == "wan2.1-14b, 321 frames of 832x480: 81 latent frames of 1,560 tokens, 126,360 in all"
+    assert lines[2] == "sparse: beyond the attention budget of 21 latent frames"
+    assert lines[3] == "anchors at step 0: 0 6 12 18 24 30 36 42 48 54 60 66 72 78"
+    cells = {line[:34].strip(): line[34:].split("  ") for line in lines}
+    flop = cells["FLOP of the attention, one layer"]
+    assert [cell.strip() for cell in flop if cell] == ["327 T", "84.8 T", "0.259"]
+    assert any(line.startswith("End to end at most 2.46 times as fast as dense") for line in lines)
+    assert lines[-1] == "LVSA is not switched on here: a server does this with LVSA_WAN_HOOK=1."
+
+
+def test_the_numbers_are_the_formulas(capsys: pytest.CaptureFixture[str]) -> None:
+    found = numbers(capsys, "--frames", "321", "--step", "7", "--tflops", "650", "--bandwidth", "4.3")
+    preset = load_preset("wan2.1-14b")
+    assert preset.shape is not None
+    pattern, grid = plan(81, reference_frames=21, step=7), cost.FrameGrid(81, 1560)
+    assert (found["offset"], found["anchors"]) == (1, list(pattern.anchors))
+    assert found["density"] == pattern.density and found["verdict"] == "sparse"
+    for side, expected in (
+        ("dense", cost.dense_attention(preset.shape, grid)),
+        ("lvsa", cost.lvsa_attention(preset.shape, grid, pattern)),
+    ):
+        assert found[side] == {
+            "flop": expected.flop,
+            "flop_all_layers": 40 * expected.flop,
+            "bytes": expected.moved,
+            "flop_per_byte": pytest.approx(expected.intensity),
+            "memory": expected.memory,
+            "seconds_at_least": pytest.approx(expected.flop / 650e12),
+        }
+    assert found["mean_density"] == pytest.approx((2 * 21 + 4 * 22) / 6 / 81)
+    assert 2.44 < found["largest_speedup"] < 2.51
+
+
+def test_it_is_what_the_server_would_do(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LVSA_WINDOW_SIZE", "8")
+    monkeypatch.setenv("LVSA_CONFIG", '{"auto_keyframes": false, "key_frame_interval": 40, "rotate_keyframes": false}')
+    monkeypatch.setenv("LVSA_WAN_HOOK", "1")
+    found = numbers(capsys, "--frames", "321", "--step", "3", "--all-steps")
+    assert (found["keyframe_interval"], found["offset"], found["attended"]) == (10, 0, 9 + 5)
+    assert found["steps_of_rotation"] == len(found["steps"]) == 1
+    text = shown(capsys, "--frames", "321", "--all-steps")
+    assert "The anchors do not move: 72 of 81 frames never are one." in text and "not switched on" not in text
+
+
+@pytest.mark.parametrize(
+    ("frames", "environment", "reason"),
+    [
+        ("81", {}, "within the attention budget of 21 latent frames (training horizon 21)"),
+        ("161", {"LVSA_SPARSITY_SCALE": "2"}, "within the attention budget of 42 latent frames (training horizon 21)"),
+        (
+            "81",
+            {"LVSA_AUTO": "1", "LVSA_SPARSITY_SCALE": "0.5"},
+            "LVSA_AUTO leaves requests within the training horizon of 21 latent frames alone",
+        ),
+    ],
+)
+def test_a_dense_request_says_why(
+    frames: str,
+    environment: dict[str, str],
+    reason: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    text = shown(capsys, "--frames", frames)
+    assert f"dense: {reason}\n" in text and "density=100.0%" in text and "at most 1.00 times" in text
+    found = numbers(capsys, "--frames", frames, "--all-steps")
+    assert (found["verdict"], found["lvsa"]) == ("dense", found["dense"])
+
+
+@pytest.mark.parametrize("frames", ["321", "161", "101"])
+def test_all_steps_is_one_rotation(frames: str, capsys: pytest.CaptureFixture[str]) -> None:
+    found = numbers(capsys, "--frames", frames, "--all-steps")
+    latent = found["latent_frames"]
+    plans = [plan(latent, reference_frames=21, step=step) for step in range(found["keyframe_interval"] + 1)]
+    assert [step["anchors"] for step in found["steps"]] == [list(each.anchors) for each in plans[:-1]]
+    assert plans[-1] == plans[0]
+    counts = Counter(frame for step in found["steps"] for frame in step["anchors"])
+    assert found["steps_as_anchor"] == [counts[frame] for frame in range(latent)]
+    once = sum(count == 1 for count in counts.values())
+    line = f"Within these {len(plans) - 1} steps every frame is an anchor, {once} of {latent} exactly once."
+    assert min(counts[frame] for frame in range(latent)) == 1 and line in shown(
+        capsys, "--frames", frames, "--all-steps"
+    )
+
+
+def test_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = show.rows(plan(41, reference_frames=21, step=2))
+    assert numbers(capsys, "--frames", "161", "--step", "2", "--rows")["rows"] == expected
+    assert "\n".join(expected) in shown(capsys, "--frames", "161", "--step", "2", "--rows")
+
+
+def test_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from matplotlib.image import imread
+
+    one, several = tmp_path / "one.png", tmp_path / "several.PNG"
+    assert f"Drawn: {one}" in shown(capsys, "--frames", "161", "--png", str(one))
+    shown(capsys, "--frames", "321", "--all-steps", "--png", str(several))
+    for file in (one, several):
+        assert file.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    widths = [imread(file, format="png").shape[1] for file in (one, several)]
+    assert 3.5 < widths[1] / widths[0] < 4  # four of the six steps
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--png", "picture.gif"], "--png must name a file that ends in .png, got 'picture.gif'"),
+        (["--png", "/proc/none/picture.png"], "cannot write /proc/none/picture.png: No such file or directory"),
+        (["--step", "-1"], "--step must be at least 0, got -1"),
+        (["--tflops", "650"], "--bandwidth must be a number above 0, such as 4.3, got nothing"),
+        (["--tflops", "nan", "--bandwidth", "4"], "--tflops must be a number above 0, such as 650, got nan"),
+        (["--frames", "81,161"], "--frames takes one length here, got '81,161'"),
+    ],
+)
+def test_bad_input(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*WAN, "--frames", "161", *arguments]) == 2
+    assert capsys.readouterr() == ("", f"lvsa show: {sentence}\n")
+
+
+def test_without_matplotlib(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.colors", None)
+    assert main([*WAN, "--frames", "161", "--png", "picture.png"]) == 2
+    assert capsys.readouterr().err == "lvsa show: a figure needs matplotlib: pip install matplotlib\n"
+
+
+def checkpoint(folder: Path, **changes: Any) -> Path:
+    config = {
+        "_class_name": "WanTransformer3DModel", "num_attention_heads": 40, "num_layers": 40, "attention_head_dim": 128,
+        "ffn_dim": 13824, "patch_size": [1, 2, 2], **changes,
+    }  # fmt: skip
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "transformer" / "config.json").write_text(json.dumps(config))
+    (folder / "model_index.json").write_text("{}")
+    return folder
+
+
+def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def of(folder: Path, *more: str) -> dict[str, Any]:
+        assert main(["show", "--model", str(folder), "--frames", "321", "--json", *more]) == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    published = of(checkpoint(tmp_path / "published"), "--size", "832x480")
+    preset = numbers(capsys, "--frames", "321")
+    assert {**published, "model": 0, "request": 0} == {**preset, "model": 0, "request": 0}
+    assert published["model"].endswith("published (wan2.1-14b)")
+    other = of(checkpoint(tmp_path / "other", num_attention_heads=6, num_layers=3, ffn_dim=77))
+    expected = {"heads": 6, "kv_heads": 6, "hidden": 768, "blocks": 3, "ffn": 77, "cross_tokens": 512}
+    assert expected.items() <= other["shape"].items()
+    assert other["tokens_per_frame"] == 1560 and other["model"].endswith("other (wan)")
+    monkeypatch.setenv("LVSA_PRESET", "wan2.2-ti2v-5b")  # the server heeds it too
+    assert of(checkpoint(tmp_path / "named"), "--size", "832x480")["keyframe_interval"] == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"patch_size": [], "num_layers": 2}, "does not tell the shape"),
+        ({"patch_size": 0, "num_layers": 2}, "does not tell the shape"),
+        ({"ffn_dim": "wide"}, "does not tell the shape: shape.ffn must be an integer of at least 1, got 'wide'"),
+        ({"num_layers": 2, "ffn_dim": None}, "does not tell the shape: shape lacks ffn"),
+    ],
+)
+def test_a_checkpoint_that_tells_too_little(
+    changes: dict[str, Any], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", "--model", str(checkpoint(tmp_path, **changes)), "--frames", "321"]) == 2
+    err = capsys.readouterr().err
+    assert sentence in err and err.count("\n") == 1

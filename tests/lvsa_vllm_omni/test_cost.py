@@ -1,0 +1,102 @@
+"""FLOP, bytes and memory: against numbers worked by hand, and against a count of single pairs."""
+
+from dataclasses import replace
+
+import pytest
+
+from lvsa_core import FrameGrid, Pattern, plan
+from lvsa_vllm_omni import cost
+from lvsa_vllm_omni.presets import load_preset
+from lvsa_vllm_omni.shape import Shape
+
+SMALL = Shape(heads=4, kv_heads=2, head_size=8, hidden=24, blocks=2, ffn=40, patch=2, vae_spatial_factor=8)
+
+
+def wan(name: str) -> Shape:
+    shape = load_preset(name).shape
+    assert shape is not None
+    return shape
+
+
+def test_wan_14b_at_321_frames() -> None:
+    shape = wan("wan2.1-14b")
+    assert shape.patches(480, 832) == 1560
+    grid = FrameGrid(81, 1560)
+    dense = cost.dense_attention(shape, grid)
+    assert dense.flop == 4 * 126360 * 126360 * 40 * 128
+    assert dense.moved == 4 * 126360 * 5120 * 2 + 4 * 126360 * 40
+    assert cost.linear_flop(shape, grid) == 126360 * 2 * (6 * 5120 * 5120 + 2 * 5120 * 13824)
+    sparse = cost.lvsa_attention(shape, grid, plan(81, reference_frames=21))
+    assert sparse.flop * 81 == dense.flop * 21
+    copy, lse = 126360 * 5120 * 2, 126360 * 40 * 4
+    assert sparse.memory == 3 * copy + 2 * lse  # one copy of Q, K and V and the log-sum-exps
+    assert sparse.moved == (4 + 6 + 3) * copy + 4 * lse
+
+
+@pytest.mark.parametrize(
+    ("flop_rate", "milliseconds"),
+    [(650e12, 137), (200e12, 444)],  # what FlashAttention-3 reaches on an H200, FlashAttention-2 on an A100
+)
+def test_the_floor_of_a_layer_is_its_work(flop_rate: float, milliseconds: float) -> None:
+    pattern = plan(81, reference_frames=21, step=1)
+    floor = cost.lvsa_attention(wan("wan2.1-14b"), FrameGrid(81, 1560), pattern).floor(flop_rate, 2e12)
+    assert floor * 1e3 == pytest.approx(milliseconds, abs=0.6)
+
+
+def test_the_floor_of_little_work_is_the_memory() -> None:
+    side = cost.Cost(flop=10, moved=1000, memory=0)
+    assert side.floor(flop_rate=1.0, bandwidth=10.0) == 100.0
+    assert side.floor(flop_rate=0.05, bandwidth=10.0) == 200.0
+    assert side.intensity == 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "latent", "speedup"),
+    [
+        ("wan2.1-1.3b", 41, 1.61),
+        ("wan2.1-1.3b", 81, 2.90),
+        ("wan2.1-1.3b", 121, 4.19),
+        ("wan2.1-14b", 41, 1.46),
+        ("wan2.1-14b", 81, 2.44),
+        ("wan2.1-14b", 121, 3.41),
+    ],
+)
+def test_largest_speedup(name: str, latent: int, speedup: float) -> None:
+    """Worked separately from d, ffn and 22 attended frames, the count of most steps of a rotation."""
+    grid = FrameGrid(latent, 1560)
+    most = max((plan(latent, reference_frames=21, step=step) for step in range(9)), key=lambda each: each.density)
+    assert most.attended_count(0) == 22
+    assert cost.largest_speedup(wan(name), grid, [most]) == pytest.approx(speedup, abs=0.006)
+    assert cost.largest_speedup(wan(name), grid, [plan(latent, reference_frames=latent)]) == 1.0
+
+
+@pytest.mark.parametrize("text", [0, 3])
+def test_pairs_are_those_that_the_pattern_allows(text: int) -> None:
+    pattern, grid = Pattern(9, window=1, n_first=1, keyframe_interval=4, offset=1), FrameGrid(9, 5)
+    shape = replace(SMALL, text_tokens=text)
+    video = sum(pattern.allows(q // 5, k // 5) for q in range(45) for k in range(45))
+    with_text = sum(q >= 45 or k >= 45 for q in range(45 + text) for k in range(45 + text))
+    assert cost.attended_pairs(shape, grid, pattern) == video + with_text
+    assert cost.lvsa_attention(shape, grid, pattern).flop == 4 * (video + with_text) * 4 * 8
+    assert cost.dense_attention(shape, grid).flop == 4 * (45 + text) ** 2 * 4 * 8
+
+
+def test_a_dense_pattern_costs_what_dense_costs() -> None:
+    grid = FrameGrid(9, 5)
+    assert cost.lvsa_attention(SMALL, grid, Pattern(9)) == cost.dense_attention(SMALL, grid)
+
+
+def test_grouped_heads_gates_and_text() -> None:
+    grid = FrameGrid(2, 5)
+    assert cost.dense_attention(SMALL, grid, itemsize=4).moved == 10 * 8 * 4 * (2 * 4 + 2 * 2) + 10 * 4 * 4
+    # q, k, v: 24 x (32 + 2 x 16); out: 32 x 24; feed-forward: up and down
+    assert cost.linear_flop(SMALL, grid) == 2 * 10 * (24 * 64 + 32 * 24 + 2 * 24 * 40)
+    gated = replace(SMALL, ffn_matrices=3, cross_tokens=7, text_tokens=2)
+    assert cost.linear_flop(gated, grid) == 2 * 12 * (24 * 64 + 32 * 24 + 2 * 24 * 32 + 3 * 24 * 40)
+    assert cost.cross_flop(gated, grid) == 4 * 12 * 7 * 32 and cost.cross_flop(SMALL, grid) == 0
+
+
+def test_patches_of_a_frame() -> None:
+    assert [wan(name).patches(704, 1280) for name in ("wan2.2-ti2v-5b", "wan2.2-a14b")] == [880, 3520]
+    padding = replace(SMALL, vae_spatial_factor=16, pads=True)
+    assert padding.patches(720, 1280) == 23 * 40 and padding.size_multiple == 16 and SMALL.size_multiple == 16
