@@ -28,10 +28,8 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -39,9 +37,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
 from lvsa_core.cascade import cascade, frame_indices
-from lvsa_core.kernels import prefix_window, select
+from lvsa_core.kernels import select
 from lvsa_core.measure import facts, interleaved, medians, peak_memory, seconds
 from lvsa_core.pattern import _pattern
+from lvsa_core.stopwatch import parts_of
 
 REFERENCE_FRAMES = 21
 #: On the CPU, from 41 latent frames on: the overhead, and the merge's share of the time.
@@ -80,41 +79,6 @@ def loop_over_frames(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern) -> Tenso
         frame_keys, frame_values = (torch.cat([x[:, key] for key in attended], 1) for x in (keys, values))
         out.append(dense(queries[:, frame], frame_keys, frame_values))
     return torch.cat(out, 1)
-
-
-@contextmanager
-def stopwatches(kernel: str, q: Tensor) -> Iterator[dict[str, float]]:
-    """Times the parts of every ``attend`` in the block; waits for the device around each, so the total is not exact."""
-    spent = {"prefix": 0.0, "windows": 0.0, "merge": 0.0, "copies": 0.0}
-    chosen: Any = select(kernel, q.device, q.dtype, q.shape[3]).kernel
-
-    def timed(part: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        result: list[Any] = []
-        spent[part] += seconds(lambda: result.append(function(*arguments)), q.device)
-        return result[0]
-
-    def attention(*arguments: Any) -> Any:
-        part = "windows" if dense_calls else "prefix"
-        dense_calls.append(part)
-        return timed(part, dense_call, *arguments)
-
-    def attend_afresh(*arguments: Any) -> Any:
-        dense_calls.clear()
-        return whole(*arguments)
-
-    dense_calls: list[str] = []
-    dense_call, whole = chosen.attention, chosen.attend
-    parts: dict[str, Any] = {"attention": attention, "attend": attend_afresh}
-    if hasattr(chosen, "varlen"):
-        varlen = chosen.varlen
-        parts["varlen"] = lambda *arguments: timed("windows", varlen, *arguments)
-    merge_, prefix_first = prefix_window.merge_, prefix_window.prefix_first
-    with (
-        patch.multiple(chosen, **parts),
-        patch.object(prefix_window, "merge_", lambda *arguments: timed("merge", merge_, *arguments)),
-        patch.object(prefix_window, "prefix_first", lambda *arguments: timed("copies", prefix_first, *arguments)),
-    ):
-        yield spent
 
 
 def planning(frames: int, patches: int, device: torch.device) -> dict[str, float]:
@@ -161,8 +125,8 @@ def measure(frames: int, arguments: argparse.Namespace) -> dict[str, Any]:
         torch.testing.assert_close(sides["attend"](), sides["loop"](), rtol=0.02, atol=0.01)
 
     times, quiet = interleaved(sides, device, arguments.repeats, arguments.patience)
-    with stopwatches("auto", q) as parts:
-        watched = [seconds(sides["attend"], device) for _ in range(arguments.repeats)]
+    kernel = select("auto", device, q.dtype, q.shape[3]).kernel
+    parts = parts_of(kernel, sides["attend"], device, arguments.repeats) or {}
     middle = medians(times)
     ratio = middle["attend"] / middle["dense"]
     return {
@@ -173,7 +137,7 @@ def measure(frames: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "seconds": middle,
         "ratio": ratio,
         "overhead": ratio / pattern.density,
-        "parts": {name: value / sum(watched) for name, value in parts.items()},
+        "parts": {name: value / sum(parts.values()) for name, value in parts.items()},
         "memory": {
             "copies_of_qkv": sum(x.nbytes for x in (q, k, v)),
             "log_sum_exps": 2 * 4 * arguments.heads * layout.q_tokens,

@@ -47,11 +47,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -60,16 +58,16 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan, reference_attend
 from lvsa_core.cascade import cascade, runs, tables
-from lvsa_core.kernels import KERNELS, Kernel, KernelUnavailable, prefix_window, select, selftest
+from lvsa_core.kernels import KERNELS, Kernel, KernelUnavailable, select, selftest
 from lvsa_core.measure import copy_rate, facts, interleaved, matmul_rate, medians, normal, peak_memory, poison, seconds
 from lvsa_core.pattern import _pattern
+from lvsa_core.stopwatch import parts_of
 
 DTYPE = torch.bfloat16
 ALLOWED = selftest.TOLERANCE[DTYPE]  # for outputs of size 1, which loud queries give
 LOUDNESS = 3.0
 TARGET, TARGET_FRAMES = 1.10, 41
 CASE_SECONDS = 20.0  # a case gets 5 to 15 runs of each side, as many as fit in this
-PARTS = ("copies", "prefix", "windows", "merge")
 
 
 @dataclass(frozen=True)
@@ -305,46 +303,6 @@ def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:
     frames, patches, others = layout.grid.frames, layout.grid.patches, layout.kv_before + layout.kv_after
     video = sum(map(pattern.attended_count, range(frames))) * patches**2 + layout.grid.tokens * others
     return video + (layout.q_before + layout.q_after) * layout.kv_tokens
-
-
-@contextmanager
-def stopwatch(kernel: prefix_window.PrefixWindow, device: torch.device) -> Iterator[dict[str, float]]:
-    """Seconds of the parts of each call in the block; waits for the device around each, so the total is longer."""
-    spent = dict.fromkeys(PARTS, 0.0)
-
-    def timed(part: Callable[[], str], function: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            result: list[Any] = []
-            name = part()
-            spent[name] += seconds(lambda: result.append(function(*arguments)), device)
-            return result[0]
-
-        return call
-
-    def prefix_or_window() -> str:
-        return "windows" if spent["prefix"] else "prefix"  # the first call of each attend is the prefix
-
-    with (
-        patch.object(prefix_window, "prefix_first", timed(lambda: "copies", prefix_window.prefix_first)),
-        patch.object(prefix_window, "merge_", timed(lambda: "merge", prefix_window.merge_)),
-        patch.object(kernel, "attention", timed(prefix_or_window, kernel.attention)),
-        patch.object(kernel, "varlen", timed(lambda: "windows", getattr(kernel, "varlen", None)), create=True),
-    ):
-        yield spent
-
-
-def parts_of(
-    kernel: Kernel, function: Callable[[], Tensor], device: torch.device, repeats: int
-) -> dict[str, float] | None:
-    """Median seconds of each part of a call, None for kernels that are not made of these parts."""
-    if not isinstance(kernel, prefix_window.PrefixWindow):
-        return None
-    watched = []
-    for _ in range(repeats):
-        with stopwatch(kernel, device) as spent:
-            function()
-        watched.append(spent)
-    return {part: statistics.median(spent[part] for spent in watched) for part in PARTS}
 
 
 def planning_seconds(shape: Shape, frames: int, device: torch.device) -> float:
