@@ -43,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     shown = commands.add_parser(
         "show",
         help="what LVSA does to a request: pattern, work and memory against dense",
-        description="Tell what a server with the LVSA_* variables of this environment would do with a request: anchors, "
-        "window, density, FLOP, bytes and memory of the attention against dense. It needs no GPU.",
+        description="Tell what a server with the LVSA_* variables of this environment would do with a request: "
+        "anchors, window, density, and FLOP, bytes and memory of the attention against dense. It needs no GPU.",
     )
     show.add_options(shown)
     shown.set_defaults(run=show.run)

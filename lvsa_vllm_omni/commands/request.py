@@ -1,0 +1,180 @@
+"""A request as users put it to the server, model and frames and size, and what the server would make of it."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lvsa_core import Decision, FrameGrid, Pattern
+from lvsa_vllm_omni.batch.geometry import check_frames, check_size, size_multiple
+from lvsa_vllm_omni.commands import CommandError
+from lvsa_vllm_omni.presets import Preset, load_preset, preset_for_checkpoint, read_checkpoint, shipped_presets
+from lvsa_vllm_omni.schedule import schedule
+from lvsa_vllm_omni.settings import LvsaSettings, Mode
+from lvsa_vllm_omni.shape import Shape, parse_shape
+
+#: Video frames; ten minutes, twice what Wan's table of rotary positions holds. More would take minutes to plan.
+MAX_FRAMES = 10_001
+
+#: Key of a shape -> what transformer/config.json calls it.
+CONFIG_KEYS = {
+    "heads": "num_attention_heads",
+    "head_size": "attention_head_dim",
+    "blocks": "num_layers",
+    "ffn": "ffn_dim",
+    "patch": "patch_size",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a command was asked about: a preset, or a checkpoint and its preset.
+
+    Args:
+        title: for people.
+    """
+
+    title: str
+    preset: Preset
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Request:
+    """One video on a server with the LVSA_* settings of this environment.
+
+    Args:
+        frames: video frames. width, height: pixels. grid: what the transformer sees of them.
+        arguments: as from :meth:`LvsaSettings.plan_arguments`. mode: of the model's family, never ``off``.
+        hint: how to switch LVSA on, where this environment does not.
+    """
+
+    model: Model
+    frames: int
+    width: int
+    height: int
+    grid: FrameGrid
+    arguments: dict[str, Any]
+    mode: Mode
+    hint: str | None = None
+
+    def at(self, step: int) -> tuple[Pattern, Decision]:
+        """Pattern and decision of a denoising step."""
+        return schedule(self.grid.frames, step, self.arguments, self.mode)
+
+    def rotation(self) -> list[Pattern]:
+        """The patterns of successive steps until they repeat."""
+        pattern, _ = self.at(0)
+        steps = pattern.keyframe_interval if self.arguments["rotate"] else 1
+        return [self.at(step)[0] for step in range(steps)]
+
+    def describe(self) -> str:
+        """Model, frames and size in a line."""
+        return (
+            f"{self.model.title}, {self.frames} frames of {self.width}x{self.height}: {self.grid.frames} latent frames "
+            f"of {self.grid.patches:,} tokens, {self.grid.tokens:,} in all"
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser, frames: str) -> None:
+    """The options that name a request; ``frames`` is the help of ``--frames``."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--preset", metavar="NAME", help="a model by its preset: a name in configs/ or a TOML file")
+    which.add_argument("--model", metavar="DIR", help="a model by its checkpoint in the diffusers layout")
+    parser.add_argument("--frames", required=True, metavar="N", help=frames)
+    parser.add_argument("--size", metavar="WxH", help="pixels, such as 832x480 (default: the preset's)")
+
+
+def requests(options: argparse.Namespace) -> Iterator[Request]:
+    """A request for each of the comma-separated ``--frames``.
+
+    Raises:
+        CommandError: if a model, a length, a size or an LVSA_* variable cannot be used.
+    """
+    try:
+        settings = LvsaSettings.load()
+        model = _model(options, settings)
+        width, height = _size(options.size, model)
+        lengths = [_frames(text, model.preset) for text in options.frames.split(",")]
+        arguments = settings.plan_arguments(model.preset)
+        family: Any = model.preset.family
+        mode, hint = settings.mode(family), None
+    except ValueError as error:
+        raise CommandError(str(error)) from None
+    if mode == "off":
+        mode, hint = "always", f"LVSA is not switched on here: a server does this with LVSA_{family.upper()}_HOOK=1."
+    for frames in lengths:
+        latent = (frames - 1) // model.preset.vae_temporal_factor + 1
+        grid = FrameGrid(latent, model.shape.patches(height, width))
+        yield Request(model, frames, width, height, grid, arguments, mode, hint)
+
+
+def _model(options: argparse.Namespace, settings: LvsaSettings) -> Model:
+    """Preset and shape of the model that is named, else of LVSA_PRESET."""
+    if options.model is not None:
+        preset = load_preset(settings.preset) if settings.preset else preset_for_checkpoint(options.model)
+        return Model(f"{options.model} ({preset.name})", preset, _checkpoint_shape(Path(options.model), preset))
+    named = options.preset or settings.preset
+    if not named:
+        raise CommandError(f"name the model with --preset or --model; presets are {', '.join(_with_shape())}")
+    preset = load_preset(named)
+    if preset.shape is None:
+        raise CommandError(
+            f"preset {preset.name} does not tell the shape of the model: take one of {', '.join(_with_shape())}, or "
+            f"give a checkpoint with --model"
+        )
+    return Model(preset.name, preset, preset.shape)
+
+
+def _with_shape() -> list[str]:
+    """Names of the presets that tell a shape."""
+    return [name for name, preset in shipped_presets().items() if preset.shape]
+
+
+def _checkpoint_shape(root: Path, preset: Preset) -> Shape:
+    """The shape that a checkpoint's configuration tells, for the rest the preset's."""
+    _, config = read_checkpoint(root)
+    told = {key: config[name] for key, name in CONFIG_KEYS.items() if config.get(name) is not None}
+    if isinstance(told.get("patch"), list):
+        told["patch"] = (told["patch"] or [None])[-1]
+    try:
+        if preset.shape is None:
+            # What the preset of a whole family leaves open; Wan's text comes by cross-attention.
+            told["vae_spatial_factor"] = size_multiple(root) // told.get("patch", 1)
+            return parse_shape({"cross_tokens": 512 if preset.family == "wan" else 0, **told})
+        follows = {"kv_heads": preset.shape.heads, "hidden": preset.shape.heads * preset.shape.head_size}
+        known = {key: value for key, value in asdict(preset.shape).items() if follows.get(key) != value}
+        return parse_shape({**known, **told})
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise CommandError(f"{root / 'transformer' / 'config.json'} does not tell the shape: {error}") from None
+
+
+def _frames(text: str, preset: Preset) -> int:
+    """A length in video frames that the VAE can make."""
+    if not re.fullmatch(r"\s*[+-]?\d{1,9}\s*", text):
+        raise CommandError(f"--frames must be a number of video frames such as {4 * preset.frames - 3}, got {text!r}")
+    frames = int(text)
+    check_frames(frames, preset.vae_temporal_factor)
+    if frames > MAX_FRAMES:
+        raise CommandError(f"--frames must be at most {MAX_FRAMES}, got {frames}")
+    return frames
+
+
+def _size(text: str | None, model: Model) -> tuple[int, int]:
+    """Width and height in pixels."""
+    preset = model.preset
+    if text is not None:
+        found = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
+        if not found:
+            raise CommandError(f"--size must be width x height in pixels such as 832x480, got {text!r}")
+        width, height = int(found[1]), int(found[2])
+    elif preset.width is not None and preset.height is not None:
+        width, height = preset.width, preset.height
+    else:
+        raise CommandError(f"preset {preset.name} does not tell a size: give one such as --size 832x480")
+    check_size(height, width, model.shape.size_multiple)
+    return width, height
