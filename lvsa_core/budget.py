@@ -8,6 +8,10 @@ from functools import lru_cache
 from lvsa_core.grid import check_int
 
 
+#: More latent frames than any video has.
+_LONGEST = 2**31
+
+
 def scaled_reference(reference_frames: int, *, n_first: int = 1, sparsity_scale: float = 1.0) -> int:
     """Latent frames that are attended densely: the training horizon times the sparsity scale, at least ``n_first + 1``.
 
@@ -18,7 +22,7 @@ def scaled_reference(reference_frames: int, *, n_first: int = 1, sparsity_scale:
     check_int("n_first", n_first, 0)
     if not (isinstance(sparsity_scale, int | float) and math.isfinite(sparsity_scale) and sparsity_scale >= 0):
         raise ValueError(f"sparsity_scale must be a finite number of at least 0, got {sparsity_scale!r}")
-    return max(n_first + 1, int(reference_frames * sparsity_scale))
+    return max(n_first + 1, int(min(reference_frames * sparsity_scale, _LONGEST)))
 
 
 @lru_cache(maxsize=1024, typed=True)  # typed: 21.0 and True are refused even when 21 and 1 are cached

@@ -78,3 +78,7 @@ def test_refuses(name: str, value: Any, accepted: str) -> None:
     keyframe_interval(**arguments)  # equal numbers of the right type are cached already
     with pytest.raises(ValueError, match=rf"^{name} must be {accepted}, got {value!r}$"):
         keyframe_interval(**{**arguments, name: value})
+
+
+def test_a_scale_beyond_all_lengths_is_dense() -> None:
+    assert keyframe_interval(481, reference_frames=21, sparsity_scale=1e308) == 1
