@@ -7,7 +7,6 @@ from functools import lru_cache
 
 from lvsa_core.grid import check_int
 
-
 #: More latent frames than any video has.
 _LONGEST = 2**31
 

@@ -35,11 +35,12 @@ def stopwatch(kernel: prefix_window.PrefixWindow, device: torch.device) -> Itera
     def prefix_or_window() -> str:
         return "windows" if spent["prefix"] else "prefix"  # the first call of each attend is the prefix
 
+    varlen = getattr(kernel, "varlen", kernel.attention)
     with (
         patch.object(prefix_window, "prefix_first", timed(lambda: "copies", prefix_window.prefix_first)),
         patch.object(prefix_window, "merge_", timed(lambda: "merge", merge_)),
         patch.object(kernel, "attention", timed(prefix_or_window, kernel.attention)),
-        patch.object(kernel, "varlen", timed(lambda: "windows", getattr(kernel, "varlen", kernel.attention)), create=True),
+        patch.object(kernel, "varlen", timed(lambda: "windows", varlen), create=True),
     ):
         yield spent
 

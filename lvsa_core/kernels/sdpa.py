@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lvsa_core.cascade import cascade, frame_indices
+from lvsa_core.cascade import cascade
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow
@@ -94,13 +94,13 @@ class ConcatenatedKernel:
         before = layout.kv_before
         others = [(x[:, :before], x[:, layout.kv_tokens - layout.kv_after :]) for x in (k, v)]
         shape = (-1, grid.frames, grid.patches, *k.shape[2:])
-        frames = [x[:, before : before + grid.tokens].view(shape) for x in (k, v)]
+        frames = [x[:, before : before + grid.tokens].view(shape).unbind(1) for x in (k, v)]
         every = tuple(range(grid.frames))
         out = torch.empty_like(q)
 
         def write(start: int, end: int, attended: tuple[int, ...]) -> None:
             keys, values = (
-                torch.cat([*other, x.index_select(1, frame_indices(attended, q.device)).flatten(1, 2)], 1)
+                torch.cat([*other, *(x[frame] for frame in attended)], 1)
                 for other, x in zip(others, frames, strict=True)
             )
             out[:, start:end] = _plain(q[:, start:end], keys, values, scale)

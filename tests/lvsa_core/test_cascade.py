@@ -1,14 +1,18 @@
 """The cascade's calls are the pattern: every query and key that may attend to each other meet in exactly one."""
 
 import time
+from collections.abc import Sequence
+from itertools import pairwise
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import layouts, patterns
+from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
-from lvsa_core.cascade import MIN_BATCHES, Batch, cascade, frame_indices
+from lvsa_core.cascade import MIN_BATCHES, Batch, cascade, frame_indices, runs, tables
 from lvsa_core.reference import token_mask
 
 
@@ -82,3 +86,59 @@ def test_plan_and_cascade_are_made_once() -> None:
         assert again is calls
     assert min(seconds) < 1e-3
     assert frame_indices((1, 2), torch.device("cpu")) is frame_indices((1, 2), torch.device("cpu"))
+
+
+@settings(max_examples=150)
+@given(geometries())
+def test_runs_are_the_windows(geometry: tuple[Pattern, TokenLayout]) -> None:
+    """All query rows in order, each group with the remaining frames of its window; text sees all, padding none."""
+    pattern, layout = geometry
+    if not layout.q_tokens:
+        return
+    found, remaining = runs(pattern, layout), [f for f in range(pattern.frames) if f not in pattern.anchors]
+    patches = layout.grid.patches
+    assert found.q_starts[0] == 0 and found.q_starts[-1] == layout.q_tokens
+    assert found.max_rows == (max(b - a for a, b in pairwise(found.q_starts)), max(found.k_rows))
+    for i, (first, end) in enumerate(pairwise(found.q_starts)):
+        seen = remaining[found.k_starts[i] // patches :][: found.k_rows[i] // patches]
+        for row in (first, end - 1):
+            video = row - layout.q_before
+            if 0 <= video < layout.real_rows:
+                low, high = pattern.window_bounds((video + layout.q_offset) // patches)
+                assert seen == [frame for frame in remaining if low <= frame <= high]
+            elif 0 <= video < layout.video_rows:
+                assert seen == []
+            else:
+                assert seen == remaining
+
+
+def test_one_small_copy_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers share what a step needs on the device, requests share what they have in common, and it is bounded."""
+    copies: list[int] = []
+
+    def watched(values: Sequence[int], device: torch.device) -> Tensor:
+        copies.append(len(values))
+        return torch.tensor(values, dtype=torch.int32, device=device)
+
+    monkeypatch.setattr("lvsa_core.cascade._on_device", watched)
+    tables.cache_clear()
+    cpu, layout = torch.device("cpu"), TokenLayout(FrameGrid(121, 1560), kv_after=9, q_after=9)
+    patterns = [plan(121, reference_frames=21, step=step) for step in range(50)]
+    for _request in range(2):
+        for pattern in patterns:
+            for _layer in range(3):
+                order, q_starts, k_starts, k_rows = tables(pattern, layout, cpu)
+                assert all(x.is_contiguous() and x.dtype == torch.int32 for x in (order, q_starts, k_starts, k_rows))
+                assert len({x.untyped_storage().data_ptr() for x in (order, q_starts, k_starts, k_rows)}) == 1
+    assert len(copies) == patterns[0].keyframe_interval and max(copies) < 4 * 121 + 9
+    assert tables.cache_info().maxsize == 256
+
+
+def test_tables_serve_in_and_out_of_inference_mode() -> None:
+    pattern, layout = plan(30, reference_frames=21), TokenLayout(FrameGrid(30, 2))
+    tables.cache_clear()
+    with torch.inference_mode():
+        found = tables(pattern, layout, torch.device("cpu"))
+    assert not any(x.is_inference() for x in found)
+    assert found.order.tolist() == list(cascade(pattern, layout).order)
+    assert tuple(found.k_rows.tolist()) == runs(pattern, layout).k_rows

@@ -104,12 +104,13 @@ def test_it_is_quick_and_leaves_the_random_numbers_alone() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_in_the_engines_default_dtype_and_inference_mode(dtype: torch.dtype) -> None:
+def test_in_the_engines_defaults(dtype: torch.dtype) -> None:
+    """It builds models in inference mode, with another default dtype, some of them on the meta device."""
     selftest._inputs.cache_clear()
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch.device("meta"):
             assert self_test(SdpaKernel(), CPU, dtype, 64) is None
     finally:
         torch.set_default_dtype(before)
