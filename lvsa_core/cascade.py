@@ -8,6 +8,7 @@ copy of a run.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -88,7 +89,6 @@ class Runs(NamedTuple):
     q_starts: tuple[int, ...]  # one more than groups
     k_starts: tuple[int, ...]  # one more than groups, as kernels for many lengths want it; the last one is not used
     k_rows: tuple[int, ...]
-    max_rows: tuple[int, int]  # of the queries and keys of a group
 
 
 @lru_cache(maxsize=1024)
@@ -103,7 +103,7 @@ def runs(pattern: Pattern, layout: TokenLayout) -> Runs:
         groups.append((rows, start * patches, length * patches))
     groups += [(layout.video_rows - layout.real_rows, 0, 0), (layout.q_after, 0, every)]
     q_rows, k_starts, k_rows = zip(*(group for group in groups if group[0]), strict=True)
-    return Runs((0, *accumulate(q_rows)), (*k_starts, k_starts[-1]), k_rows, (max(q_rows), max(k_rows)))
+    return Runs((0, *accumulate(q_rows)), (*k_starts, k_starts[-1]), k_rows)
 
 
 class Tables(NamedTuple):
@@ -113,14 +113,18 @@ class Tables(NamedTuple):
     q_starts: Tensor
     k_starts: Tensor
     k_rows: Tensor
+    max_rows: tuple[int, int]  # of the queries and keys of a group
 
 
 @lru_cache(maxsize=256)
 def tables(pattern: Pattern, layout: TokenLayout, device: torch.device) -> Tables:
     """What kernels read of a pattern on ``device``, in one copy for all layers and steps that share it."""
-    parts = (cascade(pattern, layout).order, *runs(pattern, layout)[:3])
+    groups = runs(pattern, layout)
+    parts = (cascade(pattern, layout).order, *groups)
     packed = _on_device([value for part in parts for value in part], device)
-    return Tables(*torch.split(packed, [len(part) for part in parts]))
+    q_rows = map(operator.sub, groups.q_starts[1:], groups.q_starts)
+    order, q_starts, k_starts, k_rows = torch.split(packed, [len(part) for part in parts])
+    return Tables(order, q_starts, k_starts, k_rows, (max(q_rows), max(groups.k_rows)))
 
 
 @lru_cache(maxsize=256)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lvsa_core.cascade import Tables
 from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.prefix_window import GatheredWindow, VarlenWindow
 
@@ -47,21 +49,11 @@ class FlashAttention3(VarlenWindow):
         """See :meth:`PrefixWindow.attention`."""
         return self._forward(q=q, k=k, v=v, softmax_scale=scale)
 
-    def varlen(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        q_starts: Tensor,
-        k_starts: Tensor,
-        k_rows: Tensor,
-        max_rows: tuple[int, int],
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
+    def varlen(self, q: Tensor, k: Tensor, v: Tensor, groups: Tables, scale: float) -> tuple[Tensor, Tensor]:
         """See :meth:`VarlenWindow.varlen`."""
         return self._forward(
-            q=q, k=k, v=v, cu_seqlens_q=q_starts, cu_seqlens_k=k_starts, seqused_k=k_rows,
-            max_seqlen_q=max_rows[0], max_seqlen_k=max_rows[1], softmax_scale=scale,
+            q=q, k=k, v=v, cu_seqlens_q=groups.q_starts, cu_seqlens_k=groups.k_starts, seqused_k=groups.k_rows,
+            max_seqlen_q=groups.max_rows[0], max_seqlen_k=groups.max_rows[1], softmax_scale=scale,
         )  # fmt: skip
 
     def _forward(self, **given: object) -> tuple[Tensor, Tensor]:
@@ -86,31 +78,23 @@ class FlashAttention2(VarlenWindow):
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """See :meth:`PrefixWindow.attention`."""
-        return self._forward(q, k, v, None, None, (q.shape[1], k.shape[1]), None, scale)
+        out, lse, *_ = self._forward(q, k, v, None, None, q.shape[1], k.shape[1], scale=scale)
+        return out, lse
 
-    def varlen(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        q_starts: Tensor,
-        k_starts: Tensor,
-        k_rows: Tensor,
-        max_rows: tuple[int, int],
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
+    def varlen(self, q: Tensor, k: Tensor, v: Tensor, groups: Tables, scale: float) -> tuple[Tensor, Tensor]:
         """See :meth:`VarlenWindow.varlen`."""
-        return self._forward(q, k, v, q_starts, k_starts, max_rows, k_rows, scale)
-
-    @staticmethod
-    def _forward(
-        q: Tensor, k: Tensor, v: Tensor, q_starts: Tensor | None, k_starts: Tensor | None, max_rows: tuple[int, int],
-        k_rows: Tensor | None, scale: float,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        out, lse, *_ = torch.ops.aten._flash_attention_forward(
-            q, k, v, q_starts, k_starts, *max_rows, 0.0, False, False, scale=scale, seqused_k=k_rows
+        out, lse, *_ = self._forward(
+            q, k, v, groups.q_starts, groups.k_starts, *groups.max_rows, scale=scale, seqused_k=groups.k_rows
         )
         return out, lse
+
+    @staticmethod
+    def _forward(*args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        dropout, causal, debug_mask = 0.0, False, False
+        result: tuple[Tensor, ...] = torch.ops.aten._flash_attention_forward(
+            *args, dropout, causal, debug_mask, **kwargs
+        )
+        return result
 
 
 class CudnnAttention(GatheredWindow):

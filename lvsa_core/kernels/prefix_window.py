@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from lvsa_core.cascade import Batch, Runs, cascade, frame_indices, runs, tables
+from lvsa_core.cascade import Batch, Cascade, Runs, Tables, cascade, frame_indices, runs, tables
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels.merge import merge_
 from lvsa_core.pattern import Pattern
@@ -47,37 +47,27 @@ class PrefixWindow:
         """
         calls = cascade(pattern, layout)
         if calls.remaining or layout.pad:
-            order = self.frame_order(pattern, layout, q.device)
+            order = self.frame_order(calls, q.device)
             k, v = (prefix_first(x, layout, order) for x in (k, v))
         prefix = layout.kv_before + layout.kv_after + len(calls.anchors) * layout.grid.patches
         out, lse = self.attention(q, k[:, :prefix], v[:, :prefix], scale)
         if calls.remaining:
             for entry in zip(q, k[:, prefix:], v[:, prefix:], out, lse, strict=True):
-                self.windows(*entry, pattern, layout, scale)
+                self.windows(*entry, calls, scale)
         return out
 
-    def frame_order(self, pattern: Pattern, layout: TokenLayout, device: torch.device) -> Tensor:
+    def frame_order(self, calls: Cascade, device: torch.device) -> Tensor:
         """The frames as an index [T] on the device: anchors, then the remaining ones."""
-        return frame_indices(cascade(pattern, layout).order, device)
+        return frame_indices(calls.order, device)
 
-    def windows(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        pattern: Pattern,
-        layout: TokenLayout,
-        scale: float,
-    ) -> None:
+    def windows(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float) -> None:
         """Merge one entry's windows into its output, in place.
 
         Args:
             q, out: [Sq, H, D]. lse: [H, Sq], of ``out``. k, v: [S, Hkv, D], the remaining frames in time order.
         """
         rows_lse = lse.transpose(0, 1)
-        for batch in cascade(pattern, layout).batches:
+        for batch in calls.batches:
             window, window_lse = self.attention(_groups(q, batch), _runs(k, batch), _runs(v, batch), scale)
             merge_(_groups(out, batch), _groups(rows_lse, batch).transpose(1, 2), window, window_lse)
 
@@ -85,19 +75,9 @@ class PrefixWindow:
 class GatheredWindow(PrefixWindow):
     """Copies the runs of a few frames at a time, for kernels that cannot read them where they overlap."""
 
-    def windows(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        pattern: Pattern,
-        layout: TokenLayout,
-        scale: float,
-    ) -> None:
+    def windows(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float) -> None:
         """See :meth:`PrefixWindow.windows`. Calls have few different shapes, which suits kernels built for a shape."""
-        for first, rows, starts, length in _chunks(runs(pattern, layout), q.shape[0]):
+        for first, rows, starts, length in _chunks(runs(calls.pattern, calls.layout), q.shape[0]):
             end = first + rows * len(starts)
             keys, values = (_gathered(x, starts, length) for x in (k, v))
             window, window_lse = self.attention(_split(q[first:end], rows), keys, values, scale)
@@ -108,24 +88,12 @@ class GatheredWindow(PrefixWindow):
 class VarlenWindow(PrefixWindow):
     """Reads all runs in place in one call, for kernels that take a start and a length of keys for each group."""
 
-    def varlen(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        q_starts: Tensor,
-        k_starts: Tensor,
-        k_rows: Tensor,
-        max_rows: tuple[int, int],
-        scale: float,
-    ) -> tuple[Tensor, Tensor]:
+    def varlen(self, q: Tensor, k: Tensor, v: Tensor, groups: Tables, scale: float) -> tuple[Tensor, Tensor]:
         """Softmax attention of groups of query rows, each on its own run of keys.
 
         Args:
             q: [Sq, H, D]. k, v: [S, Hkv, D].
-            q_starts: first row of each group and the end of the last, int32.
-            k_starts: first key of each group and one number more, int32; runs may overlap. k_rows: keys of each group.
-            max_rows: of the queries and keys of a group.
+            groups: rows and keys of each group; the runs of keys may overlap.
             scale: multiplies the scores.
 
         Returns:
@@ -133,25 +101,13 @@ class VarlenWindow(PrefixWindow):
         """
         raise NotImplementedError
 
-    def frame_order(self, pattern: Pattern, layout: TokenLayout, device: torch.device) -> Tensor:
+    def frame_order(self, calls: Cascade, device: torch.device) -> Tensor:
         """See :meth:`PrefixWindow.frame_order`."""
-        return tables(pattern, layout, device).order
+        return tables(calls.pattern, calls.layout, device).order
 
-    def windows(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        out: Tensor,
-        lse: Tensor,
-        pattern: Pattern,
-        layout: TokenLayout,
-        scale: float,
-    ) -> None:
+    def windows(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float) -> None:
         """See :meth:`PrefixWindow.windows`."""
-        _, q_starts, k_starts, k_rows = tables(pattern, layout, q.device)
-        max_rows = runs(pattern, layout).max_rows
-        window, window_lse = self.varlen(q, k, v, q_starts, k_starts, k_rows, max_rows, scale)
+        window, window_lse = self.varlen(q, k, v, tables(calls.pattern, calls.layout, q.device), scale)
         merge_(out[None], lse[None], window[None], window_lse[None])
 
 

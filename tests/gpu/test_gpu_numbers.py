@@ -6,6 +6,7 @@ from gpu_calls import BF16, CUDA, JOINT, names, pattern_of, random_qkv, running
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
+from lvsa_core.cascade import Tables
 from lvsa_core.kernels import KERNELS
 from lvsa_core.kernels.merge import merge_eager_, passed_over
 from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow, VarlenWindow
@@ -74,11 +75,12 @@ def test_overlapping_windows(name: str, dtype: torch.dtype, kv_heads: int) -> No
     q_starts = [sum(q_rows[:i]) for i in range(len(q_rows) + 1)]
     q = torch.randn(sum(q_rows), 4, 128, dtype=dtype, device=CUDA) * 3
     k, v = torch.randn(2, 901, kv_heads, 128, dtype=dtype, device=CUDA)
-    tables = (
+    starts, firsts, lengths = (
         torch.tensor(x, dtype=torch.int32, device=CUDA) for x in (q_starts, (*first_keys, first_keys[-1]), key_rows)
     )
+    groups = Tables(starts, starts, firsts, lengths, (max(q_rows), max(key_rows)))  # their order does not matter here
     poisoned()
-    out, lse = kernel.varlen(q, k, v, *tables, (max(q_rows), max(key_rows)), 128**-0.5)
+    out, lse = kernel.varlen(q, k, v, groups, 128**-0.5)
     for group, (first, rows) in enumerate(zip(first_keys, key_rows, strict=True)):
         held = slice(q_starts[group], q_starts[group + 1])
         if not rows:
