@@ -48,7 +48,8 @@ def attend(
         return torch.empty_like(q)
     chosen = select(kernel, q.device, q.dtype, q.shape[3]).kernel
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
-    out = chosen.attend(q, k, v, pattern, layout, scale)
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # some kernels run on the current device
+        out = chosen.attend(q, k, v, pattern, layout, scale)
     if layout.video_rows > layout.real_rows:
         out[:, layout.q_before + layout.real_rows : layout.q_before + layout.video_rows] = 0
     return out

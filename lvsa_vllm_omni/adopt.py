@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from lvsa_core.kernels import KernelUnavailable, Selection, select
+from lvsa_core.kernels import KernelUnavailable, Selection, release, select
 from lvsa_vllm_omni import compat, journal, presets, seam
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
 from lvsa_vllm_omni.presets import Preset
@@ -94,6 +94,8 @@ def _kernel(settings: LvsaSettings, config: Any, layers: list[Any]) -> Selection
         return select(settings.backend, compat.device(), dtype, head_size)
     except KernelUnavailable as error:
         raise KernelUnavailable(f"LVSA_BACKEND={settings.backend}: {error}") from None
+    finally:
+        release()  # the self-test's workspaces
 
 
 def _check_options(layer: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class FlashAttention3(VarlenWindow):
             return reason
         if capability(device)[0] != 9:
             return "it is built for Hopper"
-        return None if _loads(self.module) else f"{self.module} cannot be imported"
+        return _import_problem(self.module)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
         """See :meth:`PrefixWindow.attention`."""
@@ -129,12 +129,11 @@ class GatheredFlashAttention2(GatheredWindow, FlashAttention2):
     name = "FlashAttention2-gathered"
 
 
-def _loads(module: str) -> bool:
-    """Whether a module is there and its compiled part fits this PyTorch."""
+@lru_cache(maxsize=8)
+def _import_problem(module: str) -> str | None:
+    """Why a module cannot be imported, None if it can."""
     try:
-        if importlib.util.find_spec(module) is None:
-            return False
         importlib.import_module(module)
-    except (ImportError, OSError):
-        return False
-    return True
+    except Exception as error:  # a compiled part that does not fit this PyTorch or CUDA raises all sorts of things
+        return f"{module} cannot be imported: {str(error).strip().partition(chr(10))[0]}"
+    return None

@@ -18,6 +18,7 @@ from lvsa_core.cascade import cascade, frame_indices, runs
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.merge import merge_
+from lvsa_core.kernels.prefix_window import copy_frames
 from lvsa_core.pattern import Pattern
 
 WORKSPACE_BYTES = 128 * 2**20  # what FlashInfer recommends
@@ -54,13 +55,17 @@ class FlashInferKernel:
         return _missing()
 
     def release(self) -> None:
-        """Give the workspaces back."""
+        """Give the workspaces back, when the device has read the last plan from the pinned memory among them."""
+        for event in self._read.values():
+            event.synchronize()
         self._wrappers.clear()
         self._planned.clear()
         self._read.clear()
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
         """Sparse attention of one layer; see :func:`lvsa_core.attend`. Rows of padding hold anything."""
+        if k.stride() != v.stride():  # on Hopper FlashInfer wants the same of both
+            k, v = k.contiguous(), v.contiguous()
         calls = cascade(pattern, layout)
         every = tuple(range(pattern.frames))
         in_prefix: tuple[int, ...] = ()
@@ -107,8 +112,9 @@ class FlashInferKernel:
         if device not in self._wrappers:
             from flashinfer import BatchPrefillWithPagedKVCacheWrapper
 
-            workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
-            self._wrappers[device] = BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD")
+            with torch.inference_mode(False):  # it writes into its buffers in and out of inference mode
+                workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
+                self._wrappers[device] = BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD")
         key = (shared, q.shape[1:], k.shape[1:], q.dtype, scale)
         if self._planned.get(device) != key:
             if device in self._read:  # the wrapper writes each plan into the same pinned memory
@@ -164,10 +170,13 @@ def frame_lists(
 
 def _prefix(x: Tensor, layout: TokenLayout, frames: tuple[int, ...]) -> Tensor:
     """Other tokens and some frames of keys or values [Sk, H, D], as a copy."""
-    parts = [x[: layout.kv_before], x[layout.kv_tokens - layout.kv_after :]]
+    before, after, patches = layout.kv_before, layout.kv_after, layout.grid.patches
+    copy = x.new_empty(before + after + len(frames) * patches, *x.shape[1:])
+    copy[:before] = x[:before]
+    copy[before : before + after] = x[layout.kv_tokens - after :]
     if frames:
-        parts.append(_video(x, layout).index_select(0, frame_indices(frames, x.device)).flatten(0, 1))
-    return torch.cat(parts)
+        copy_frames(_video(x, layout), frame_indices(frames, x.device), copy[before + after :], 0)
+    return copy
 
 
 def _video(x: Tensor, layout: TokenLayout) -> Tensor:

@@ -8,6 +8,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+#: Elements that PyTorch's operators merge at a time: their float32 copies stay small.
+CHUNK = 2**24
+
 
 def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
     """Make ``out`` the attention over both key sets, in place: one pass over memory on GPUs, by a Triton kernel.
@@ -20,16 +23,25 @@ def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
         out, other: [N, S, H, D], same shape and dtype; ``out`` may be a strided view.
         lse, other_lse: [N, H, S], float32 or wider.
     """
-    _merge_on(out.device.type)[0](out, lse, other, other_lse)
+    _merge_on(out.device)[0](out, lse, other, other_lse)
 
 
 def passed_over(device: torch.device) -> str | None:
     """Why the one-pass kernel does not run on a device that should have it, None if all is well."""
-    return _merge_on(device.type)[1]
+    return _merge_on(device)[1]
 
 
 def merge_eager_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
-    """:func:`merge_` with PyTorch's operators."""
+    """:func:`merge_` with PyTorch's operators, some rows at a time."""
+    if out.numel() <= CHUNK:
+        return _merge_rows_(out, lse, other, other_lse)
+    rows = max(1, CHUNK * out.shape[1] // out.numel())
+    for first in range(0, out.shape[1], rows):
+        held = slice(first, first + rows)
+        _merge_rows_(out[:, held], lse[..., held], other[:, held], other_lse[..., held])
+
+
+def _merge_rows_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
     weight = torch.sigmoid(other_lse - lse)
     weight = torch.where(other_lse.isinf(), 0, weight).transpose(1, 2).unsqueeze(-1)
     if out.dtype == weight.dtype:
@@ -38,18 +50,24 @@ def merge_eager_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> 
         out.copy_(out.to(weight.dtype).lerp_(other.to(weight.dtype), weight))
 
 
-@lru_cache(maxsize=8)
-def _merge_on(device_type: str) -> tuple[Callable[[Tensor, Tensor, Tensor, Tensor], None], str | None]:
-    """The fastest merge of a kind of device that works there, and why a faster one does not."""
-    if device_type != "cuda":
+@lru_cache(maxsize=64)
+def _merge_on(device: torch.device) -> tuple[Callable[[Tensor, Tensor, Tensor, Tensor], None], str | None]:
+    """The fastest merge that works on a device, and why a faster one does not."""
+    if device.type != "cuda":
         return merge_eager_, None
     try:  # Triton needs a C compiler when it first runs
         from lvsa_core.kernels.triton_merge import merge_triton_
 
-        out, lse = torch.zeros(1, 3, 1, 8, device=device_type), torch.zeros(1, 1, 3, device=device_type)
-        merge_triton_(out, lse, torch.ones_like(out), lse)
+        out, lse, other = _probe(device)
+        merge_triton_(out, lse, other, lse)
         if not torch.equal(out, torch.full_like(out, 0.5)):
             return merge_eager_, "its result is wrong"
     except Exception as error:  # whatever Triton raises here, the other merge serves
         return merge_eager_, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     return merge_triton_, None
+
+
+def _probe(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Tensors as calls have them whatever PyTorch's default dtype is: an engine sets its own while it builds models."""
+    out = torch.zeros(1, 3, 1, 8, dtype=torch.bfloat16, device=device)
+    return out, torch.zeros(1, 1, 3, dtype=torch.float32, device=device), torch.ones_like(out)

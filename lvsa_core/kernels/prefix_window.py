@@ -149,10 +149,32 @@ def prefix_first(x: Tensor, layout: TokenLayout, order: Tensor) -> Tensor:
     copy = x.new_empty(x.shape[0], before + after + grid.tokens, *x.shape[2:])
     copy[:, :before] = x[:, :before]
     copy[:, before : before + after] = x[:, layout.kv_tokens - after :]
-    shape = (x.shape[0], grid.frames, grid.patches, *x.shape[2:])
-    video, frames = x[:, before : before + grid.tokens].view(shape), copy[:, before + after :].view(shape)
-    torch.index_select(video, 1, order, out=frames)
+    video = x[:, before : before + grid.tokens].view(x.shape[0], grid.frames, grid.patches, *x.shape[2:])
+    copy_frames(video, order, copy[:, before + after :], 1)
     return copy
+
+
+def copy_frames(video: Tensor, order: Tensor, out: Tensor, dim: int) -> None:
+    """Copy frames of ``video`` [.., T, P, H, D] in some order to ``out`` [.., len(order) * P, H, D].
+
+    Args:
+        order: frames, int32. dim: the dimension of ``video`` that counts frames.
+    """
+    frames = out.view(*out.shape[:dim], len(order), *video.shape[dim + 1 :])
+    if not _on_cpu(out) and _in_16_bytes(video) and _in_16_bytes(frames):
+        # PyTorch gathers number by number: the larger, the fewer.
+        video, frames = video.view(torch.complex128), frames.view(torch.complex128)
+    torch.index_select(video, dim, order, out=frames)
+
+
+def _on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def _in_16_bytes(x: Tensor) -> bool:
+    """Whether the tensor can be seen as numbers of 16 bytes."""
+    counts = (x.shape[-1], x.storage_offset(), *x.stride()[:-1])
+    return x.stride(-1) == 1 and all(count * x.itemsize % 16 == 0 for count in counts)
 
 
 def _groups(x: Tensor, batch: Batch) -> Tensor:

@@ -26,9 +26,10 @@ def self_test(kernel: Any, device: torch.device, dtype: torch.dtype, head_size: 
     Whatever the kernel raises counts as a failure: it may be a library that does not fit the device or the driver.
     """
     with torch.device("cpu"):  # an engine builds its models with another default, such as meta
-        q, k, v, expected = _inputs(dtype, head_size)
+        q, k, values, expected = _inputs(dtype, head_size)
         try:
-            out = kernel.attend(*(x.to(device) for x in (q, k, v)), PATTERN, LAYOUT, head_size**-0.5)
+            v = values.to(device)[:, :, 1:]
+            out = kernel.attend(q.to(device), k.to(device), v, PATTERN, LAYOUT, head_size**-0.5)
             out = out.to("cpu", torch.float64)
         except Exception as error:
             sentence = str(error).strip().partition("\n")[0]
@@ -42,7 +43,10 @@ def self_test(kernel: Any, device: torch.device, dtype: torch.dtype, head_size: 
 
 @lru_cache(maxsize=8)
 def _inputs(dtype: torch.dtype, head_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries, keys and values of two heads that share one key head, and the expected output, all on the CPU."""
+    """Queries and keys, values, and the expected output, all on the CPU; two heads share one key head.
+
+    The values are the second of two heads, so that they lie in memory with gaps, as parts of a fused projection do.
+    """
     noise = torch.Generator(device="cpu").manual_seed(0)  # the user's random numbers stay as they are
 
     def normal(tokens: int, heads: int, size: float) -> Tensor:
@@ -50,6 +54,7 @@ def _inputs(dtype: torch.dtype, head_size: int) -> tuple[Tensor, Tensor, Tensor,
         return (torch.randn(shape, generator=noise, dtype=torch.float32, device="cpu") * size).to(dtype)
 
     # Scores of size 3: a handful of keys decide about each output.
-    q, k, v = normal(LAYOUT.q_tokens, 2, 3.0), normal(LAYOUT.kv_tokens, 1, 1.0), normal(LAYOUT.kv_tokens, 1, 1.0)
+    q, k, values = normal(LAYOUT.q_tokens, 2, 3.0), normal(LAYOUT.kv_tokens, 1, 1.0), normal(LAYOUT.kv_tokens, 2, 1.0)
+    v = values[:, :, 1:]
     expected = reference_attend(q.double(), k.double(), v.double(), PATTERN, LAYOUT, scale=head_size**-0.5)
-    return q, k, v, expected
+    return q, k, values, expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -41,8 +42,9 @@ def merge_triton_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) ->
     """See :func:`lvsa_core.kernels.merge.merge_`. The last dimension of ``out`` and ``other`` must be contiguous."""
     entries, rows, heads, size = out.shape
     grid = (triton.cdiv(rows, BLOCK_ROWS) * heads, entries)
-    _merge[grid](
-        out, lse, other, other_lse, rows, heads, size,
-        *out.stride()[:3], *lse.stride(), *other.stride()[:3], *other_lse.stride(),
-        BLOCK_ROWS=BLOCK_ROWS, BLOCK_SIZE=triton.next_power_of_2(size),
-    )  # fmt: skip
+    with torch.cuda.device_of(out):  # Triton launches on the current device
+        _merge[grid](
+            out, lse, other, other_lse, rows, heads, size,
+            *out.stride()[:3], *lse.stride(), *other.stride()[:3], *other_lse.stride(),
+            BLOCK_ROWS=BLOCK_ROWS, BLOCK_SIZE=triton.next_power_of_2(size),
+        )  # fmt: skip

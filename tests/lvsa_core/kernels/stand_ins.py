@@ -165,6 +165,7 @@ class PagedWrapper:
         plan, (k, v) = self.planned, paged
         assert return_lse and q.is_contiguous() and q.dtype == plan["q_data_type"]
         assert q.shape == (plan["qo_indptr"][-1], plan["num_qo_heads"], plan["head_dim_qk"])
+        assert k.stride() == v.stride()  # batch_prefill_sm90.cu
         assert k.shape[1:] == (plan["page_size"], plan["num_kv_heads"], plan["head_dim_qk"])
         rows, first, pages = (plan[x].tolist() for x in ("qo_indptr", "paged_kv_indptr", "paged_kv_indices"))
         tokens = torch.arange(k.shape[0] * k.shape[1]).view(k.shape[:2])

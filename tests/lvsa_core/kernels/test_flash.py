@@ -123,8 +123,10 @@ def test_a_package_that_is_missing_or_does_not_load(monkeypatch: pytest.MonkeyPa
     for module in ("flash", "cuda"):
         monkeypatch.setattr(f"lvsa_core.kernels.{module}.capability", lambda device: H200)
     missing = FlashAttention3("x", "no_such_package", "x", (torch.bfloat16,))
-    assert missing.available(CUDA, torch.bfloat16, 128) == "no_such_package cannot be imported"
-    (tmp_path / "built_for_another_torch.py").write_text("raise OSError('undefined symbol')")
+    found = missing.available(CUDA, torch.bfloat16, 128)
+    assert found == "no_such_package cannot be imported: No module named 'no_such_package'"
+    (tmp_path / "built_for_another_torch.py").write_text("raise RuntimeError('libcudart.so.13 not found\\nx')")
     monkeypatch.syspath_prepend(str(tmp_path))
     broken = FlashAttention3("x", "built_for_another_torch", "x", (torch.bfloat16,))
-    assert broken.available(CUDA, torch.bfloat16, 128) == "built_for_another_torch cannot be imported"
+    found = broken.available(CUDA, torch.bfloat16, 128)
+    assert found == "built_for_another_torch cannot be imported: libcudart.so.13 not found"

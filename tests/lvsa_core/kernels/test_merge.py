@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lvsa_core.kernels.merge import merge_
+from lvsa_core.kernels import merge
+from lvsa_core.kernels.merge import merge_, merge_eager_
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,3 +71,27 @@ def test_half_precision_weights_are_not_rounded() -> None:
     out, other = torch.full((1, 1, 1, 1), 4096.0).bfloat16(), torch.zeros(1, 1, 1, 1).bfloat16()
     merge_(out, torch.zeros(1, 1, 1), other, torch.full((1, 1, 1), math.log(2.0**12 - 1)))
     assert abs(out.item() - 1.0) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    out, other = noise(2, 9, 3, 4, seed=1).to(dtype), noise(2, 9, 3, 4, seed=2).to(dtype)
+    lse, other_lse = noise(2, 3, 9, seed=3).float(), noise(2, 3, 9, seed=4).float()
+    expected = out.clone()
+    merge_eager_(expected, lse, other, other_lse)
+    monkeypatch.setattr(merge, "CHUNK", 2 * 2 * 3 * 4)  # two rows
+    merge_eager_(out, lse, other, other_lse)
+    torch.testing.assert_close(out, expected, rtol=torch.finfo(dtype).eps, atol=1e-6)
+
+
+def test_the_probe_is_what_calls_are_in_any_default_dtype() -> None:
+    """Engines build models, and choose the kernel, with their own default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        out, lse, other = merge._probe(torch.device("cpu"))
+    finally:
+        torch.set_default_dtype(before)
+    assert (out.dtype, lse.dtype, other.dtype) == (torch.bfloat16, torch.float32, torch.bfloat16)
+    merge_(out, lse, other, lse)
+    assert torch.equal(out, torch.full_like(out, 0.5))

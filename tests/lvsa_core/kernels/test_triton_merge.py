@@ -76,7 +76,7 @@ def test_where_triton_does_not_run_pytorch_merges(monkeypatch: pytest.MonkeyPatc
         pytest.skip("Triton runs here")
     merge._merge_on.cache_clear()
     try:
-        assert merge._merge_on("cuda")[0] is merge_eager_
+        assert merge._merge_on(torch.device("cuda"))[0] is merge_eager_
         assert merge.passed_over(torch.device("cuda"))
         assert merge.passed_over(torch.device("cpu")) is None
     finally:
