@@ -15,6 +15,8 @@ HunyuanVideo and Cosmos, the runs of all kernels and of the dense attentions int
   the time of the fastest kernel goes, and what a denoising step with new anchors costs the host;
 - the largest difference of a few rows of the timed shape from a float32 computation.
 
+``fused-triton`` (family ``candidate``) is a candidate beside the kernels of the package and no part of it.
+
 The most important cases come first; those that do not fit in ``--budget`` are named. The JSON file is written after
 every case. The exit status is 1 if a kernel that says it is available gives wrong numbers, 2 if nothing can be run.
 
@@ -62,6 +64,12 @@ from lvsa_core.kernels import KERNELS, Kernel, KernelUnavailable, select, selfte
 from lvsa_core.measure import copy_rate, facts, interleaved, matmul_rate, medians, normal, peak_memory, poison, seconds
 from lvsa_core.pattern import _pattern
 from lvsa_core.stopwatch import parts_of
+
+sys.path.append(str(Path(__file__).parent))  # for when this file is not run as a script
+from fused_triton import FusedTriton
+
+#: What is checked and timed: the registered kernels, and after them those that are not (yet) part of the package.
+COMPARED: dict[str, Kernel] = {**KERNELS, FusedTriton.name: FusedTriton()}
 
 DTYPE = torch.bfloat16
 ALLOWED = selftest.TOLERANCE[DTYPE]  # for outputs of size 1, which loud queries give
@@ -115,7 +123,7 @@ FIRST = ("wan-14b", "wan-1.3b")  # with all their lengths but the dense one
 
 def parse_arguments() -> argparse.Namespace:
     """Command line; names are checked here."""
-    names, families = [*KERNELS], list(dict.fromkeys(kernel.family for kernel in KERNELS.values()))
+    names, families = [*COMPARED], list(dict.fromkeys(kernel.family for kernel in COMPARED.values()))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help="default: %(default)s")
     parser.add_argument("--frames", help="latent frames for all models; default: 21,41,81,121, at 720p 41")
@@ -189,16 +197,18 @@ DENSE = {
 class Inputs:
     """Random queries, keys and values of a call, and the exact result of some rows.
 
-    The queries are loud: a handful of keys decide about each output, so that a wrong one shows.
+    The queries are loud: a handful of keys decide about each output, so that a wrong one shows. As from Wan's blocks,
+    queries and keys are contiguous, and values a part of a fused projection, with gaps between tokens.
     """
 
     def __init__(
         self, layout: TokenLayout, heads: int, kv_heads: int, size: int, device: torch.device, noise: torch.Generator
     ) -> None:
         self.layout, self.scale = layout, size**-0.5
-        shapes = [(layout.q_tokens, heads), *[(layout.kv_tokens, kv_heads)] * 2]
-        self.q, self.k, self.v = (normal(1, *x, size, dtype=DTYPE, device=device, noise=noise) for x in shapes)
+        shapes = [(layout.q_tokens, heads), (layout.kv_tokens, kv_heads), (layout.kv_tokens, 2 * kv_heads)]
+        self.q, self.k, fused = (normal(1, *x, size, dtype=DTYPE, device=device, noise=noise) for x in shapes)
         self.q *= LOUDNESS
+        self.v = fused[:, :, kv_heads:]
 
     @property
     def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -347,8 +357,8 @@ def first_calls(
     failed: dict[str, str] = {}
     for kernel in kernels:
         try:
-            found = difference(_call(inputs, pattern, kernel.name)()[0, rows], expected)
-            extra = peak_memory(_call(inputs, pattern, kernel.name), device) - inputs.q.nbytes
+            found = difference(_call(inputs, pattern, kernel)()[0, rows], expected)
+            extra = peak_memory(_call(inputs, pattern, kernel), device) - inputs.q.nbytes
         except Exception as error:  # out of memory, or a library that fails at this size only
             failed[kernel.name] = first_line(error)
             continue
@@ -364,7 +374,7 @@ def measure(
     layout, pattern = shape.layout(frames), plan(frames, reference_frames=shape.horizon)
     inputs = Inputs(layout, shape.heads, shape.kv_heads, shape.head_size, device, noise)
     results, failed = first_calls(kernels[: 1 if pattern.is_dense else None], inputs, pattern, device)
-    sides: dict[str, Callable[[], Tensor]] = {kernel: _call(inputs, pattern, kernel) for kernel in results}
+    sides: dict[str, Callable[[], Tensor]] = {kernel: _call(inputs, pattern, COMPARED[kernel]) for kernel in results}
     for side, function in dense.items():
         sides[f"dense {side}"] = lambda function=function: function(*inputs.tensors, inputs.scale)
 
@@ -387,7 +397,7 @@ def measure(
     chosen = next(iter(results), None)
     parts = None
     if chosen and not pattern.is_dense:
-        parts = parts_of(KERNELS[chosen], sides[chosen], device, min(3, repeats))
+        parts = parts_of(COMPARED[chosen], sides[chosen], device, min(3, repeats))
     return {
         "model": name, "frames": frames, "tokens": layout.q_tokens, "heads": [shape.heads, shape.kv_heads],
         "interval": pattern.keyframe_interval, "density": density, "dense_pattern": pattern.is_dense,
@@ -398,8 +408,10 @@ def measure(
     }  # fmt: skip
 
 
-def _call(inputs: Inputs, pattern: Pattern, kernel: str) -> Callable[[], Tensor]:
-    return lambda: attend(*inputs.tensors, pattern, inputs.layout, scale=inputs.scale, kernel=kernel)
+def _call(inputs: Inputs, pattern: Pattern, kernel: Kernel) -> Callable[[], Tensor]:
+    if kernel.name not in KERNELS:  # which ``attend`` does not know
+        return lambda: kernel.attend(*inputs.tensors, pattern, inputs.layout, inputs.scale)
+    return lambda: attend(*inputs.tensors, pattern, inputs.layout, scale=inputs.scale, kernel=kernel.name)
 
 
 # --- What is said -----------------------------------------------------------------------------------------------------
@@ -531,7 +543,7 @@ def machine(device: torch.device, seed: int, tiny: bool) -> tuple[dict[str, Any]
 
 def available(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Kernel], dict[str, str]]:
     """The kernels asked for that say they run here, in the order of ``auto``, and what the others say."""
-    asked = [kernel for kernel in KERNELS.values() if {kernel.name, kernel.family} & {*arguments.kernels}]
+    asked = [kernel for kernel in COMPARED.values() if {kernel.name, kernel.family} & {*arguments.kernels}]
     reasons = {kernel.name: kernel.available(device, DTYPE, 128) for kernel in asked}
     return [kernel for kernel in asked if reasons[kernel.name] is None], {k: r for k, r in reasons.items() if r}
 

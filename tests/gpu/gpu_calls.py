@@ -33,10 +33,13 @@ def running(name: str, dtype: torch.dtype = BF16, head_size: int = 128) -> Kerne
 def random_qkv(
     layout: TokenLayout, heads: int, kv_heads: int, *, batch: int = 1, dtype: torch.dtype = BF16
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Fresh queries, keys and values of head size 128. Scores of size 3: a handful of keys decide about each output."""
-    shapes = (layout.q_tokens, heads), (layout.kv_tokens, kv_heads), (layout.kv_tokens, kv_heads)
-    q, k, v = (torch.randn(batch, *shape, 128, dtype=dtype, device=CUDA) for shape in shapes)
-    return q.mul_(3), k, v
+    """Fresh queries, keys and values of head size 128. Scores of size 3: a handful of keys decide about each output.
+
+    As from Wan's blocks, queries and keys are contiguous, and values a part of a fused projection.
+    """
+    shapes = (layout.q_tokens, heads), (layout.kv_tokens, kv_heads), (layout.kv_tokens, 2 * kv_heads)
+    q, k, fused = (torch.randn(batch, *shape, 128, dtype=dtype, device=CUDA) for shape in shapes)
+    return q.mul_(3), k, fused[:, :, kv_heads:]
 
 
 def pattern_of(layout: TokenLayout, step: int = 1) -> Pattern:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
 from lvsa_core.cascade import Tables
-from lvsa_core.kernels import KERNELS
+from lvsa_core.kernels import KERNELS, merge
 from lvsa_core.kernels.merge import merge_eager_, passed_over
 from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow, VarlenWindow
 from lvsa_core.kernels.selftest import TOLERANCE
@@ -49,6 +49,17 @@ def test_equals_the_oracle(
         poisoned()
         out = attend(*inputs, pattern, layout, kernel=name)
         assert (out.float() - expected.float()).abs().max() <= TOLERANCE[dtype]  # false for NaN
+
+
+def test_the_merge_runs_in_one_pass_where_an_engine_builds_its_model() -> None:
+    """It sets a default dtype of its own meanwhile, and what is found then holds for all requests."""
+    merge._merge_on.cache_clear()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert passed_over(CUDA) is None
+    finally:
+        torch.set_default_dtype(torch.float32)
+        merge._merge_on.cache_clear()
 
 
 @pytest.mark.parametrize("name", [name for name, kernel in KERNELS.items() if isinstance(kernel, PrefixWindow)])
