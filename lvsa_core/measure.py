@@ -116,9 +116,12 @@ def facts(device: torch.device) -> dict[str, str]:
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    program = Path(sys.argv[0])
+    if program.is_absolute():  # where it is installed is nobody's business
+        program = Path(program.name)
     found = {
         "date": date.today().isoformat(),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*["python"][: program.suffix == ".py"], str(program), *sys.argv[1:]]),
         "processor": f"{model}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
     }
