@@ -116,12 +116,6 @@ def peak_memory(function: Any) -> int:
     return measure.peak_memory(function, torch.device("cpu"))
 
 
-def test_peak_memory_is_measured() -> None:
-    x = torch.empty(1 << 20)
-    assert 0 <= peak_memory(lambda: [x + 1, x + 2]) - 2 * x.nbytes < 100
-    assert 0 <= peak_memory(lambda: (x + 1).sum() + (x + 2).sum()) - x.nbytes < 100
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("frames", "batch"), [(22, 1), (41, 1), (41, 2), (121, 1)])
 @pytest.mark.parametrize("text", [0, 20])
