@@ -35,7 +35,7 @@ def attend(
 
     Returns:
         [B, Sq, H, D] in the dtype of ``q``; rows of padding are zero. Besides inputs and output it needs one permuted
-        copy of K and V, less than a copy of Q, and the log-sum-exps.
+        copy of K and V, at most one of Q, and the log-sum-exps.
 
     Raises:
         ValueError: if shapes, heads, layout or scale do not fit.
