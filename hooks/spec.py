@@ -4,21 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from lvsa_core import FrameGrid
+from lvsa_core import FrameGrid, TokenLayout
 
 
 class HookError(RuntimeError):
     """A hook does not fit the installed engine; the message lists what was expected and what was found."""
 
 
+class MissingModel(HookError):
+    """The installed engine does not have the family's model at all."""
+
+
 class LayoutMismatch(ValueError):
     """A request's tensors are not what the family's function expects; the call goes dense."""
 
 
+class StaysDense(ValueError):
+    """A request that the family leaves to the engine's own attention, as it should; the message is the reason."""
+
+
 class ImpossibleRequest(ValueError):
     """No video of the size or length that a request asks for can be made; the message says which can."""
+
+
+def _nothing(transformer: Any, arguments: Mapping[str, Any]) -> tuple[int, int]:
+    return 0, 0
 
 
 @dataclass(frozen=True)
@@ -34,6 +46,10 @@ class FamilySpec:
         grid: ``(transformer, forward arguments by name) -> FrameGrid`` of the unsharded video; raises
             :class:`LayoutMismatch` if the arguments are not a video's, :class:`ImpossibleRequest` if the model cannot
             make that video.
+        around: ``(transformer, forward arguments by name) -> (before, after)``: tokens that the transformer itself puts
+            before and after the video (control, action, sound); raises as ``grid``, and :class:`StaysDense`.
+        text: where the text stands in the self-attention. ``none``: it comes by cross-attention. ``behind``: behind the
+            video, in queries and keys. ``keys first``: before everything, in the keys alone.
         step_parameter: the argument that is a new object in every denoising step, used where the pipeline does not
             publish its step.
     """
@@ -44,7 +60,31 @@ class FamilySpec:
     attention: tuple[str, ...]
     grid: Callable[[Any, Mapping[str, Any]], FrameGrid]
     attention_layer: str = "attn"
+    around: Callable[[Any, Mapping[str, Any]], tuple[int, int]] = _nothing
+    text: Literal["none", "behind", "keys first"] = "none"
     step_parameter: str = "timestep"
+
+    def layout(
+        self, grid: FrameGrid, around: tuple[int, int], q_tokens: int, kv_tokens: int, padding: int
+    ) -> TokenLayout:
+        """The order of tokens in one attention call.
+
+        Args:
+            grid, around: of the transformer's call. q_tokens, kv_tokens: of the attention call.
+            padding: tokens that sequence parallelism has added to the video's.
+
+        Raises:
+            LayoutMismatch: if the tokens are not these.
+        """
+        before, after = around
+        behind = q_tokens - before - grid.tokens - padding - after
+        first = kv_tokens - q_tokens
+        if padding and after:
+            raise LayoutMismatch("padding behind sound or action tokens")
+        if behind < 0 or (behind and self.text != "behind") or first < 0 or (first and self.text != "keys first"):
+            raise LayoutMismatch("other tokens than the video's and the text's")
+        after += behind
+        return TokenLayout(grid, kv_before=first + before, kv_after=after, q_before=before, q_after=after, pad=padding)
 
     @property
     def setting(self) -> str:

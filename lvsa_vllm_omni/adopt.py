@@ -79,7 +79,7 @@ def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: 
         if preset.family != spec.name:
             raise presets.PresetError(f"LVSA_PRESET={settings.preset} is for {preset.family}, the model is {spec.name}")
         return preset
-    found = transformer.config
+    found = getattr(transformer, "config", {})
     values = dict(found) if isinstance(found, dict) else {name: getattr(found, name) for name in dir(found)}
     facts = presets.model_facts(spec.transformer_class, values, compat.pipeline_index(config))
     return presets.match_preset(facts)

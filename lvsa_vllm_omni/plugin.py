@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lvsa_vllm_omni.hooks import SPECS, HookError
+from lvsa_vllm_omni.hooks import SPECS, HookError, MissingModel
 from lvsa_vllm_omni.presets import PresetError, load_preset
 from lvsa_vllm_omni.settings import FAMILIES, LvsaSettings, Mode, SettingsError
 
@@ -61,14 +61,13 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
         journal.logger.warning("[LVSA] %s", sentence)
     installed = []
     for family, mode in modes.items():
-        spec = SPECS.get(family)
-        if spec is None:
+        spec = SPECS[family]
+        try:
+            _undo[family] = seam.install(spec, partial(adopt, spec=spec, settings=settings, mode=mode))
+        except MissingModel:
             if getattr(settings, f"{family}_hook"):
-                raise SettingsError(
-                    f"LVSA_{family.upper()}_HOOK=1: this version has no hook for {family}, only for {', '.join(SPECS)}"
-                )
-            continue
-        _undo[family] = seam.install(spec, partial(adopt, spec=spec, settings=settings, mode=mode))
+                raise
+            continue  # an engine that does not have a model cannot run it without LVSA either
         installed.append(family if mode == "always" else f"{family} (beyond the training horizon)")
     if installed:
         _undo.setdefault("runner", seam.install_runner(journal.not_used))

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvsa_core import FrameGrid, Pattern, TokenLayout, attend
+from lvsa_core import Decision, FrameGrid, Pattern, attend
 from lvsa_core.kernels import Selection
 from lvsa_vllm_omni import compat, diagnostics, journal, step
-from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch
+from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch, StaysDense
 from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.schedule import schedule
 from lvsa_vllm_omni.settings import LvsaSettings, Mode
@@ -26,6 +26,7 @@ class Forward:
 
     scope: Scope
     grid: FrameGrid
+    around: tuple[int, int]  # tokens that the transformer puts before and after the video
     pattern: Pattern
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
@@ -37,12 +38,12 @@ class Forward:
         Raises:
             LvsaFallbackError: instead of running dense, if LVSA_STRICT=1.
         """
-        padding = q.shape[1] - self.grid.tokens
-        expected = getattr(compat.forward_context(), "sp_padding_size", 0) or 0
-        if padding != expected or k.shape[1] != q.shape[1]:
-            detail = {"keys": k.shape[1], "frames": self.grid.frames, "patches": self.grid.patches, "padding": expected}
+        padding = getattr(compat.forward_context(), "sp_padding_size", 0) or 0
+        try:
+            layout = self.scope.spec.layout(self.grid, self.around, q.shape[1], k.shape[1], padding)
+        except LayoutMismatch:
+            detail = {"keys": k.shape[1], "frames": self.grid.frames, "patches": self.grid.patches, "padding": padding}
             return self._dense(q, k, v, "sequence-length", detail)
-        layout = TokenLayout(self.grid, pad=padding)
         try:
             return attend(q, k, v, self.pattern, layout, scale=scale, kernel=self.scope.settings.backend)
         except torch.OutOfMemoryError:  # dense attention needs little less: let the engine handle it
@@ -110,6 +111,9 @@ class Scope:
         try:
             grid = self.spec.grid(transformer, arguments)
             pattern, decision = schedule(grid.frames, request.step, self.arguments, self.mode)
+            around = self.spec.around(transformer, arguments)
+        except StaysDense as reason:
+            decision = Decision("dense", str(reason))
         except ImpossibleRequest as error:
             raise compat.client_error(str(error)) from error
         except (LayoutMismatch, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -119,7 +123,7 @@ class Scope:
         if decision.verdict == "sparse":
             if new:
                 journal.engaged(self.blocks, grid, pattern, self.spec.name, self.kernel.name)
-            return Forward(self, grid, pattern)
+            return Forward(self, grid, around, pattern)
         if new:
             journal.dense(grid, decision.reason)
         return None

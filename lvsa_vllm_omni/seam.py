@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lvsa_core.kernels import release
-from lvsa_vllm_omni.hooks import FamilySpec, HookError
+from lvsa_vllm_omni.hooks import FamilySpec, HookError, MissingModel
 from lvsa_vllm_omni.scope import Scope
 
 #: Our attribute on a class we patched: the function that takes the patch off.
@@ -39,7 +39,7 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
         A function that takes the patch off again. A second call for a class changes nothing and returns the same one.
 
     Raises:
-        HookError: if the class does not fit.
+        MissingModel: if the installed engine has no such class. HookError: if it does not fit.
     """
     cls = _resolve(spec)
     if MARK in vars(cls):
@@ -186,10 +186,10 @@ def _resolve(spec: FamilySpec) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise HookError(f"{spec.setting}: this vLLM-Omni has no {module_name} ({error}); {_remedy(spec)}") from None
+        raise MissingModel(f"{spec.setting}: this vLLM-Omni has no {module_name} ({error}); {_remedy(spec)}") from None
     cls = getattr(module, class_name, None)
     if cls is None:
-        raise HookError(f"{spec.setting}: {module_name} has no class {class_name}; {_remedy(spec)}")
+        raise MissingModel(f"{spec.setting}: {module_name} has no class {class_name}; {_remedy(spec)}")
     missing = [name for name in spec.forward_parameters if name not in inspect.signature(cls.forward).parameters]
     if missing:
         raise HookError(

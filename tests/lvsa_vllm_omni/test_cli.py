@@ -16,9 +16,15 @@ WAN = ["--preset", "wan2.1-1.3b", "--size", "832x480"]
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--frames", "81"], "name the model with --preset or --model; presets are wan2.1-1.3b, wan2.1-14b, "),
-        (["--frames", "81", "--preset", "wan9"], "no preset is named 'wan9': choose one of wan, "),
-        (["--frames", "81", "--preset", "wan"], "preset wan does not tell the shape of the model: take one of wan2.1-"),
+        (
+            ["--frames", "81"],
+            "name the model with --preset or --model; presets are cosmos3, hunyuan-video-1.5, wan2.1-1.3b, ",
+        ),
+        (["--frames", "81", "--preset", "wan9"], "no preset is named 'wan9': choose one of cosmos3, "),
+        (
+            ["--frames", "81", "--preset", "wan"],
+            "preset wan does not tell the shape of the model: take one of cosmos3, ",
+        ),
         (["--frames", "81", "--model", "nowhere"], "nowhere is not a checkpoint in the diffusers layout"),
         ([*WAN, "--frames", "320"], "320 frames cannot be made, the length is 4 * k + 1: take 317 or 321"),
         ([*WAN, "--frames", "0"], "0 frames cannot be made, the length is 4 * k + 1: take 1"),

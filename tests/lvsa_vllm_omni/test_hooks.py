@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from lvsa_core import FrameGrid
-from lvsa_vllm_omni.hooks import SPECS, WAN, ImpossibleRequest, LayoutMismatch
+from lvsa_core import FrameGrid, TokenLayout
+from lvsa_vllm_omni.hooks import COSMOS3, HUNYUAN, SPECS, WAN, ImpossibleRequest, LayoutMismatch, StaysDense
 from lvsa_vllm_omni.seam import read_arguments
 from lvsa_vllm_omni.settings import FAMILIES
 
@@ -50,8 +50,89 @@ def test_an_impossible_video_is_refused(shape: tuple[int, ...], sentence: str) -
         WAN.grid(TRANSFORMER, latents(*shape))
 
 
+HUNYUAN_MODEL = SimpleNamespace(patch_size_t=1, patch_size=2)
+COSMOS_MODEL = SimpleNamespace(latent_patch_size=2)
+
+
+def test_the_grid_of_hunyuan_video() -> None:
+    assert HUNYUAN.grid(SimpleNamespace(patch_size_t=1, patch_size=1), latents(1, 65, 33, 30, 53)) == FrameGrid(
+        33, 1590
+    )
+    assert HUNYUAN.grid(HUNYUAN_MODEL, latents(1, 65, 5, 9, 8)) == FrameGrid(5, 16)
+    with pytest.raises(LayoutMismatch, match=r"hidden_states has shape \[1, 7\]"):
+        HUNYUAN.grid(HUNYUAN_MODEL, latents(1, 7))
+    with pytest.raises(
+        ImpossibleRequest, match="of 5 latent frames of 1x8 cannot be made: the model takes at least 1 of 2x2"
+    ):
+        HUNYUAN.grid(HUNYUAN_MODEL, latents(1, 65, 5, 1, 8))
+
+
+def test_the_grid_of_cosmos() -> None:
+    """Sizes that are no whole patches are padded, as the transformer does."""
+    assert COSMOS3.grid(COSMOS_MODEL, {"video_shape": (48, 30, 52)}) == FrameGrid(48, 390)
+    assert COSMOS3.grid(COSMOS_MODEL, {"video_shape": (48, 31, 51)}) == FrameGrid(48, 416)
+    for shape in ((48, 30), (0, 30, 52), (48, 30.0, 52)):
+        with pytest.raises(LayoutMismatch, match="video_shape is "):
+            COSMOS3.grid(COSMOS_MODEL, {"video_shape": shape})
+
+
+def test_what_stands_around_the_video_of_cosmos() -> None:
+    call = {"video_shape": (5, 4, 6)}  # 30 tokens
+    control, action, sound = torch.empty(1, 48, 5, 4, 6), torch.empty(1, 16, 64), torch.empty(1, 64, 25)
+    assert COSMOS3.around(COSMOS_MODEL, call) == (0, 0)
+    assert COSMOS3.around(COSMOS_MODEL, {**call, "control_latents": control}) == (30, 0)
+    assert COSMOS3.around(COSMOS_MODEL, {**call, "control_latents": [control], "action_latents": None}) == (30, 0)
+    assert COSMOS3.around(COSMOS_MODEL, {**call, "action_latents": action}) == (0, 16)
+    assert COSMOS3.around(COSMOS_MODEL, {**call, "sound_latents": sound}) == (0, 25)
+    with pytest.raises(StaysDense, match="each of 2 controls has attention of its own"):
+        COSMOS3.around(COSMOS_MODEL, {**call, "control_latents": [control, control]})
+
+
+GRID = FrameGrid(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("spec", "around", "q", "k", "padding", "layout"),
+    [
+        (WAN, (0, 0), 12, 12, 0, TokenLayout(GRID)),
+        (WAN, (0, 0), 14, 14, 2, TokenLayout(GRID, pad=2)),
+        (HUNYUAN, (0, 0), 19, 19, 0, TokenLayout(GRID, kv_after=7, q_after=7)),
+        (HUNYUAN, (0, 0), 20, 20, 1, TokenLayout(GRID, kv_after=7, q_after=7, pad=1)),
+        (HUNYUAN, (0, 0), 12, 12, 0, TokenLayout(GRID)),
+        (COSMOS3, (0, 0), 12, 21, 0, TokenLayout(GRID, kv_before=9)),
+        (COSMOS3, (12, 0), 24, 33, 0, TokenLayout(GRID, kv_before=21, q_before=12)),
+        (COSMOS3, (0, 5), 17, 26, 0, TokenLayout(GRID, kv_before=9, kv_after=5, q_after=5)),
+        (COSMOS3, (0, 0), 14, 23, 2, TokenLayout(GRID, kv_before=9, pad=2)),
+    ],
+)
+def test_the_order_of_tokens(
+    spec: Any, around: tuple[int, int], q: int, k: int, padding: int, layout: TokenLayout
+) -> None:
+    found = spec.layout(GRID, around, q, k, padding)
+    assert found == layout
+    assert (found.q_tokens, found.kv_tokens) == (q, k)
+
+
+@pytest.mark.parametrize(
+    ("spec", "around", "q", "k", "padding"),
+    [
+        (WAN, (0, 0), 13, 13, 0),  # a token too many
+        (WAN, (0, 0), 12, 13, 0),  # a key too many
+        (WAN, (0, 0), 11, 11, 0),
+        (HUNYUAN, (0, 0), 19, 20, 0),
+        (HUNYUAN, (0, 0), 11, 11, 0),
+        (COSMOS3, (0, 0), 13, 20, 0),
+        (COSMOS3, (0, 0), 12, 11, 0),
+        (COSMOS3, (0, 5), 19, 28, 2),  # padding is behind the sound, not behind the video
+    ],
+)
+def test_other_tokens_are_a_mismatch(spec: Any, around: tuple[int, int], q: int, k: int, padding: int) -> None:
+    with pytest.raises(LayoutMismatch):
+        spec.layout(GRID, around, q, k, padding)
+
+
 def test_every_family_has_a_setting() -> None:
-    assert set(SPECS) <= set(FAMILIES)
+    assert set(SPECS) == set(FAMILIES)
     assert all(spec.setting == f"LVSA_{name.upper()}_HOOK" and spec.name == name for name, spec in SPECS.items())
 
 

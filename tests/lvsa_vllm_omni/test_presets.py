@@ -40,7 +40,21 @@ def test_each_published_checkpoint_finds_its_preset(name: str, tmp_path: Path) -
 
 
 def test_every_shipped_preset_is_found_by_some_checkpoint() -> None:
-    assert set(shipped_presets()) == set(PUBLISHED)
+    assert set(shipped_presets()) == {*PUBLISHED, *OTHERS}
+
+
+#: Presets that need no more than the transformer's class, as the checkpoint or the engine names it.
+OTHERS = {
+    "hunyuan-video-1.5": ["HunyuanVideo15Transformer3DModel"],
+    "cosmos3": ["Cosmos3VFMTransformer", "Cosmos3OmniTransformer"],
+}
+
+
+@pytest.mark.parametrize(("name", "transformer"), [(name, cls) for name, classes in OTHERS.items() for cls in classes])
+def test_presets_by_class_alone(name: str, transformer: str) -> None:
+    preset = match_preset({"transformer": transformer})
+    assert preset.name == name
+    assert (preset.frames - 1) // preset.vae_temporal_factor + 1 == preset.reference_latent_frames
 
 
 def test_an_unknown_transformer_is_refused_with_the_way_out() -> None:
@@ -116,7 +130,7 @@ def test_a_wrong_preset_gets_one_sentence(text: str, sentence: str, tmp_path: Pa
 
 
 def test_a_missing_preset_gets_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(PresetError, match="no preset is named 'wan3': choose one of wan, "):
+    with pytest.raises(PresetError, match="no preset is named 'wan3': choose one of cosmos3, "):
         load_preset("wan3")
     with pytest.raises(PresetError, match="cannot be read: No such file"):
         load_preset(str(tmp_path / "none.toml"))

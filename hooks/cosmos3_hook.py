@@ -1,0 +1,49 @@
+"""Cosmos 3: grouped-query attention, text keys before the video; control, action and sound tokens beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lvsa_core import FrameGrid
+
+from .spec import FamilySpec, LayoutMismatch, StaysDense
+
+
+def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
+    """Frames and patches of ``video_shape`` (T, H, W), latent sizes that are padded to whole patches.
+
+    Raises:
+        LayoutMismatch: if ``video_shape`` is something else.
+    """
+    shape = tuple(arguments["video_shape"])
+    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise LayoutMismatch(f"video_shape is {shape}, expected (frames, height, width)")
+    frames, height, width = shape
+    patch = transformer.latent_patch_size
+    return FrameGrid(frames, -(-height // patch) * -(-width // patch))
+
+
+def around(transformer: Any, arguments: Mapping[str, Any]) -> tuple[int, int]:
+    """Control tokens before the video, action and sound tokens after it.
+
+    Raises:
+        StaysDense: with several controls, each of which attends to the video in a sequence of its own.
+    """
+    controls, action, sound = (arguments.get(name) for name in ("control_latents", "action_latents", "sound_latents"))
+    count = 0 if controls is None else len(controls) if isinstance(controls, list | tuple) else 1
+    if count > 1:
+        raise StaysDense(f"each of {count} controls has attention of its own, which is the engine's")
+    after = (0 if action is None else action.shape[1]) + (0 if sound is None else sound.shape[2])
+    return count * grid(transformer, arguments).tokens, after
+
+
+COSMOS3 = FamilySpec(
+    name="cosmos3",
+    transformer="vllm_omni.diffusion.models.cosmos3.transformer_cosmos3:Cosmos3VFMTransformer",
+    forward_parameters=("video_shape", "timestep", "control_latents", "action_latents", "sound_latents"),
+    attention=("Cosmos3CrossAttention",),
+    grid=grid,
+    around=around,
+    text="keys first",
+)

@@ -1,0 +1,43 @@
+"""HunyuanVideo 1.5: joint attention, the text stands behind the video and attends to everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lvsa_core import FrameGrid
+
+from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch
+
+
+def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
+    """Frames and patches of ``hidden_states`` [B, C, T, H, W]; the patch sizes are the transformer's attributes.
+
+    Raises:
+        LayoutMismatch: if ``hidden_states`` has another number of dimensions.
+        ImpossibleRequest: if an axis has no patch.
+    """
+    shape = tuple(arguments["hidden_states"].shape)
+    if len(shape) != 5:
+        raise LayoutMismatch(
+            f"hidden_states has shape {list(shape)}, expected [batch, channels, frames, height, width]"
+        )
+    steps = transformer.patch_size_t, transformer.patch_size, transformer.patch_size
+    frames, rows, columns = (size // step for size, step in zip(shape[2:], steps, strict=True))
+    if not frames * rows * columns:
+        raise ImpossibleRequest(
+            f"a video of {shape[2]} latent frames of {shape[3]}x{shape[4]} cannot be made: the model takes at least "
+            f"{steps[0]} of {steps[1]}x{steps[2]}"
+        )
+    return FrameGrid(frames, rows * columns)
+
+
+HUNYUAN = FamilySpec(
+    name="hunyuan",
+    transformer="vllm_omni.diffusion.models.hunyuan_video.hunyuan_video_15_transformer:"
+    "HunyuanVideo15Transformer3DModel",
+    forward_parameters=("hidden_states", "timestep"),
+    attention=("HunyuanVideo15Attention",),
+    grid=grid,
+    text="behind",
+)
