@@ -6,11 +6,17 @@ import tempfile
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 #: Kind of model -> the function that builds its components, imported when it is asked for.
 KINDS: Mapping[str, str] = {
     "wan": "lvsa_vllm_omni.cpu.wan_checkpoint:components",
+    "wan-i2v": "lvsa_vllm_omni.cpu.wan_checkpoint:image_components",
+    "wan-ti2v": "lvsa_vllm_omni.cpu.wan_checkpoint:wide_components",
+    "wan-a14b": "lvsa_vllm_omni.cpu.wan_checkpoint:expert_components",
+    "hunyuan": "lvsa_vllm_omni.cpu.hunyuan_checkpoint:components",
+    "hunyuan-i2v": "lvsa_vllm_omni.cpu.hunyuan_checkpoint:image_components",
+    "cosmos3": "lvsa_vllm_omni.cpu.cosmos3_checkpoint:components",
 }
 
 INDEX = "model_index.json"
@@ -21,6 +27,23 @@ class Component(Protocol):
 
     def save_pretrained(self, save_directory: str, /) -> Any:
         """Write the part into a folder of its own."""
+
+
+#: Name of a component -> (library, class name, component).
+Parts: TypeAlias = dict[str, tuple[str, str, Component]]
+
+
+class Built(NamedTuple):
+    """What a kind's function builds: class of the pipeline, its components, and what else its index says."""
+
+    pipeline_class: str
+    components: Parts
+    settings: Mapping[str, Any] = {}
+
+
+def of_diffusers(component: Any) -> tuple[str, str, Any]:
+    """Name a component of diffusers' as the index does: library, class name, component."""
+    return "diffusers", type(component).__name__, component
 
 
 class CheckpointError(ValueError):
@@ -37,7 +60,7 @@ def write_checkpoint(
         directory: where to write; it and its parents are made where missing.
         seed: of the random weights; the same seed and the same torch write the same numbers.
         force: write into a directory that is not empty. An older checkpoint there is replaced, other files stay.
-        sizes: what the kind lets one choose, such as ``layers=2, heads=4, head_dim=32`` for Wan.
+        sizes: what the kind lets one choose, such as ``layers=2, heads=4, head_dim=32``.
 
     Returns:
         The directory, as an absolute path.
@@ -58,7 +81,7 @@ def write_checkpoint(
         home.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".tiny-checkpoint-", dir=home) as scratch:
             draft = Path(scratch, "new")
-            _save(*_build(kind, seed, sizes), draft)
+            _save(_build(kind, seed, sizes), draft)
             _move(draft, target, Path(scratch, "old"))
     except OSError as error:
         reason = error.strerror or str(error)
@@ -66,8 +89,8 @@ def write_checkpoint(
     return target
 
 
-def _build(kind: str, seed: int, sizes: Mapping[str, Any]) -> tuple[str, Mapping[str, tuple[str, str, Component]]]:
-    """Build the components: (class of the pipeline, name -> (library, class name, component))."""
+def _build(kind: str, seed: int, sizes: Mapping[str, Any]) -> Built:
+    """Build the components."""
     module, _, function = KINDS[kind].partition(":")
     try:
         build = getattr(import_module(module), function)
@@ -75,14 +98,14 @@ def _build(kind: str, seed: int, sizes: Mapping[str, Any]) -> tuple[str, Mapping
         raise CheckpointError(
             f"A tiny checkpoint needs {error.name}, which comes with vLLM-Omni: run make setup."
         ) from error
-    built: tuple[str, Mapping[str, tuple[str, str, Component]]] = build(seed=seed, **sizes)
+    built: Built = build(seed=seed, **sizes)
     return built
 
 
-def _save(pipeline_class: str, components: Mapping[str, tuple[str, str, Component]], directory: Path) -> None:
+def _save(built: Built, directory: Path) -> None:
     """Write every component into its folder, and the index that names pipeline and classes."""
-    index: dict[str, Any] = {"_class_name": pipeline_class}
-    for name, (library, class_name, component) in components.items():
+    index: dict[str, Any] = {"_class_name": built.pipeline_class, **built.settings}
+    for name, (library, class_name, component) in built.components.items():
         component.save_pretrained(str(directory / name))
         index[name] = [library, class_name]
     (directory / INDEX).write_text(json.dumps(index, indent=2) + "\n")

@@ -1,14 +1,30 @@
-"""The tokenizer of the tiny checkpoints: built here, one token a character, nothing downloaded."""
+"""The tokenizers of the tiny checkpoints: built here, one token a character or byte, nothing downloaded."""
 
 import json
 import string
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 _WORD_START = "\u2581"  # SentencePiece's mark
+
+IM_START, IM_END, END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+VISION_START = "<|vision_start|>"
+#: A chat as Qwen writes it. Of the system's message only its length counts: so many tokens stand in its place.
+_CHAT = """\
+{%- for message in messages %}
+{%- if message['role'] == 'system' %}
+{{- '<|im_start|>' * SYSTEM_TOKENS }}
+{%- else %}
+{{- '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+{{- '<|im_start|>assistant\n' }}
+{%- endif %}
+"""
 
 
 class CharacterTokenizer:
@@ -37,3 +53,30 @@ class CharacterTokenizer:
         config = json.loads(path.read_text())
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
         path.write_text(json.dumps(config, indent=2) + "\n")
+
+
+class ByteTokenizer:
+    """A Qwen-like tokenizer in which a byte is a token, with a chat template whose system message has a fixed length.
+
+    Args:
+        system_tokens: number of tokens that stand for the system's message.
+    """
+
+    def __init__(self, system_tokens: int = 1) -> None:
+        alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+        self.fast = Qwen2Tokenizer(
+            vocab={character: number for number, character in enumerate(alphabet)},
+            merges=[],
+            unk_token=END,
+            eos_token=IM_END,
+            pad_token=END,
+            bos_token=None,
+            model_max_length=4096,
+        )
+        self.fast.add_special_tokens({"additional_special_tokens": [IM_START, IM_END, VISION_START]})
+        self.fast.chat_template = _CHAT.replace("SYSTEM_TOKENS", str(system_tokens))
+        self.size = len(self.fast)
+
+    def save_pretrained(self, save_directory: str, /) -> None:
+        """Write the tokenizer."""
+        self.fast.save_pretrained(save_directory)

@@ -1,42 +1,134 @@
-"""A tiny Wan text-to-video model with random weights, scaled so that its video depends on its attention."""
+"""Tiny Wan models with random weights, scaled so that their videos depend on their attention."""
 
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
-from transformers import UMT5Config, UMT5EncoderModel
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
 
+from lvsa_vllm_omni.cpu.checkpoint import Built, Parts, of_diffusers
 from lvsa_vllm_omni.cpu.tokenizer import CharacterTokenizer
+from lvsa_vllm_omni.cpu.weights import sharpen, spread
 
-TEXT_DIM = 64
+TEXT_DIM, IMAGE_DIM = 64, 32
+#: Channels of a latent: Wan 2.1's VAE, and Wan 2.2's of 16 x 16 pixels.
+LATENT, WIDE_LATENT = 16, 48
+#: The VAE's temporal factor: so many channels mark which frames the image stands for.
+MASK = 4
 #: Standard deviation of the attention's logits, before the softmax.
 SELF_LOGITS, CROSS_LOGITS = 2.0, 3.0
 #: Size of the predicted velocity. Larger, and rounding shows in the video; smaller, and a wrong attention does not.
 VELOCITY = 0.7
 #: Rows of a block's scale-and-shift table (diffusers, WanTransformerBlock.forward).
 GATE_SELF, GATE_FFN = 2, 5
+#: Share of the noise at which Wan 2.2 A14B hands over from its first transformer to its second.
+BOUNDARY_RATIO = 0.875
 
 
-def components(
-    *, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32
-) -> tuple[str, dict[str, tuple[str, str, Any]]]:
-    """Build the pipeline's parts: (class of the pipeline, name -> (library, class name, part))."""
+def components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+    """Build Wan 2.1 text-to-video."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tokenizer = CharacterTokenizer()
-        return "WanPipeline", {
-            "scheduler": ("diffusers", "UniPCMultistepScheduler", _scheduler()),
-            "text_encoder": ("transformers", "UMT5EncoderModel", _text_encoder(tokenizer.size)),
-            "tokenizer": ("transformers", "T5TokenizerFast", tokenizer),
-            "transformer": ("diffusers", "WanTransformer3DModel", _transformer(layers, heads, head_dim)),
-            "vae": ("diffusers", "AutoencoderKLWan", _vae()),
+        parts = _text_parts()
+        parts["transformer"] = of_diffusers(_transformer(layers, heads, head_dim))
+        parts["vae"] = of_diffusers(_vae())
+        return Built("WanPipeline", parts)
+
+
+def image_components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+    """Build Wan 2.1 image-to-video: the image goes beside the noise and, through CLIP, into the cross-attention."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = _text_parts()
+        options = {
+            "in_channels": 2 * LATENT + MASK,
+            "image_dim": IMAGE_DIM,
+            "added_kv_proj_dim": heads * head_dim,
         }
+        parts["transformer"] = of_diffusers(_transformer(layers, heads, head_dim, **options))
+        parts["vae"] = of_diffusers(_vae())
+        parts |= _image_parts()
+        return Built("WanImageToVideoPipeline", parts)
 
 
-def _scheduler() -> UniPCMultistepScheduler:
+def wide_components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+    """Build Wan 2.2 TI2V-5B: latents of 16 x 16 pixels, and an image, where there is one, as the first of them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = _text_parts()
+        options = {"in_channels": WIDE_LATENT, "out_channels": WIDE_LATENT}
+        parts["transformer"] = of_diffusers(_transformer(layers, heads, head_dim, **options))
+        parts["vae"] = of_diffusers(wide_vae())
+        return Built("WanPipeline", parts, {"expand_timesteps": True})
+
+
+def expert_components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+    """Build Wan 2.2 A14B text-to-video: two transformers, one for high and one for low noise."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = _text_parts()
+        for name in ("transformer", "transformer_2"):
+            parts[name] = of_diffusers(_transformer(layers, heads, head_dim))
+        parts["vae"] = of_diffusers(_vae())
+        return Built("WanPipeline", parts, {"boundary_ratio": BOUNDARY_RATIO})
+
+
+def wide_vae() -> AutoencoderKLWan:
+    """Build the VAE of Wan 2.2 TI2V-5B and of Cosmos 3."""
+    return AutoencoderKLWan(
+        base_dim=8,
+        decoder_base_dim=8,
+        z_dim=WIDE_LATENT,
+        dim_mult=[1, 2, 2, 2],
+        num_res_blocks=1,
+        attn_scales=[],
+        temperal_downsample=[False, True, True],
+        is_residual=True,
+        in_channels=12,
+        out_channels=12,
+        patch_size=2,
+        scale_factor_spatial=16,
+        scale_factor_temporal=4,
+        latents_mean=[0.0] * WIDE_LATENT,
+        latents_std=[1.0] * WIDE_LATENT,
+    )
+
+
+def flow_scheduler() -> UniPCMultistepScheduler:
+    """Build the scheduler of Wan and of Cosmos 3."""
     return UniPCMultistepScheduler(
         prediction_type="flow_prediction", use_flow_sigmas=True, num_train_timesteps=1000, flow_shift=3.0
     )
+
+
+def _text_parts() -> Parts:
+    """Build what the Wan models have in common, in the order in which the seed is used up."""
+    tokenizer = CharacterTokenizer()
+    return {
+        "scheduler": of_diffusers(flow_scheduler()),
+        "text_encoder": ("transformers", "UMT5EncoderModel", _text_encoder(tokenizer.size)),
+        "tokenizer": ("transformers", "T5TokenizerFast", tokenizer),
+    }
+
+
+def _image_parts() -> Parts:
+    """Build CLIP; the model reads its last layer but one."""
+    encoder = CLIPVisionModel(
+        CLIPVisionConfig(
+            hidden_size=IMAGE_DIM,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            image_size=32,
+            patch_size=8,
+        )
+    )
+    spread(encoder)
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return {
+        "image_encoder": ("transformers", "CLIPVisionModel", encoder),
+        "image_processor": ("transformers", "CLIPImageProcessor", processor),
+    }
 
 
 def _text_encoder(vocabulary: int) -> UMT5EncoderModel:
@@ -57,7 +149,7 @@ def _text_encoder(vocabulary: int) -> UMT5EncoderModel:
 def _vae() -> AutoencoderKLWan:
     return AutoencoderKLWan(
         base_dim=8,
-        z_dim=16,
+        z_dim=LATENT,
         dim_mult=[1, 2, 2, 2],
         num_res_blocks=1,
         attn_scales=[],
@@ -65,20 +157,23 @@ def _vae() -> AutoencoderKLWan:
     )
 
 
-def _transformer(layers: int, heads: int, head_dim: int) -> WanTransformer3DModel:
+def _transformer(layers: int, heads: int, head_dim: int, **options: Any) -> WanTransformer3DModel:
     model = WanTransformer3DModel(
-        patch_size=(1, 2, 2),
-        num_attention_heads=heads,
-        attention_head_dim=head_dim,
-        in_channels=16,
-        out_channels=16,
-        text_dim=TEXT_DIM,
-        freq_dim=64,
-        ffn_dim=256,
-        num_layers=layers,
-        cross_attn_norm=True,
-        qk_norm="rms_norm_across_heads",
-        rope_max_seq_len=1024,
+        **{
+            "patch_size": (1, 2, 2),
+            "num_attention_heads": heads,
+            "attention_head_dim": head_dim,
+            "in_channels": LATENT,
+            "out_channels": LATENT,
+            "text_dim": TEXT_DIM,
+            "freq_dim": 64,
+            "ffn_dim": 256,
+            "num_layers": layers,
+            "cross_attn_norm": True,
+            "qk_norm": "rms_norm_across_heads",
+            "rope_max_seq_len": 1024,
+            **options,
+        }
     )
     _scale_up(model)
     return model
@@ -91,15 +186,11 @@ def _scale_up(model: Any) -> None:
     Each layer keeps the size of what passes through it, the queries and keys are large enough for some keys to win over
     the others, and the gates let attention into the residual stream.
     """
-    for module in model.modules():
-        if isinstance(module, (torch.nn.Linear, torch.nn.Conv3d)):
-            torch.nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
-            # Without biases the padding behind a prompt stays zero all the way, and the prompt is not drowned in it.
-            if module.bias is not None:
-                torch.nn.init.zeros_(module.bias)
+    spread(model)
     for block in model.blocks:
-        for attention, logits in ((block.attn1, SELF_LOGITS), (block.attn2, CROSS_LOGITS)):
-            attention.norm_q.weight.fill_(logits**0.5)
-            attention.norm_k.weight.fill_(logits**0.5)
+        sharpen((block.attn1.norm_q, block.attn1.norm_k), SELF_LOGITS)
+        sharpen((block.attn2.norm_q, block.attn2.norm_k), CROSS_LOGITS)
+        if block.attn2.add_k_proj is not None:
+            sharpen([block.attn2.norm_added_k], CROSS_LOGITS)
         block.scale_shift_table[:, [GATE_SELF, GATE_FFN]] += 1.0
     model.proj_out.weight *= VELOCITY

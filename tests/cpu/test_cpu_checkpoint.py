@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lvsa_vllm_omni.cli import main
-from lvsa_vllm_omni.cpu.checkpoint import CheckpointError, write_checkpoint
+from lvsa_vllm_omni.cpu.checkpoint import KINDS, CheckpointError, write_checkpoint
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -62,6 +62,63 @@ def test_the_seed_decides_the_weights(wan: Path, tmp_path: Path) -> None:
     assert torch.equal(state, torch.random.get_rng_state())
     assert weights(again) == weights(wan)
     assert weights(write_checkpoint("wan", tmp_path / "other", seed=1, layers=1)) != weights(wan)
+
+
+#: Kind -> class of the pipeline, and the folders beside those of every Wan.
+LAYOUTS = {
+    "wan-i2v": ("WanImageToVideoPipeline", {"image_encoder", "image_processor"}),
+    "wan-ti2v": ("WanPipeline", set()),
+    "wan-a14b": ("WanPipeline", {"transformer_2"}),
+    "hunyuan": ("HunyuanVideo15Pipeline", {"text_encoder_2", "tokenizer_2"}),
+    "hunyuan-i2v": (
+        "HunyuanVideo15ImageToVideoPipeline",
+        {"text_encoder_2", "tokenizer_2", "feature_extractor", "image_encoder"},
+    ),
+    "cosmos3": ("Cosmos3OmniPipeline", None),
+}
+
+
+def test_every_kind_has_a_test() -> None:
+    assert set(LAYOUTS) == set(KINDS) - {"wan"}
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_every_kind_is_small_complete_and_decided_by_its_seed(kind: str, tmp_path: Path) -> None:
+    def weights(directory: Path) -> dict[str, bytes]:
+        return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*.safetensors")}
+
+    state = torch.random.get_rng_state()
+    one, again = (write_checkpoint(kind, tmp_path / name) for name in ("one", "again"))
+    assert torch.equal(state, torch.random.get_rng_state())
+    other = write_checkpoint(kind, tmp_path / "other", seed=1, layers=1)
+
+    pipeline, more = LAYOUTS[kind]
+    parts = {"scheduler", "text_encoder", "tokenizer", "transformer", "vae"} | (more or set())
+    if kind == "cosmos3":  # its transformer reads the text itself
+        parts = {"scheduler", "text_tokenizer", "transformer", "vae"}
+    index = json.loads((one / "model_index.json").read_text())
+    assert index["_class_name"] == pipeline
+    assert {name for name, value in index.items() if isinstance(value, list)} == parts
+    assert {path.name for path in one.iterdir() if path.is_dir()} == parts
+    assert sum(path.stat().st_size for path in one.rglob("*") if path.is_file()) < 60e6
+
+    assert weights(one) == weights(again)
+    assert weights(one).keys() == weights(other).keys()
+    assert all(weights(one)[name] != weights(other)[name] for name in weights(one))
+
+
+@pytest.mark.parametrize(("kind", "setting"), [("wan-ti2v", {"expand_timesteps": True}), ("wan-a14b", {})])
+def test_what_the_index_says_of_the_wan_2_2_models(kind: str, setting: dict[str, Any], tmp_path: Path) -> None:
+    index = json.loads((write_checkpoint(kind, tmp_path / kind) / "model_index.json").read_text())
+    settings = {
+        name: value for name, value in index.items() if not name.startswith("_") and not isinstance(value, list)
+    }
+    assert settings == (setting or {"boundary_ratio": 0.875})
+
+
+def test_cosmos3_shares_keys_and_values_among_heads(tmp_path: Path) -> None:
+    config = json.loads((write_checkpoint("cosmos3", tmp_path / "cosmos3") / "transformer/config.json").read_text())
+    assert config["num_attention_heads"] == 2 * config["num_key_value_heads"]
 
 
 def test_the_video_is_stable(pipeline: Any) -> None:

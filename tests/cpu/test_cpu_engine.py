@@ -1,9 +1,7 @@
 """The engine itself on the CPU platform, without LVSA: one worker, two over gloo, and half precision."""
 
 import multiprocessing
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +23,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint("wan", tmp_path_factory.mktemp("checkpoint") / "wan")
 
 
-@contextmanager
-def running(checkpoint: Path, **options: Any) -> Iterator[Any]:
-    from vllm_omni import Omni
-
-    before = dict(os.environ)
-    omni = Omni(model=str(checkpoint), **{"dtype": "float32", "enforce_eager": True, **options})
-    try:
-        yield omni
-    finally:
-        omni.close()
-        os.environ.clear()  # the engine leaves its ports there, which an engine in another process would take too
-        os.environ.update(before)
-
-
 def generate(omni: Any) -> Any:
     """One request of 17 frames; the result as the engine gives it."""
     from vllm_omni.inputs.data import OmniDiffusionSamplingParams
@@ -55,7 +39,7 @@ def frames(result: Any) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def alone(checkpoint: Path) -> np.ndarray:
+def alone(checkpoint: Path, running: Callable[..., Any]) -> np.ndarray:
     """The video of one eager worker, twice the same, with the memory that it took."""
     with running(checkpoint) as omni:
         first, second = generate(omni), generate(omni)
@@ -70,7 +54,7 @@ def test_the_video_is_a_video(alone: np.ndarray) -> None:
 
 
 @pytest.mark.multiproc
-def test_two_workers_make_the_same_video(checkpoint: Path, alone: np.ndarray) -> None:
+def test_two_workers_make_the_same_video(checkpoint: Path, alone: np.ndarray, running: Callable[..., Any]) -> None:
     with running(checkpoint, ring_degree=2) as omni:
         workers = [child for child in multiprocessing.active_children() if child.name.startswith("DiffusionWorker")]
         assert len(workers) == 2
@@ -79,7 +63,7 @@ def test_two_workers_make_the_same_video(checkpoint: Path, alone: np.ndarray) ->
     assert together.peak_memory_mb > 200
 
 
-def test_bfloat16(checkpoint: Path, alone: np.ndarray) -> None:
+def test_bfloat16(checkpoint: Path, alone: np.ndarray, running: Callable[..., Any]) -> None:
     with running(checkpoint, dtype="bfloat16") as omni:
         video = frames(generate(omni))
     assert np.isfinite(video).all()
