@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,7 +46,9 @@ class Engine:
         """Frames [F, H, W, 3] in 0..1 of one request; ``size`` is height and width in pixels."""
         from vllm_omni.inputs.data import OmniDiffusionSamplingParams
 
-        prompt = {"prompt": options.pop("prompt", "a cat on a mat"), "negative_prompt": "bad"}
+        prompt: dict[str, Any] = {"prompt": options.pop("prompt", "a cat on a mat"), "negative_prompt": "bad"}
+        if "image" in options:
+            prompt["multi_modal_data"] = {"image": options.pop("image")}
         parameters = OmniDiffusionSamplingParams(
             height=size[0],
             width=size[1],
@@ -53,16 +56,21 @@ class Engine:
             num_inference_steps=steps,
             **{"seed": 42, "guidance_scale": 4.0, **options},
         )
-        result = self.omni.generate(prompt, parameters, use_tqdm=False)[0]
-        return np.asarray(result.images[0])[0]
+        images = self.omni.generate(prompt, parameters, use_tqdm=False)[0].images
+        video = np.asarray(images[0])
+        if video.ndim == 3:  # HunyuanVideo: a list of frames in 8 bits
+            return np.stack([np.asarray(image) for image in images]) / np.float32(255)
+        return video[0] if video.ndim == 5 else video
 
     @property
     def transformers(self) -> list[Any]:
         """The transformers of the model, which lives in this process."""
-        from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
+        from lvsa_vllm_omni.hooks import SPECS
 
+        modules = [(sys.modules.get(spec.transformer.partition(":")[0]), spec) for spec in SPECS.values()]
+        classes = tuple(getattr(module, spec.transformer_class) for module, spec in modules if module)
         gc.collect()
-        return [thing for thing in gc.get_objects() if isinstance(thing, WanTransformer3DModel)]
+        return [thing for thing in gc.get_objects() if isinstance(thing, classes)]
 
 
 @contextmanager

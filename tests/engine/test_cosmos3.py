@@ -1,0 +1,100 @@
+"""What only Cosmos 3 has: control tokens beside the video, several controls, guidance in some of the steps."""
+
+import logging
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import start
+from families import FAMILIES, latent
+from torch import Tensor
+
+from lvsa_core import Pattern, TokenLayout, attend, reference_attend
+from lvsa_vllm_omni import scope
+from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+
+FAMILY = FAMILIES["cosmos3"]
+PATCHES = (64 // FAMILY.latent_pixels) ** 2
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    folder: Path = write_checkpoint("cosmos3", tmp_path_factory.mktemp("checkpoint") / "cosmos3")
+    with start(folder, {FAMILY.hook: "1"}, **FAMILY.options) as running:
+        yield running
+
+
+@pytest.fixture
+def attended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Pattern, TokenLayout]]:
+    """The sparse calls, each of which is compared with the reference."""
+    seen: list[tuple[Pattern, TokenLayout]] = []
+
+    def both(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, **more: Any) -> Tensor:
+        out, expected = (f(q, k, v, pattern, layout, **more) for f in (attend, reference_attend))
+        torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-3 if q.dtype == torch.float32 else 6e-2)
+        assert q.shape[2] > k.shape[2]  # grouped queries
+        seen.append((pattern, layout))
+        return out
+
+    monkeypatch.setattr(scope, "attend", both)
+    return seen
+
+
+def controlled(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """Give every call of the transformer that many controls, as the pipeline's transfer does."""
+    from vllm_omni.diffusion.models.cosmos3.transformer_cosmos3 import Cosmos3VFMTransformer
+
+    call = Cosmos3VFMTransformer.__call__
+
+    def with_controls(self: Any, *args: Any, **kwargs: Any) -> Any:
+        latents = args[0] if args else kwargs["hidden_states"]
+        noise = torch.Generator(latents.device).manual_seed(5)
+        control = torch.randn(latents.shape, generator=noise, dtype=torch.float32, device=latents.device)
+        return call(self, *args, **{**kwargs, "control_latents": [control.to(latents.dtype)] * count})
+
+    monkeypatch.setattr(Cosmos3VFMTransformer, "__call__", with_controls)
+
+
+def test_a_control_is_seen_by_everything(
+    engine: Any, attended: list[tuple[Pattern, TokenLayout]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controlled(monkeypatch, 1)
+    engine.video(FAMILY.long, steps=2)
+    tokens = latent(FAMILY.long) * PATCHES
+    assert len(attended) == 2 * 2 * FAMILY.blocks
+    for _, layout in attended:
+        assert (layout.q_before, layout.q_after, layout.kv_after) == (tokens, 0, 0)
+        assert layout.kv_before > tokens  # text, then the control
+    assert {pattern.offset for pattern, _ in attended} == {0, 1}
+
+
+def test_several_controls_are_dense_with_a_reason(
+    engine: Any,
+    attended: list[tuple[Pattern, TokenLayout]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    controlled(monkeypatch, 2)
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    with caplog.at_level(logging.INFO):
+        engine.video(FAMILY.long, steps=1)
+    assert not attended
+    messages = {record.getMessage() for record in caplog.records}
+    assert (
+        f"[LVSA] total_lat_frames={latent(FAMILY.long)} num_patches={PATCHES} dense: "
+        "each of 2 controls has attention of its own, which is the engine's"
+    ) in messages
+    assert not any(message.startswith("[LVSA-FALLBACK]") for message in messages)
+
+
+def test_guidance_in_some_of_the_steps(engine: Any, attended: list[tuple[Pattern, TokenLayout]]) -> None:
+    """A step of one branch is a step like any other."""
+    for _ in range(2):
+        attended.clear()
+        engine.video(FAMILY.long, steps=6, extra_args={"guidance_interval": [900, 1000]})
+        steps = [(offset, len(list(calls))) for offset, calls in groupby(attended, lambda call: call[0].offset)]
+        assert [offset for offset, _ in steps] == [step % 2 for step in range(6)]
+        assert {calls for _, calls in steps} == {FAMILY.blocks, 2 * FAMILY.blocks}
