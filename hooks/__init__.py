@@ -1,22 +1,39 @@
 """Model families that LVSA can be installed on."""
 
 from .cosmos3_hook import COSMOS3
+from .dense import DENSE, DenseModel
+from .families import (
+    SPECS,
+    FamilyUnavailable,
+    check_names,
+    family_names,
+    forget_families,
+    hook_field,
+    load_family,
+    package_of,
+)
 from .hunyuan_hook import HUNYUAN
 from .spec import FamilySpec, HookError, ImpossibleRequest, LayoutMismatch, MissingModel, StaysDense
 from .wan_hook import WAN
 
-#: Every family of this version, by name.
-SPECS: dict[str, FamilySpec] = {spec.name: spec for spec in (WAN, HUNYUAN, COSMOS3)}
-
 __all__ = [
     "COSMOS3",
+    "DENSE",
     "HUNYUAN",
     "SPECS",
     "WAN",
+    "DenseModel",
     "FamilySpec",
+    "FamilyUnavailable",
     "HookError",
     "ImpossibleRequest",
     "LayoutMismatch",
     "MissingModel",
     "StaysDense",
+    "check_names",
+    "family_names",
+    "forget_families",
+    "hook_field",
+    "load_family",
+    "package_of",
 ]

@@ -46,4 +46,5 @@ COSMOS3 = FamilySpec(
     grid=grid,
     around=around,
     text="keys first",
+    dense="the text's attention, which is causal and sees no video; a request with several controls",
 )

@@ -40,4 +40,5 @@ HUNYUAN = FamilySpec(
     attention=("HunyuanVideo15Attention",),
     grid=grid,
     text="behind",
+    dense="the text's rows, which see the whole video; the refiner of the text, which sees no video",
 )

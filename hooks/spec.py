@@ -52,6 +52,7 @@ class FamilySpec:
             video, in queries and keys. ``keys first``: before everything, in the keys alone.
         step_parameter: the argument that is a new object in every denoising step, used where the pipeline does not
             publish its step.
+        dense: what of the model's attention stays the engine's own, and why; for the table of models.
     """
 
     name: str
@@ -63,6 +64,7 @@ class FamilySpec:
     around: Callable[[Any, Mapping[str, Any]], tuple[int, int]] = _nothing
     text: Literal["none", "behind", "keys first"] = "none"
     step_parameter: str = "timestep"
+    dense: str = ""
 
     def layout(
         self, grid: FrameGrid, around: tuple[int, int], q_tokens: int, kv_tokens: int, padding: int
@@ -89,7 +91,7 @@ class FamilySpec:
     @property
     def setting(self) -> str:
         """The variable that switches this family on."""
-        return f"LVSA_{self.name.upper()}_HOOK"
+        return f"LVSA_{self.name.upper().replace('-', '_')}_HOOK"
 
     @property
     def transformer_class(self) -> str:

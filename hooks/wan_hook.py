@@ -41,4 +41,5 @@ WAN = FamilySpec(
     forward_parameters=("hidden_states", "timestep"),
     attention=("WanSelfAttention",),
     grid=grid,
+    dense="cross-attention: its keys are the text and the image, a few hundred tokens",
 )

@@ -82,7 +82,7 @@ def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: 
     found = getattr(transformer, "config", {})
     values = dict(found) if isinstance(found, dict) else {name: getattr(found, name) for name in dir(found)}
     facts = presets.model_facts(spec.transformer_class, values, compat.pipeline_index(config))
-    return presets.match_preset(facts)
+    return presets.match_preset(facts, spec.name)
 
 
 def _kernel(settings: LvsaSettings, config: Any, layers: list[Any]) -> Selection:

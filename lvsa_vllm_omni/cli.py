@@ -5,8 +5,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from lvsa_vllm_omni.commands import CommandError, bench, show
+from lvsa_vllm_omni.commands import CommandError, bench, models, show
 from lvsa_vllm_omni.cpu.checkpoint import KINDS, CheckpointError, write_checkpoint
+from lvsa_vllm_omni.hooks import SPECS
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,13 +58,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_options(measured)
     measured.set_defaults(run=bench.run)
+
+    listed = commands.add_parser(
+        "models",
+        help="the models that LVSA knows",
+        description="List the models that LVSA knows: what each was trained for, which of its attention is sparse, and "
+        "where it has run. Families of installed packages are among them.",
+    )
+    models.add_options(listed)
+    listed.set_defaults(run=models.run)
     return parser
 
 
 def _tiny_checkpoint(options: argparse.Namespace) -> Iterator[str]:
     directory = write_checkpoint(options.kind, options.directory, seed=options.seed, force=options.force)
     yield f"Wrote a tiny {options.kind} checkpoint to {directory}"
-    yield f"Serve it on the CPU: LVSA_CPU=1 LVSA_WAN_HOOK=1 vllm serve {directory} --omni"
+    switch = SPECS[options.kind.partition("-")[0]].setting
+    yield f"Serve it on the CPU: LVSA_CPU=1 {switch}=1 vllm serve {directory} --omni"
 
 
 if __name__ == "__main__":

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lvsa_vllm_omni.hooks import SPECS, HookError, MissingModel
+from lvsa_vllm_omni.hooks import (
+    FamilySpec,
+    FamilyUnavailable,
+    HookError,
+    MissingModel,
+    check_names,
+    family_names,
+    forget_families,
+    load_family,
+)
 from lvsa_vllm_omni.presets import PresetError, load_preset
-from lvsa_vllm_omni.settings import FAMILIES, LvsaSettings, Mode, SettingsError
+from lvsa_vllm_omni.settings import LvsaSettings, Mode, SettingsError
+
+#: What is undone last, beside the families; no family can have this name.
+_RUNNER = "model runner"
 
 _undo: dict[str, Callable[[], None]] = {}
 _settings: LvsaSettings | None = None
@@ -37,7 +49,7 @@ def register() -> None:
             from lvsa_vllm_omni import compat
 
             compat.register_backend_name()
-            modes: dict[str, Mode] = {family: _settings.mode(family) for family in FAMILIES}
+            modes: dict[str, Mode] = {family: _settings.mode(family) for family in family_names()}
             activate(_settings, {family: mode for family, mode in modes.items() if mode != "off"})
             _active = True
     except (SettingsError, PresetError, HookError) as error:
@@ -54,24 +66,55 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
     from lvsa_vllm_omni import journal, seam
     from lvsa_vllm_omni.adopt import adopt
 
+    check_names()
     settings.check_backend()
     if settings.preset:
         load_preset(settings.preset)
     for sentence in settings.obsolete_names():
         journal.logger.warning("[LVSA] %s", sentence)
     installed = []
-    for family, mode in modes.items():
-        spec = SPECS[family]
+    for spec in _specs(settings, modes):
+        family, mode = spec.name, modes[spec.name]
         try:
             _undo[family] = seam.install(spec, partial(adopt, spec=spec, settings=settings, mode=mode))
         except MissingModel:
-            if getattr(settings, f"{family}_hook"):
+            if settings.hook(family):
                 raise
             continue  # an engine that does not have a model cannot run it without LVSA either
         installed.append(family if mode == "always" else f"{family} (beyond the training horizon)")
     if installed:
-        _undo.setdefault("runner", seam.install_runner(journal.not_used))
+        _undo.setdefault(_RUNNER, seam.install_runner(journal.not_used))
         journal.enabled(", ".join(installed), _shown(settings))
+
+
+def _specs(settings: LvsaSettings, families: Iterable[str]) -> list[FamilySpec]:
+    """The specifications of some families; one that cannot be had is left out with a warning, if no setting names it.
+
+    A transformer class has one family: the one that a setting names, else the first.
+
+    Raises:
+        HookError: if it cannot be had and a setting names it.
+    """
+    from lvsa_vllm_omni import journal
+
+    owners = {load_family(family).transformer: load_family(family) for family in _undo if family != _RUNNER}
+    found = []
+    for family in sorted(families, key=lambda family: not settings.hook(family)):
+        try:
+            spec = load_family(family)
+            owner = owners.setdefault(spec.transformer, spec)
+            if owner is not spec:
+                raise FamilyUnavailable(
+                    f"the families {owner.name!r} and {family!r} are both for {spec.transformer_class}: it runs with "
+                    f"{owner.name!r}; set {owner.setting}=0 to choose the other, or {spec.setting}=0"
+                )
+        except FamilyUnavailable as error:
+            if settings.hook(family):
+                raise
+            journal.logger.warning_once("[LVSA] %s", str(error))
+            continue
+        found.append(spec)
+    return found
 
 
 def activate_by_name() -> None:
@@ -80,9 +123,8 @@ def activate_by_name() -> None:
     Families that a variable switched on keep their mode; a family that is explicitly off stays off.
     """
     settings = LvsaSettings.load()
-    explicit = {family: getattr(settings, f"{family}_hook") for family in SPECS}
     missing: dict[str, Mode] = {
-        family: "always" for family in SPECS if family not in _undo and explicit[family] is not False
+        family: "always" for family in family_names() if family not in _undo and settings.hook(family) is not False
     }
     if missing:
         activate(settings, missing)
@@ -98,6 +140,7 @@ def deactivate() -> None:
     global _settings, _active
     while _undo:
         _undo.popitem()[1]()
+    forget_families()
     _settings, _active = None, False
 
 

@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from importlib import resources
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from lvsa_vllm_omni.hooks import family_names
+from lvsa_vllm_omni.hooks.families import package_name
 from lvsa_vllm_omni.shape import Shape, parse_shape
 
 if sys.version_info >= (3, 11):
@@ -19,7 +22,8 @@ else:
     import tomli as tomllib
 
 
-FAMILIES = ("wan", "hunyuan", "cosmos3")
+#: Group of entry points, each of which names a family and points at a package with presets for it, as TOML files.
+GROUP = "lvsa.presets"
 
 
 class PresetError(ValueError):
@@ -32,7 +36,7 @@ class Preset:
 
     Args:
         name: name of the preset, the file's name without ``.toml``.
-        family: ``wan``, ``hunyuan`` or ``cosmos3``.
+        family: the name of one.
         reference_latent_frames: latent frames of the training videos.
         vae_temporal_factor: video frames per latent frame.
         match: transformer class and configuration values that select this preset, a list where several do; the key
@@ -40,6 +44,8 @@ class Preset:
         frames: video frames of the training videos; fps, height, width, steps, guidance, flow_shift: what the model's
             authors generate with, None where the engine's default is theirs.
         shape: of its transformer, None if the preset is for transformers of many shapes.
+        title: the model's name for people; the preset's if empty.
+        gpu: on which GPU the published model has run under LVSA, None if on none yet.
     """
 
     name: str
@@ -55,6 +61,8 @@ class Preset:
     guidance: float | None = None
     flow_shift: float | None = None
     shape: Shape | None = None
+    title: str = ""
+    gpu: str | None = None
 
     def fits(self, facts: Mapping[str, Any]) -> bool:
         """Whether every condition holds for a model's facts."""
@@ -63,7 +71,7 @@ class Preset:
 
 
 def load_preset(name: str) -> Preset:
-    """The preset with a name in configs/, or in a TOML file.
+    """The preset with a name in configs/ or of an installed package, or in a TOML file.
 
     Raises:
         PresetError: if there is none, or the file does not fit.
@@ -73,8 +81,11 @@ def load_preset(name: str) -> Preset:
         return shipped[name]
     path = Path(name).expanduser()
     if path.suffix != ".toml":
+        presets = known_presets()
+        if name in presets:
+            return presets[name]
         raise PresetError(
-            f"no preset is named {name!r}: choose one of {', '.join(shipped)}, or give the path of a .toml"
+            f"no preset is named {name!r}: choose one of {', '.join(presets)}, or give the path of a .toml"
         )
     try:
         return _parse(path.stem, path.read_text("utf-8"))
@@ -92,16 +103,53 @@ def shipped_presets() -> dict[str, Preset]:
     return {name: _parse(name, found[name]) for name in sorted(found)}
 
 
-def match_preset(facts: Mapping[str, Any]) -> Preset:
+def known_presets(family: str | None = None) -> dict[str, Preset]:
+    """The presets of configs/ and those that installed packages register, by name.
+
+    Args:
+        family: only its presets; packages that register none for it are not imported.
+
+    Raises:
+        PresetError: if a package's presets cannot be read, or have a name that is taken.
+    """
+    found = {name: preset for name, preset in shipped_presets().items() if family in (None, preset.family)}
+    for entry_point in entry_points(group=GROUP):
+        if family not in (None, entry_point.name):
+            continue
+        package = package_name(entry_point)
+        try:
+            files = [file for file in resources.files(entry_point.value).iterdir() if file.name.endswith(".toml")]
+            texts = {file.name[: -len(".toml")]: file.read_text("utf-8") for file in files}
+        except Exception as error:  # whatever a foreign module raises while it is imported
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise PresetError(
+                f"the presets of the package {package} cannot be read from {entry_point.value!r} ({reason}): repair or "
+                f"uninstall {package}"
+            ) from None
+        for name in sorted(texts):
+            preset = _parse(name, texts[name])
+            if preset.family != entry_point.name:
+                raise PresetError(
+                    f"the package {package} registers presets for the family {entry_point.name!r}, but {name}.toml is "
+                    f"for {preset.family!r}"
+                )
+            if name in found or name in shipped_presets():
+                raise PresetError(f"the package {package} has the preset {name!r}, a name that is taken: rename it")
+            found[name] = preset
+    return found
+
+
+def match_preset(facts: Mapping[str, Any], family: str | None = None) -> Preset:
     """The preset that fits a model best: of those whose conditions all hold, the one with most conditions.
 
     Args:
         facts: configuration of the transformer, its class as ``transformer``, and ``transformer_2``.
+        family: only presets of this one.
 
     Raises:
         PresetError: if none fits.
     """
-    fitting = [preset for preset in shipped_presets().values() if preset.fits(facts)]
+    fitting = [preset for preset in known_presets(family).values() if preset.fits(facts)]
     if not fitting:
         raise PresetError(
             f"no preset fits the transformer class {facts.get('transformer')!r}: set LVSA_PRESET to a name in configs/ "
@@ -163,10 +211,12 @@ def _parse(name: str, text: str) -> Preset:
     except TypeError:
         missing = sorted({"family", "reference_latent_frames", "vae_temporal_factor"} - table.keys())
         raise PresetError(f"preset {name} lacks {', '.join(missing)}") from None
-    if preset.family not in FAMILIES:
-        raise PresetError(f"preset {name}: family must be one of {', '.join(FAMILIES)}, got {preset.family!r}")
+    if preset.family not in family_names():
+        raise PresetError(f"preset {name}: family must be one of {', '.join(family_names())}, got {preset.family!r}")
     if not isinstance(preset.match, Mapping):
         raise PresetError(f"preset {name}: match must be a table of configuration values, got {preset.match!r}")
+    if not isinstance(preset.title, str) or not isinstance(preset.gpu, str | None):
+        raise PresetError(f"preset {name}: title and gpu must be text")
     for key in ("reference_latent_frames", "vae_temporal_factor", "frames", "fps", "height", "width"):
         value = getattr(preset, key)
         unset = value is None and key in ("height", "width")

@@ -6,19 +6,23 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, create_model, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lvsa_vllm_omni.cpu import omni_platform
+from lvsa_vllm_omni.hooks import SPECS, family_names, hook_field
 from lvsa_vllm_omni.presets import Preset
 
 PREFIX = "LVSA_"
 
-Family = Literal["wan", "hunyuan", "cosmos3"]
-FAMILIES: tuple[Family, ...] = ("wan", "hunyuan", "cosmos3")
+#: Name of a family: one of :func:`lvsa_vllm_omni.hooks.family_names`.
+Family: TypeAlias = str
+
+#: Families with a setting written out below; :meth:`LvsaSettings.load` adds those of installed packages.
+FAMILIES: tuple[Family, ...] = tuple(SPECS)
 
 #: "always": sparse wherever the pattern is sparse; "beyond": only past the training horizon; "off": the engine's own.
 Mode = Literal["off", "always", "beyond"]
@@ -81,7 +85,7 @@ class LvsaSettings(BaseSettings):
     vae_temporal_factor: int | None = Field(None, ge=1)
     """video to latent frames, for the settings given in video frames; the preset's if unset: 4"""
     preset: str | None = None
-    """name of a preset in configs/ or path of a TOML file; chosen from the model if unset"""
+    """name of a preset (`lvsa models` lists them) or path of a TOML file; chosen from the model if unset"""
     strict: bool = False
     """a fallback in a running request is an error"""
     warn_fallback: bool = True
@@ -108,14 +112,20 @@ class LvsaSettings(BaseSettings):
     def load(cls) -> LvsaSettings:
         """Read LVSA_CONFIG and the single LVSA_* variables; the former wins.
 
+        Families that installed packages register have a setting too; then the object's class is a subclass with these.
+
         Raises:
             SettingsError: on an unknown name or a bad value.
         """
+        settings = _with_registered_families(cls)
+        known = [*settings.model_fields, *OBSOLETE]
         given = [name[len(PREFIX) :].lower() for name in os.environ if name.upper().startswith(PREFIX)]
-        _check_names((name for name in given if name != "config"), lambda name: f"{PREFIX}{name.upper()}")
-        config = {name: value for name, value in _config(os.environ).items() if name not in OBSOLETE}
+        _check_names((name for name in given if name != "config"), known, lambda name: f"{PREFIX}{name.upper()}")
+        config = _config(os.environ)
+        _check_names(config, known, lambda name: f"{name!r} in LVSA_CONFIG")
+        config = {name: value for name, value in config.items() if name not in OBSOLETE}
         try:
-            return cls(**config)
+            return settings(**config)
         except ValidationError as error:
             raise SettingsError(_sentence(error, config)) from None
 
@@ -144,9 +154,14 @@ class LvsaSettings(BaseSettings):
         if all(reasons):
             raise SettingsError(f"LVSA_BACKEND={self.backend} cannot run here: {reasons[0]}; choose auto or sdpa")
 
+    def hook(self, family: Family) -> bool | None:
+        """What the setting of a family says, None if it is not set."""
+        value: bool | None = getattr(self, hook_field(family), None)
+        return value
+
     def mode(self, family: Family) -> Mode:
         """Whether LVSA is on for a family."""
-        hook = {"wan": self.wan_hook, "hunyuan": self.hunyuan_hook, "cosmos3": self.cosmos3_hook}[family]
+        hook = self.hook(family)
         if hook is False:
             return "off"
         if hook or self.enable:
@@ -191,13 +206,18 @@ def _config(environ: Mapping[str, str]) -> dict[str, Any]:
         raise SettingsError(f"LVSA_CONFIG must be a JSON object, got {type(config).__name__}; {_EXAMPLE}")
     if "cpu" in config:
         raise SettingsError("'cpu' in LVSA_CONFIG comes too late to choose the platform: set the variable LVSA_CPU")
-    _check_names(config, lambda name: f"{name!r} in LVSA_CONFIG")
     return config
 
 
-def _check_names(names: Any, shown: Any) -> None:
+def _with_registered_families(settings: type[LvsaSettings]) -> type[LvsaSettings]:
+    """The settings with one more for each family that an installed package registers; the same if none does."""
+    fields = (hook_field(family) for family in family_names())
+    new: dict[str, Any] = {field: (bool | None, None) for field in fields if field not in settings.model_fields}
+    return create_model(settings.__name__, __base__=settings, **new) if new else settings
+
+
+def _check_names(names: Iterable[str], known: list[str], shown: Callable[[str], str]) -> None:
     """Refuse a name that is no setting, with the nearest one that is."""
-    known = [*LvsaSettings.model_fields, *OBSOLETE]
     for name in names:
         if name in known:
             continue

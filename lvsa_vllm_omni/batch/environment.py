@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from lvsa_vllm_omni.hooks import family_names, hook_field
 from lvsa_vllm_omni.settings import PREFIX, Family, LvsaSettings
 
 #: Settings that change no video (where LVSA is on, the platform, what is printed) or stand in fields of their own.
@@ -36,8 +37,8 @@ def sparse_environment(environ: Mapping[str, str], family: Family, flags: Mappin
     config = _parsed(environ.get(f"{PREFIX}CONFIG"))
     # Names are read in any case; an empty value counts as unset.
     given = {name.upper().removeprefix(PREFIX).lower() for name, value in environ.items() if value} | config.keys()
-    if not given & {"enable", "auto", f"{family}_hook"}:
-        chosen[f"{family}_hook"] = True
+    if not given & {"enable", "auto", hook_field(family)}:
+        chosen[hook_field(family)] = True
     overridden = {f"{PREFIX}{name.upper()}" for name in chosen}
     result = {name: value for name, value in environ.items() if name.upper() not in overridden}
     for name, value in chosen.items():
@@ -49,7 +50,8 @@ def sparse_environment(environ: Mapping[str, str], family: Family, flags: Mappin
 
 def decisive_settings(settings: LvsaSettings, family: Family) -> dict[str, Any]:
     """The settings that differ from their defaults and change a video; `auto` where LVSA waits for long requests."""
-    changed = settings.model_dump(exclude_defaults=True, exclude=_NOT_DECISIVE)
+    switches = {hook_field(name) for name in family_names()}
+    changed = settings.model_dump(exclude_defaults=True, exclude=_NOT_DECISIVE | switches)
     return {"auto": True, **changed} if settings.mode(family) == "beyond" else changed
 
 

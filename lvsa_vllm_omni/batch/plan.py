@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lvsa_vllm_omni.batch.environment import decisive_settings
 from lvsa_vllm_omni.batch.geometry import check_frames, check_size, frames_of_horizon, size_multiple
 from lvsa_vllm_omni.batch.jobs import Job, VideoSettings
 from lvsa_vllm_omni.batch.prompts import PromptSpec, read_prompts_file
+from lvsa_vllm_omni.hooks import hook_field
 from lvsa_vllm_omni.presets import Preset
-from lvsa_vllm_omni.settings import Family, LvsaSettings
+from lvsa_vllm_omni.settings import LvsaSettings
 
 
 def lvsa_flags(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -48,12 +49,12 @@ def jobs_of(arguments: argparse.Namespace, checkpoint: Path, preset: Preset, set
     Raises:
         ValueError: with one sentence, if a prompt, a length, a size or a setting cannot be used.
     """
-    family = cast(Family, preset.family)
+    family = preset.family
     dense = arguments.backend == "dense"
     if not dense and settings.mode(family) == "off":
         raise ValueError(
-            f"LVSA_* variables switch LVSA off for {family}: unset LVSA_{family.upper()}_HOOK, or take --backend dense "
-            "for the baseline"
+            f"LVSA_* variables switch LVSA off for {family}: unset LVSA_{hook_field(family).upper()}, or take "
+            "--backend dense for the baseline"
         )
     common = _Common(
         arguments=arguments,

@@ -12,6 +12,7 @@ from typing import Any
 from lvsa_core import Decision, FrameGrid, Pattern
 from lvsa_vllm_omni.batch.geometry import check_frames, check_size, size_multiple
 from lvsa_vllm_omni.commands import CommandError
+from lvsa_vllm_omni.hooks import hook_field
 from lvsa_vllm_omni.presets import Preset, load_preset, preset_for_checkpoint, read_checkpoint, shipped_presets
 from lvsa_vllm_omni.schedule import schedule
 from lvsa_vllm_omni.settings import LvsaSettings, Mode
@@ -106,7 +107,8 @@ def requests(options: argparse.Namespace) -> Iterator[Request]:
     except ValueError as error:
         raise CommandError(str(error)) from None
     if mode == "off":
-        mode, hint = "always", f"LVSA is not switched on here: a server does this with LVSA_{family.upper()}_HOOK=1."
+        switch = f"LVSA_{hook_field(family).upper()}=1"
+        mode, hint = "always", f"LVSA is not switched on here: a server does this with {switch}."
     for frames in lengths:
         latent = (frames - 1) // model.preset.vae_temporal_factor + 1
         grid = FrameGrid(latent, model.shape.patches(height, width))

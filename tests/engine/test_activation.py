@@ -124,7 +124,7 @@ WRONG = {
     "misspelt": ({"LVSA_WAN_HOK": "1"}, "LVSA_WAN_HOK is not a setting of LVSA; did you mean LVSA_WAN_HOOK?"),
     "value": ({"LVSA_WAN_HOOK": "1", "LVSA_WINDOW_SIZE": "-3"}, "LVSA_WINDOW_SIZE is '-3', but must be greater"),
     "kernel": ({"LVSA_WAN_HOOK": "1", "LVSA_BACKEND": "flashinfer"}, "LVSA_BACKEND=flashinfer cannot run here: it n"),
-    "preset": ({"LVSA_WAN_HOOK": "1", "LVSA_PRESET": "wan3"}, "no preset is named 'wan3': choose one of wan, "),
+    "preset": ({"LVSA_WAN_HOOK": "1", "LVSA_PRESET": "wan3"}, "no preset is named 'wan3': choose one of cosmos3, "),
 }
 
 

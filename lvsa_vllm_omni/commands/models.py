@@ -1,0 +1,120 @@
+"""`lvsa models`: the models that LVSA knows, from families and presets."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+
+from lvsa_vllm_omni.commands import CommandError
+from lvsa_vllm_omni.cpu.checkpoint import KINDS
+from lvsa_vllm_omni.hooks import DENSE, SPECS, FamilySpec, HookError, load_family
+from lvsa_vllm_omni.presets import Preset, PresetError, known_presets, shipped_presets
+
+#: Where the text stands in the self-attention, for people.
+TEXT = {
+    "none": "not in it: cross-attention",
+    "behind": "behind the video, in queries and keys",
+    "keys first": "before the video, in the keys alone",
+}
+HEADER = (
+    "model",
+    "transformer class",
+    "training length",
+    "text in the self-attention",
+    "sparse",
+    "dense, and why",
+    "run on CPU",
+    "run on GPU",
+)
+NOT_YET = "not yet"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `lvsa models`."""
+    parser.add_argument("--markdown", action="store_true", help="the tables of docs/models.md: what is shipped")
+
+
+def run(options: argparse.Namespace) -> Iterator[str]:
+    """The lines of `lvsa models`.
+
+    Raises:
+        CommandError: if a family or a preset of an installed package cannot be had.
+    """
+    if options.markdown:
+        yield from markdown()
+        return
+    try:
+        rows = [_short(preset, load_family(preset.family)) for preset in known_presets().values()]
+    except (HookError, PresetError) as error:
+        raise CommandError(str(error)) from None
+    yield from _columns([("model", "preset", "switch", "training length", "run on CPU", "run on GPU"), *rows])
+    yield ""
+    yield "The engine's own attention in: " + ", ".join(model.title for model in DENSE)
+
+
+def markdown() -> Iterator[str]:
+    """The two tables of docs/models.md: what LVSA runs on, and what stays dense."""
+    yield from _markdown_table([HEADER, *_rows()])
+    yield ""
+    others = [(model.title, _code(model.transformer), model.reason) for model in DENSE if not model.family]
+    yield from _markdown_table([("stays dense", "transformer class", "why"), *others])
+
+
+def _rows() -> Iterator[Sequence[str]]:
+    """A row for each shipped preset, family by family, the models of a family that stay dense behind it."""
+    presets = sorted(shipped_presets().values(), key=lambda preset: preset.shape is None)  # of a whole family: last
+    for family, spec in SPECS.items():
+        for preset in presets:
+            if preset.family == family:
+                yield (
+                    preset.title or preset.name,
+                    ", ".join(map(_code, _classes(preset, spec))),
+                    _length(preset),
+                    TEXT[spec.text],
+                    ", ".join(_code(f"{name}.{spec.attention_layer}") for name in spec.attention),
+                    spec.dense,
+                    _cpu(family),
+                    preset.gpu or NOT_YET,
+                )
+        for model in DENSE:
+            if model.family == family:
+                yield model.title, _code(model.transformer), "-", "-", "nothing", f"all: {model.reason}", "-", "-"
+
+
+def _short(preset: Preset, spec: FamilySpec) -> Sequence[str]:
+    """A row for a terminal."""
+    title = preset.title or preset.name
+    switch = f"{spec.setting}=1"
+    return title, preset.name, switch, _length(preset), _cpu(spec.name), preset.gpu or NOT_YET
+
+
+def _classes(preset: Preset, spec: FamilySpec) -> list[str]:
+    """Classes that select a preset, as the engine or the checkpoint names them."""
+    found = preset.match.get("transformer", spec.transformer_class)
+    return [found] if isinstance(found, str) else list(found)
+
+
+def _length(preset: Preset) -> str:
+    return f"{preset.reference_latent_frames} latent frames ({preset.frames} at {preset.fps} fps)"
+
+
+def _cpu(family: str) -> str:
+    """Tiny checkpoints of a family, with which the engine runs on a CPU."""
+    kinds = [kind for kind in KINDS if kind.partition("-")[0] == family]
+    return f"tiny {', '.join(kinds)}" if kinds else NOT_YET
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    header, *others = rows
+    for row in (header, ["---"] * len(header), *others):
+        yield f"| {' | '.join(row)} |"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows of words under each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
