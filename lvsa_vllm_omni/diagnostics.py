@@ -20,7 +20,8 @@ _GB = 1e9
 class StepTimer:
     """Wall time of each denoising step, from its first transformer call to that of the next step.
 
-    The last step has no next one; it ends with its last call, and its line comes when the request's context is dropped.
+    The last step has no next one; it ends with its last call, and its line comes when the request's context is dropped,
+    or the next request begins: a traceback may keep the context. A step in which a call raises has no line.
     """
 
     def __init__(self) -> None:
@@ -38,6 +39,10 @@ class StepTimer:
         """A transformer call ended."""
         self._end = _now()
 
+    def fail(self) -> None:
+        """A transformer call raised."""
+        self._step = None
+
     def flush(self) -> None:
         """Print the line of the open step, if there is one."""
         if self._step is not None:
@@ -46,13 +51,17 @@ class StepTimer:
 
 
 _timers: weakref.WeakKeyDictionary[Request, StepTimer] = weakref.WeakKeyDictionary()
+_latest: StepTimer | None = None
 
 
 def before_call(settings: LvsaSettings, request: Request, pattern: Pattern | None) -> None:
     """A transformer call begins; ``pattern`` is None where it runs dense."""
+    global _latest
     if settings.step_time_log:
         if request not in _timers:
-            timer = _timers[request] = StepTimer()
+            if _latest is not None:
+                _latest.flush()
+            _latest = timer = _timers[request] = StepTimer()
             context = compat.forward_context()
             if context is not None:
                 weakref.finalize(context, timer.flush).atexit = False
@@ -71,6 +80,12 @@ def after_call(settings: LvsaSettings, request: Request) -> None:
     if settings.mem_log and ("memory", request.step) not in request.reported:
         request.reported.add(("memory", request.step))
         logger.info("[LVSA-MEM] step=%d %s", request.step, _memory())
+
+
+def failed_call(request: Request) -> None:
+    """A transformer call raised."""
+    if request in _timers:
+        _timers[request].fail()
 
 
 def _now() -> float:

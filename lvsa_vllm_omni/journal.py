@@ -56,7 +56,7 @@ def unclaimed() -> None:
 
 
 def engaged(blocks: int, grid: FrameGrid, pattern: Pattern, family: str, kernel: str) -> None:
-    """A request runs sparse: once a request."""
+    """A request runs sparse: once a request, or a batch of them that runs in lock-step."""
     counts["request:sparse"] += 1
     logger.info(
         "[LVSA] installed on %d blocks num_patches=%d total_lat_frames=%d backend=%s family=%s",
@@ -66,7 +66,7 @@ def engaged(blocks: int, grid: FrameGrid, pattern: Pattern, family: str, kernel:
 
 
 def dense(grid: FrameGrid, reason: str) -> None:
-    """A request runs the engine's own attention, as it should: once a request."""
+    """A request, or a batch of them, runs the engine's own attention, as it should: once."""
     counts["request:dense"] += 1
     logger.info("[LVSA] total_lat_frames=%d num_patches=%d dense: %s", grid.frames, grid.patches, reason)
 

@@ -101,6 +101,9 @@ class Scope:
         token = _running.set(forward)
         try:
             yield
+        except BaseException:
+            diagnostics.failed_call(request)
+            raise
         finally:
             _running.reset(token)
             self.sparse = before

@@ -78,7 +78,8 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
 def install_runner(unused: Callable[[str], None]) -> Callable[[], None]:
     """Tell of a model in which nothing was adopted, answer a client's error as such, free what kernels keep.
 
-    Target: ``load_model`` and ``execute_model`` of ``DiffusionModelRunner``.
+    Target: ``load_model``, ``execute_model`` and, where there is one, ``execute_model_batch`` of
+        ``DiffusionModelRunner``.
     Why: LVSA that is switched on for a model it does not know must not be silent; and the executor of a single device
         turns every exception of a request into an internal server error, also one of the client's
         (``OmniClientError``), which the executor of several devices answers with its own status. Between requests the
@@ -101,7 +102,12 @@ def install_runner(unused: Callable[[str], None]) -> Callable[[], None]:
     cls: Any = DiffusionModelRunner
     if MARK in vars(cls):
         return vars(cls)[MARK]
-    original_load, original_execute = cls.load_model, cls.execute_model
+    originals = {
+        name: getattr(cls, name)
+        for name in ("load_model", "execute_model", "execute_model_batch")
+        if hasattr(cls, name)
+    }
+    original_load, original_execute = originals["load_model"], originals["execute_model"]
 
     @functools.wraps(original_load)
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -120,12 +126,21 @@ def install_runner(unused: Callable[[str], None]) -> Callable[[], None]:
         finally:
             release()
 
+    def execute_model_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:  # a client's error keeps its status here: the engine answers each request of a batch by itself
+            return originals["execute_model_batch"](self, *args, **kwargs)
+        finally:
+            release()
+
     def undo() -> None:
         if vars(cls).get(MARK) is undo:
-            cls.load_model, cls.execute_model = original_load, original_execute
+            for name, original in originals.items():
+                setattr(cls, name, original)
             delattr(cls, MARK)
 
     cls.load_model, cls.execute_model = load_model, execute_model
+    if "execute_model_batch" in originals:
+        cls.execute_model_batch = functools.wraps(originals["execute_model_batch"])(execute_model_batch)
     setattr(cls, MARK, undo)
     return undo
 

@@ -15,11 +15,15 @@ class Request:
     """
 
     def __init__(self, context: Any) -> None:
-        self._context = weakref.ref(context) if context is not None else None
+        self._context = weakref.ref(context, self._ended) if context is not None else None
         self._token: Any = None
         self._count = -1
         self.step = 0
         self.reported: set[Any] = set()  # what has been logged about this request
+
+    def _ended(self, _context: Any) -> None:
+        """The engine dropped the context: keep no tensor until the next request."""
+        self._context = self._token = None
 
     def runs_in(self, context: Any) -> bool:
         """Whether this request is the one of ``context``."""

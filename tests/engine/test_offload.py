@@ -1,0 +1,122 @@
+"""Offloading moves the model's weights while LVSA runs; LVSA holds none of them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import start
+
+from lvsa_vllm_omni import diagnostics, scope, seam, step
+from lvsa_vllm_omni.backend import LvsaImpl
+from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+
+LONG = 97
+BLOCKS, CALLS = 4, 3 * 2  # of the transformer, in three steps with two branches of guidance
+SETTINGS = {"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1", "LVSA_STEP_TIME_LOG": "1"}
+
+#: What is moved as a whole, or block by block. Pinned memory needs an accelerator.
+PINNED = torch.accelerator.is_available()
+OFFLOADS: dict[str, dict[str, Any]] = {
+    "model": {"enable_cpu_offload": True, "pin_cpu_memory": PINNED},
+    "blocks": {"diffusion_offload_config": {"mode": "layer", "components": ["dit"], "pin_memory": PINNED}},
+}
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with more blocks than are on the device at a time."""
+    return write_checkpoint("wan", tmp_path_factory.mktemp("deep") / "wan", layers=BLOCKS)
+
+
+@pytest.fixture(scope="module")
+def plain(deep: Path) -> list[str]:
+    """All that moves with a transformer of the plain engine, by name."""
+    with start(deep, {}) as engine:
+        (transformer,) = engine.transformers
+        return names(transformer)
+
+
+@pytest.fixture(scope="module")
+def resident(deep: Path, plain: list[str]) -> np.ndarray:
+    """A long video of a model that stays where it is."""
+    with start(deep, SETTINGS) as engine:
+        video = engine.video(LONG)
+        (transformer,) = engine.transformers
+        assert names(transformer) == plain
+        assert tensors_held(transformer) == []
+        return video
+
+
+def names(transformer: torch.nn.Module) -> list[str]:
+    """All that moves with a transformer, by name."""
+    modules = [f"{name}: {type(module).__name__}" for name, module in transformer.named_modules()]
+    return modules + list(transformer.state_dict()) + [name for name, _ in transformer.named_buffers()]
+
+
+def tensors_held(transformer: torch.nn.Module) -> list[str]:
+    """Tensors and modules that LVSA's objects of a transformer reach, by the way there."""
+    layers = [layer.attn1.attn.attention for layer in transformer.blocks]
+    assert all(type(layer) is LvsaImpl for layer in layers)
+    own = seam.scope_of(transformer)
+    assert own is not None and all(layer.scope is own for layer in layers)
+    roots = {"scope": own, "request": step._running, "timers": dict(diagnostics._timers), "forward": scope._running}
+    return list(reach(roots | {f"layer {number}": layer for number, layer in enumerate(layers)}, "", set()))
+
+
+def reach(thing: object, way: str, seen: set[int]) -> Iterator[str]:
+    """Walk through containers, and through objects of LVSA's and the engine's attention."""
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    if isinstance(thing, (torch.Tensor, torch.nn.Module)):
+        yield way
+    elif isinstance(thing, dict):
+        for key, part in thing.items():
+            yield from reach(part, f"{way}.{key}", seen)
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        for part in thing:
+            yield from reach(part, f"{way}[]", seen)
+    elif type(thing).__module__.partition(".")[0] in ("lvsa_core", "lvsa_vllm_omni", "vllm_omni", "hooks"):
+        yield from reach(getattr(thing, "__dict__", {}), way, seen)
+
+
+def test_the_walk_finds_what_is_held() -> None:
+    impl = LvsaImpl.__new__(LvsaImpl)
+    impl.dense = [{"weight": torch.zeros(1)}]
+    assert list(reach({"layer": impl}, "", set())) == [".layer.dense[].weight"]
+
+
+@pytest.fixture(params=OFFLOADS)
+def offload(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_the_same_video_while_weights_move(
+    deep: Path, resident: np.ndarray, plain: list[str], offload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm_omni.diffusion.offloader import is_materialized_tensor
+
+    with start(deep, SETTINGS, **OFFLOADS[offload]) as engine:
+        (transformer,) = engine.transformers
+        attend = scope.Forward.attend
+        there: list[list[bool]] = []
+
+        def watched(forward: Any, *args: Any) -> Any:
+            there.append([is_materialized_tensor(block.ffn.net_2.weight) for block in transformer.blocks])
+            return attend(forward, *args)
+
+        monkeypatch.setattr(scope.Forward, "attend", watched)
+        for _ in range(2):
+            there.clear()
+            assert np.array_equal(engine.video(LONG), resident)
+            assert len(there) == CALLS * BLOCKS
+        assert names(transformer) == plain
+        assert tensors_held(transformer) == []
+        if offload == "model":
+            assert hasattr(transformer, "_hook_registry")  # moves it before each call; here all places are the CPU
+        else:
+            # A block's weights arrive while the one before it runs, and leave when it has run itself.
+            assert there == [[n in (m, (m + 1) % BLOCKS) for n in range(BLOCKS)] for m in range(BLOCKS)] * CALLS
