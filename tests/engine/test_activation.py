@@ -4,6 +4,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from lvsa_core import FrameGrid, plan
 from lvsa_core.kernels import registry
-from lvsa_vllm_omni import journal, seam
+from lvsa_vllm_omni import hooks, journal, seam
 from lvsa_vllm_omni.settings import LvsaSettings
 
 # The engine starts in a thread of its own, whose exception pytest would report beside the one that reaches the caller.
@@ -135,6 +136,41 @@ def test_a_wrong_setting_stops_start_up(starting: Any, name: str) -> None:
         pass
     assert sentence in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_model_that_the_engine_lacks_matters_only_if_asked_for(
+    starting: Any, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hooks.forget_families()
+    monkeypatch.setitem(hooks.SPECS, "cosmos3", replace(hooks.COSMOS3, transformer="vllm_omni.no_such_model:Model"))
+    with starting({"LVSA_ENABLE": "1"}) as engine:
+        engine.video(LONG, steps=1)
+    assert lines(log, "[LVSA] enabled for wan, hunyuan: ")
+    assert lines(log, "[LVSA] installed on 2 blocks")
+    with pytest.raises(Exception) as error, starting({"LVSA_COSMOS3_HOOK": "1"}):
+        pass
+    hooks.forget_families()
+    assert "LVSA_COSMOS3_HOOK: this vLLM-Omni has no vllm_omni.no_such_model" in str(error.value)
+
+
+def test_quantised_keys_and_values_are_refused(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the engine on the CPU, whose attention has none; by LVSA where its layers carry the setting."""
+    from vllm_omni.diffusion.attention.layer import Attention
+
+    with pytest.raises(Exception) as error, starting({"LVSA_WAN_HOOK": "1"}, diffusion_kv_cache_dtype="fp8"):
+        pass
+    assert "fp8" in str(error.value) and "'auto'" in str(error.value)
+
+    init = Attention.__init__
+
+    def quantised(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self._kv_cache_dtype = "fp8"
+
+    monkeypatch.setattr(Attention, "__init__", quantised)
+    with pytest.raises(Exception) as error, starting({"LVSA_WAN_HOOK": "1"}):
+        pass
+    assert "LVSA reads keys and values unquantised, but diffusion_kv_cache_dtype is 'fp8'" in str(error.value)
 
 
 @pytest.fixture
