@@ -71,6 +71,44 @@ def test_a_control_is_seen_by_everything(
     assert {pattern.offset for pattern, _ in attended} == {0, 1}
 
 
+@pytest.mark.parametrize(("kind", "tokens"), [("action", 16), ("sound", 25)])
+def test_other_tokens_behind_the_video_are_seen_by_everything(
+    engine: Any, attended: list[tuple[Pattern, TokenLayout]], monkeypatch: pytest.MonkeyPatch, kind: str, tokens: int
+) -> None:
+    """By the transformer's own packing; the tiny one has no modules for them, so it is given some."""
+    from vllm_omni.diffusion.models.cosmos3.transformer_cosmos3 import Cosmos3VFMTransformer, DomainAwareLinear
+
+    (transformer,) = engine.transformers
+    width, weight = transformer.hidden_size, next(transformer.parameters())
+    if kind == "action":
+        size, name, shape = transformer.action_dim, "action", (1, tokens, transformer.action_dim)
+        layers = [DomainAwareLinear(size, width, 1), DomainAwareLinear(width, size, 1)]
+    else:
+        size, name, shape = 8, "audio", (1, 8, tokens)
+        layers = [torch.nn.Linear(size, width), torch.nn.Linear(width, size)]
+        monkeypatch.setattr(transformer, "sound_dim", size)
+    monkeypatch.setattr(transformer, f"{kind}_gen", True)
+    added = [f"{name}_proj_in", f"{name}_proj_out", f"{name}_modality_embed"]
+    for attribute, layer in zip(added, layers, strict=False):
+        transformer.add_module(attribute, layer.to(weight))
+    transformer.register_parameter(added[2], torch.nn.Parameter(torch.zeros(width).to(weight)))
+    call = Cosmos3VFMTransformer.__call__
+
+    def with_more(self: Any, *args: Any, **kwargs: Any) -> Any:
+        latents = torch.randn(shape, device=weight.device).to(weight.dtype)
+        return call(self, *args, **{**kwargs, f"{kind}_latents": latents})[0]  # the video
+
+    monkeypatch.setattr(Cosmos3VFMTransformer, "__call__", with_more)
+    try:
+        engine.video(FAMILY.long, steps=2)
+    finally:
+        for attribute in added:
+            delattr(transformer, attribute)
+    assert len(attended) == 2 * 2 * FAMILY.blocks
+    for _, layout in attended:
+        assert (layout.q_before, layout.q_after, layout.kv_after) == (0, tokens, tokens)
+
+
 def test_several_controls_are_dense_with_a_reason(
     engine: Any,
     attended: list[tuple[Pattern, TokenLayout]],
