@@ -1,7 +1,7 @@
 """Model families that LVSA can be installed on."""
 
 from .cosmos3_hook import COSMOS3
-from .dense import DENSE, DenseModel
+from .dense import DENSE, DenseModel, dense_reason
 from .families import (
     SPECS,
     FamilyUnavailable,
@@ -31,6 +31,7 @@ __all__ = [
     "MissingModel",
     "StaysDense",
     "check_names",
+    "dense_reason",
     "family_names",
     "forget_families",
     "hook_field",

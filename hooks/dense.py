@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 
@@ -66,3 +67,8 @@ DENSE = (
         "they make the video chunk by chunk from a cache of keys, each frame from earlier ones alone",
     ),
 )
+
+
+def dense_reason(classes: Collection[str]) -> str:
+    """Why a model with modules of these classes stays dense, empty where it is not known to."""
+    return next((model.reason for model in DENSE if model.transformer in classes), "")

@@ -43,9 +43,12 @@ def refused(reason: str) -> None:
     logger.error("[LVSA] refused: %s", reason)
 
 
-def not_used(model: str) -> None:
-    """A model has been loaded in which nothing is LVSA's."""
-    logger.warning("[LVSA] is on, but %s holds no transformer that it supports: it runs dense throughout", model)
+def not_used(model: str, reason: str) -> None:
+    """A model has been loaded in which nothing is LVSA's; ``reason`` is empty where none is known."""
+    logger.warning(
+        "[LVSA] is on, but %s holds no transformer that it supports: it runs dense throughout%s",
+        *(model, f" ({reason})" if reason else ""),
+    )
 
 
 def unclaimed() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lvsa_core.kernels import release
-from lvsa_vllm_omni.hooks import FamilySpec, HookError, MissingModel
+from lvsa_vllm_omni.hooks import FamilySpec, HookError, MissingModel, dense_reason
 from lvsa_vllm_omni.scope import Scope
 
 #: Our attribute on a class we patched: the function that takes the patch off.
@@ -75,7 +75,7 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
     return undo
 
 
-def install_runner(unused: Callable[[str], None]) -> Callable[[], None]:
+def install_runner(unused: Callable[[str, str], None]) -> Callable[[], None]:
     """Tell of a model in which nothing was adopted, answer a client's error as such, free what kernels keep.
 
     Target: ``load_model``, ``execute_model`` and, where there is one, ``execute_model_batch`` of
@@ -88,7 +88,7 @@ def install_runner(unused: Callable[[str], None]) -> Callable[[], None]:
     Remove when: the engine tells plugins of its models; ``UniProcDiffusionExecutor`` keeps the status.
 
     Args:
-        unused: called with the name of the pipeline's class.
+        unused: called with the name of the pipeline's class, and the reason where its model is known to stay dense.
 
     Returns:
         A function that takes the patch off again.
@@ -114,7 +114,7 @@ def install_runner(unused: Callable[[str], None]) -> Callable[[], None]:
         result = original_load(self, *args, **kwargs)
         pipeline = getattr(self, "pipeline", None)
         if isinstance(pipeline, torch.nn.Module) and not any(scope_of(module) for module in pipeline.modules()):
-            unused(type(pipeline).__name__)
+            unused(type(pipeline).__name__, dense_reason({type(module).__name__ for module in pipeline.modules()}))
         return result
 
     @functools.wraps(original_execute)

@@ -39,10 +39,10 @@ def dense_video(starting: Any) -> np.ndarray:
     """A long video of the plain engine; also looks at the layers of an engine on which nothing asks for LVSA."""
     from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
 
-    unused: list[str] = []
-    stop_watching = seam.install_runner(unused.append)
+    unused: list[tuple[str, str]] = []
+    stop_watching = seam.install_runner(lambda *model: unused.append(model))
     with starting() as engine:
-        assert unused == ["Wan22Pipeline"]
+        assert unused == [("Wan22Pipeline", "")]
         stop_watching()
         assert seam.MARK not in vars(WanTransformer3DModel)
         (transformer,) = engine.transformers

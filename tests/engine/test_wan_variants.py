@@ -11,8 +11,7 @@ from conftest import start
 from torch import Tensor
 
 from lvsa_core import Pattern, TokenLayout, attend, reference_attend
-from lvsa_vllm_omni import scope
-from lvsa_vllm_omni.hooks import SPECS
+from lvsa_vllm_omni import hooks, scope
 
 LONG = 97  # video frames of 25 latent frames; the training horizon is 21
 
@@ -77,6 +76,6 @@ def test_speech_to_video_is_no_part_of_the_family() -> None:
     from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
 
     classes = [thing for thing in vars(s2v).values() if isinstance(thing, type) and thing.__module__ == s2v.__name__]
-    assert any(cls.__name__.startswith("WanS2VTransformer") for cls in classes)
+    assert "a reference frame and motion tokens" in hooks.dense_reason({cls.__name__ for cls in classes})
     assert not any(issubclass(cls, WanTransformer3DModel) for cls in classes)
-    assert not {cls.__name__ for cls in classes} & set(SPECS["wan"].attention)
+    assert not {cls.__name__ for cls in classes} & set(hooks.WAN.attention)
