@@ -1,6 +1,5 @@
 """The GPU's benchmark runs on the CPU with shrunk shapes and writes what it prints; no time of it is judged here."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -134,10 +133,9 @@ def test_verdict(
     monkeypatch: pytest.MonkeyPatch, hopper: bool, reference: str, overhead: float, within: bool | None
 ) -> None:
     """Only sparse cases from T=41 on beside FlashAttention-3 on Hopper are judged."""
-    specification = importlib.util.spec_from_file_location("gpu_benchmark", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    monkeypatch.setitem(sys.modules, "gpu_benchmark", module)
-    specification.loader.exec_module(module)
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    from gpu_report import verdict
+
     case = {"model": "wan-14b", "chosen": "a", "reference": reference, "dense_pattern": False}
     cases = [
         {**case, "frames": 41, "kernels": {"a": {"overhead": overhead}, "b": {"overhead": 5}}},
@@ -145,7 +143,7 @@ def test_verdict(
         {**case, "frames": 40, "kernels": {"a": {"overhead": 7.0}}},
         {**case, "frames": 41, "kernels": {"a": {"overhead": 8.0}}, "dense_pattern": True},
     ]
-    found = module.verdict({"cases": cases}, hopper)
+    found = verdict({"cases": cases}, hopper)
     assert found["within"] is within and found["largest"] == (None if within is None else overhead)
     words = {True: "within the target, 1.10 x density", False: "1.110 (wan-14b T=41 a), ABOVE", None: "not judged"}
     assert words[within] in found["sentence"]
