@@ -22,15 +22,29 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExc
 LONG = 97  # video frames of 25 latent frames; the training horizon is 21
 
 
+class Log(logging.Handler):
+    """The plugin's log lines, taken from its logger: vLLM decides, and changes, whether others hear of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+    def clear(self) -> None:
+        self.records.clear()
+
+
 @pytest.fixture
-def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.LogCaptureFixture]:
-    """The plugin's log lines; vLLM's loggers do not propagate to the root."""
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
-    with caplog.at_level(logging.INFO):
-        yield caplog
+def log() -> Iterator[Log]:
+    logger, seen = logging.getLogger("vllm.lvsa"), Log()
+    logger.addHandler(seen)
+    yield seen
+    logger.removeHandler(seen)
 
 
-def lines(log: pytest.LogCaptureFixture, start: str) -> list[str]:
+def lines(log: Log, start: str) -> list[str]:
     return [record.getMessage() for record in log.records if record.getMessage().startswith(start)]
 
 
@@ -68,9 +82,7 @@ def test_no_setting_no_change(dense_video: np.ndarray, sparse_video: np.ndarray)
     assert np.abs(dense_video - sparse_video).max() > 0.01
 
 
-def test_auto_is_the_same_beyond_the_training_horizon(
-    starting: Any, sparse_video: np.ndarray, log: pytest.LogCaptureFixture
-) -> None:
+def test_auto_is_the_same_beyond_the_training_horizon(starting: Any, sparse_video: np.ndarray, log: Log) -> None:
     with starting({"LVSA_AUTO": "true"}) as engine:
         assert np.array_equal(engine.video(LONG), sparse_video)
         engine.video(17, steps=1)
@@ -84,7 +96,7 @@ def test_auto_is_the_same_beyond_the_training_horizon(
     assert not lines(log, "[LVSA-FALLBACK]")
 
 
-def test_the_diagnostics_of_each_step(starting: Any, sparse_video: np.ndarray, log: pytest.LogCaptureFixture) -> None:
+def test_the_diagnostics_of_each_step(starting: Any, sparse_video: np.ndarray, log: Log) -> None:
     asked = {"enable": True, "mem_log": True, "step_time_log": True, "mask_log": "once"}
     with starting({"LVSA_CONFIG": json.dumps(asked)}) as engine:
         log.clear()
@@ -139,7 +151,7 @@ def test_a_wrong_setting_stops_start_up(starting: Any, name: str) -> None:
 
 
 def test_a_model_that_the_engine_lacks_matters_only_if_asked_for(
-    starting: Any, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    starting: Any, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hooks.forget_families()
     monkeypatch.setitem(hooks.SPECS, "cosmos3", replace(hooks.COSMOS3, transformer="vllm_omni.no_such_model:Model"))
@@ -185,7 +197,7 @@ def sdpa_fails_its_self_test(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("sdpa_fails_its_self_test")
-def test_the_next_kernel_and_why(starting: Any, sparse_video: np.ndarray, log: pytest.LogCaptureFixture) -> None:
+def test_the_next_kernel_and_why(starting: Any, sparse_video: np.ndarray, log: Log) -> None:
     with starting({"LVSA_WAN_HOOK": "1"}) as engine:
         assert np.abs(engine.video(LONG) - sparse_video).max() < 1e-3
     (hooked,) = lines(log, "[LVSA] hooked")
@@ -261,7 +273,7 @@ def masked(forward: Any) -> Any:
 
 
 def test_a_surprise_goes_dense_with_one_line_or_fails(
-    starting: Any, dense_video: np.ndarray, monkeypatch: pytest.MonkeyPatch, log: pytest.LogCaptureFixture
+    starting: Any, dense_video: np.ndarray, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     from vllm_omni.diffusion.attention.layer import Attention
 
