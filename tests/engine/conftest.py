@@ -1,6 +1,7 @@
 """The real engine, in this process: one at a time, shared by the tests of a module."""
 
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lvsa_log import Log
 
 HERE = Path(__file__).parent
 
@@ -145,3 +147,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 
     monkeypatch.setattr(scope.Forward, "attend", watched)
     return seen
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """What the plugin logs during the test."""
+    logger, seen = logging.getLogger("vllm.lvsa"), Log()
+    logger.addHandler(seen)
+    yield seen
+    logger.removeHandler(seen)

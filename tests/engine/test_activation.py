@@ -1,7 +1,6 @@
 """When LVSA is active, when it stops start-up, and what it does about a surprise."""
 
 import json
-import logging
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lvsa_log import Log
 
 from lvsa_core import FrameGrid, plan
 from lvsa_core.kernels import registry
@@ -20,28 +20,6 @@ from lvsa_vllm_omni.settings import LvsaSettings
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 LONG = 97  # video frames of 25 latent frames; the training horizon is 21
-
-
-class Log(logging.Handler):
-    """The plugin's log lines, taken from its logger: vLLM decides, and changes, whether others hear of them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-    def clear(self) -> None:
-        self.records.clear()
-
-
-@pytest.fixture
-def log() -> Iterator[Log]:
-    logger, seen = logging.getLogger("vllm.lvsa"), Log()
-    logger.addHandler(seen)
-    yield seen
-    logger.removeHandler(seen)
 
 
 def lines(log: Log, start: str) -> list[str]:

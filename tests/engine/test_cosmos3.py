@@ -1,6 +1,5 @@
 """What only Cosmos 3 has: control tokens beside the video, several controls, guidance in some of the steps."""
 
-import logging
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 import torch
 from conftest import start
 from families import FAMILIES, latent
+from lvsa_log import Log
 from torch import Tensor
 
 from lvsa_core import Pattern, TokenLayout, attend, reference_attend
@@ -113,14 +113,12 @@ def test_several_controls_are_dense_with_a_reason(
     engine: Any,
     attended: list[tuple[Pattern, TokenLayout]],
     monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    log: Log,
 ) -> None:
     controlled(monkeypatch, 2)
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
-    with caplog.at_level(logging.INFO):
-        engine.video(FAMILY.long, steps=1)
+    engine.video(FAMILY.long, steps=1)
     assert not attended
-    messages = {record.getMessage() for record in caplog.records}
+    messages = {record.getMessage() for record in log.records}
     assert (
         f"[LVSA] total_lat_frames={latent(FAMILY.long)} num_patches={PATCHES} dense: "
         "each of 2 controls has attention of its own, which is the engine's"

@@ -1,6 +1,5 @@
 """Every family on the real engine: the same video as the reference attention's, the plain engine's, and its own."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 import torch
 from conftest import start
 from families import FAMILIES, Family, latent
+from lvsa_log import Log
 from torch import Tensor
 
 from lvsa_core import Pattern, TokenLayout, attend, keyframe_interval, reference_attend
@@ -148,13 +148,9 @@ def test_sizes_of_every_request(engine: Any, family: Family, attended: list[Atte
         assert {call.layout.grid.patches for call in attended} == {patches}
 
 
-def test_log(engine: Any, family: Family, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)  # its loggers do not reach the root otherwise
-    with caplog.at_level(logging.INFO):
-        engine.video(family.long, steps=4, **family.request())  # both transformers of A14B
-    # Some versions of pytest listen on the root logger and on those that do not propagate.
-    messages = [record.getMessage() for record in {id(record): record for record in caplog.records}.values()]
-    lines = [message for message in messages if message.startswith("[LVSA")]
+def test_log(engine: Any, family: Family, log: Log) -> None:
+    engine.video(family.long, steps=4, **family.request())  # both transformers of A14B
+    lines = [record.getMessage() for record in log.records]
 
     def starting(text: str) -> list[str]:
         return [line for line in lines if line.startswith(text)]
