@@ -1,0 +1,42 @@
+"""What only HunyuanVideo has: a mask over the text, where prompts of several lengths share a call."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import start
+from families import FAMILIES
+from lvsa_log import Log
+
+from lvsa_core import attend
+from lvsa_vllm_omni import scope
+from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+
+
+def test_a_mask_is_the_dense_attentions(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipelines trim their text and send none; a call that has one is honoured, and it is said."""
+    from vllm_omni.diffusion.models.hunyuan_video.hunyuan_video_15_transformer import HunyuanVideo15Attention
+
+    forward, family = HunyuanVideo15Attention.forward, FAMILIES["hunyuan"]
+    signature, sparse = inspect.signature(forward), []
+
+    def masked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = signature.bind(self, *args, **kwargs)
+        text = given.arguments["encoder_hidden_states"]
+        mask = torch.ones(text.shape[:2], dtype=torch.bool, device=text.device)
+        mask[:, -1] = False
+        given.arguments["attention_mask"] = mask
+        return forward(*given.args, **given.kwargs)
+
+    monkeypatch.setattr(HunyuanVideo15Attention, "forward", masked)
+    monkeypatch.setattr(scope, "attend", lambda *given, **more: sparse.append(1) or attend(*given, **more))
+    folder = write_checkpoint("hunyuan", tmp_path / "hunyuan")
+    with start(folder, {}, **family.options) as engine:
+        plain = engine.video(family.long, steps=1)
+    with start(folder, {family.hook: "1"}, **family.options) as engine:
+        assert np.array_equal(engine.video(family.long, steps=1), plain)
+    assert not sparse
+    assert any("[LVSA-FALLBACK] origin=attention reason=mask" in record.getMessage() for record in log.records)
