@@ -152,6 +152,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 @pytest.fixture
 def log() -> Iterator[Log]:
     """What the plugin logs during the test."""
+    import lvsa_vllm_omni.journal  # noqa: F401  # vLLM sets up its loggers anew when it is first imported
+
     logger, seen = logging.getLogger("vllm.lvsa"), Log()
     logger.addHandler(seen)
     yield seen
