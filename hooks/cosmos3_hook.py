@@ -46,5 +46,6 @@ COSMOS3 = FamilySpec(
     grid=grid,
     around=around,
     text="keys first",
+    masks_only_padding="always",
     dense="the text's attention, which is causal and sees no video; a request with several controls",
 )

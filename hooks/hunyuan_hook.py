@@ -40,5 +40,6 @@ HUNYUAN = FamilySpec(
     attention=("HunyuanVideo15Attention",),
     grid=grid,
     text="behind",
+    masks_only_padding="alone",  # the text is cut to what is valid of it, which differs only within a batch
     dense="the text's rows, which see the whole video; the refiner of the text, which sees no video",
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lvsa_core import FrameGrid, TokenLayout
+from lvsa_core.exchange import Shards
 
 
 class HookError(RuntimeError):
@@ -50,6 +51,8 @@ class FamilySpec:
             before and after the video (control, action, sound); raises as ``grid``, and :class:`StaysDense`.
         text: where the text stands in the self-attention. ``none``: it comes by cross-attention. ``behind``: behind the
             video, in queries and keys. ``keys first``: before everything, in the keys alone.
+        masks_only_padding: whether a mask that comes with sequence parallelism masks nothing but its padding, which
+            LVSA leaves out anyway: always, in a batch of one, or never.
         step_parameter: the argument that is a new object in every denoising step, used where the pipeline does not
             publish its step.
         dense: what of the model's attention stays the engine's own, and why; for the table of models.
@@ -63,30 +66,80 @@ class FamilySpec:
     attention_layer: str = "attn"
     around: Callable[[Any, Mapping[str, Any]], tuple[int, int]] = _nothing
     text: Literal["none", "behind", "keys first"] = "none"
+    masks_only_padding: Literal["always", "alone", "never"] = "never"
     step_parameter: str = "timestep"
     dense: str = ""
 
     def layout(
-        self, grid: FrameGrid, around: tuple[int, int], q_tokens: int, kv_tokens: int, padding: int
+        self,
+        grid: FrameGrid,
+        around: tuple[int, int],
+        q_tokens: int,
+        kv_tokens: int,
+        padding: int,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> TokenLayout:
         """The order of tokens in one attention call.
 
         Args:
             grid, around: of the transformer's call. q_tokens, kv_tokens: of the attention call.
-            padding: tokens that sequence parallelism has added to the video's.
+            padding: tokens that sequence parallelism has added at the end of the sequence.
+            rank, ranks: the part of the sequence that the queries are; text is whole on every rank, and so are keys.
+
+        Returns:
+            The layout. Queries and keys beyond its tokens are padding.
 
         Raises:
             LayoutMismatch: if the tokens are not these.
         """
         before, after = around
-        behind = q_tokens - before - grid.tokens - padding - after
-        first = kv_tokens - q_tokens
-        if padding and after:
-            raise LayoutMismatch("padding behind sound or action tokens")
+        tokens = before + grid.tokens + after + padding
+        rows = tokens // ranks
+        text, first = self._text(q_tokens - rows, kv_tokens - tokens)
+        if tokens % ranks or (padding and after and text):
+            raise LayoutMismatch("padding elsewhere than at the end of the sequence")
+        shard = range(rank * rows, (rank + 1) * rows)
+        pad = 0 if after else padding
+        video, behind = before + grid.tokens + pad, before + grid.tokens + pad + after
+        return TokenLayout(
+            grid,
+            kv_before=first + before,
+            kv_after=after + text,
+            q_before=_overlap(shard, 0, before),
+            q_after=_overlap(shard, video, behind) + text,
+            pad=pad,
+            q_offset=min(max(0, shard.start - before), grid.tokens + pad),
+            q_rows=_overlap(shard, before, video) if ranks > 1 else None,
+        )
+
+    def shards(
+        self, grid: FrameGrid, around: tuple[int, int], q_tokens: int, kv_tokens: int, text_tokens: int, ranks: int
+    ) -> Shards:
+        """How ranks share the sequence where each has only its own part of the queries and keys.
+
+        Args:
+            grid, around: of the transformer's call. q_tokens, kv_tokens: of this rank's attention call.
+            text_tokens: keys that every rank has besides.
+
+        Raises:
+            LayoutMismatch: if the tokens are not these.
+        """
+        try:
+            shards = Shards(grid, ranks, *around)
+        except ValueError as error:
+            raise LayoutMismatch(str(error)) from None
+        self._text(q_tokens - kv_tokens, text_tokens)
+        if kv_tokens != shards.rows:
+            raise LayoutMismatch(f"{kv_tokens} keys, where a rank should have {shards.rows}")
+        return shards
+
+    def _text(self, queries: int, keys: int) -> tuple[int, int]:
+        """Text tokens behind the video, and those before it in the keys alone, of so many in queries and keys."""
+        behind, first = queries, keys - queries
         if behind < 0 or (behind and self.text != "behind") or first < 0 or (first and self.text != "keys first"):
             raise LayoutMismatch("other tokens than the video's and the text's")
-        after += behind
-        return TokenLayout(grid, kv_before=first + before, kv_after=after, q_before=before, q_after=after, pad=padding)
+        return behind, first
 
     @property
     def setting(self) -> str:
@@ -97,3 +150,8 @@ class FamilySpec:
     def transformer_class(self) -> str:
         """Name of the upstream class without its module."""
         return self.transformer.partition(":")[2]
+
+
+def _overlap(shard: range, start: int, end: int) -> int:
+    """How many tokens of ``start`` to ``end`` the shard holds."""
+    return max(0, min(end, shard.stop) - max(start, shard.start))

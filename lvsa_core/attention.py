@@ -7,7 +7,8 @@ from torch import Tensor
 
 from lvsa_core.checks import check_call
 from lvsa_core.grid import TokenLayout
-from lvsa_core.kernels import select
+from lvsa_core.kernels import Kernel, select
+from lvsa_core.kernels.prefix_window import Arriving
 from lvsa_core.pattern import Pattern
 
 
@@ -46,10 +47,28 @@ def attend(
     scale = check_call(q, k, v, pattern, layout, scale)
     if not q.numel():
         return torch.empty_like(q)
-    chosen = select(kernel, q.device, q.dtype, q.shape[3]).kernel
+    return run(select(kernel, q.device, q.dtype, q.shape[3]).kernel, q, k, v, pattern, layout, scale)
+
+
+def run(
+    kernel: Kernel,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    layout: TokenLayout,
+    scale: float,
+    arriving: Arriving | None = None,
+) -> Tensor:
+    """Run one kernel on arguments that have been checked; see :func:`attend`.
+
+    Args:
+        arriving: what of the keys is not there yet; only for kernels that are :class:`PrefixWindow`.
+    """
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # some kernels run on the current device
-        out = chosen.attend(q, k, v, pattern, layout, scale)
+        more = {} if arriving is None else {"arriving": arriving}
+        out = kernel.attend(q, k, v, pattern, layout, scale, **more)
     if layout.video_rows > layout.real_rows:
         out[:, layout.q_before + layout.real_rows : layout.q_before + layout.video_rows] = 0
     return out

@@ -48,21 +48,42 @@ class Cascade:
     pattern: Pattern
     layout: TokenLayout
 
+    def __post_init__(self) -> None:
+        if self.layout.kv_frames is None:
+            return
+        held, ranks = set(self.layout.kv_frames), self.pattern.ranks
+        for frame in query_frames(self.layout):
+            missing = [key for key in self.pattern.attended(frame) if key not in held]
+            if missing:
+                raise ValueError(f"the keys lack the frames {missing}, which frame {frame} attends to")
+        if self.remaining and ranks[self.remaining[-1]] - ranks[self.remaining[0]] != len(self.remaining) - 1:
+            raise ValueError(f"the keys must not lack frames between those that are no anchors: {self.remaining}")
+
     @cached_property
     def anchors(self) -> tuple[int, ...]:
-        """Frames in the prefix: all of them if the pattern is dense."""
-        return tuple(range(self.pattern.frames)) if self.pattern.is_dense else self.pattern.anchors
+        """Frames in the prefix, in the order of the keys: all of them if the pattern is dense."""
+        held = self.layout.held_frames
+        if self.pattern.is_dense:
+            return held
+        anchors = set(self.pattern.anchors)
+        return tuple(frame for frame in held if frame in anchors)
 
     @cached_property
     def remaining(self) -> tuple[int, ...]:
         """Frames in the runs, in time order."""
-        anchors = set(self.anchors)
-        return tuple(frame for frame in range(self.pattern.frames) if frame not in anchors)
+        return tuple(sorted({*self.layout.held_frames}.difference(self.anchors)))
 
     @cached_property
     def order(self) -> tuple[int, ...]:
-        """All frames: anchors, then the remaining ones."""
-        return self.anchors + self.remaining
+        """Where the anchors, then the remaining frames, stand among the frames of the keys."""
+        places = {frame: place for place, frame in enumerate(self.layout.held_frames)}
+        return tuple(places[frame] for frame in self.anchors + self.remaining)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether the keys already are the other tokens, the anchors, and then the remaining frames."""
+        layout, places = self.layout, range(len(self.order))
+        return not (layout.pad or layout.kv_after) and self.order == tuple(places)
 
     @cached_property
     def batches(self) -> tuple[Batch, ...]:
@@ -94,11 +115,12 @@ class Runs(NamedTuple):
 @lru_cache(maxsize=1024)
 def runs(pattern: Pattern, layout: TokenLayout) -> Runs:
     """The windows of ``pattern`` for kernels that take a start and a length per group, in the order of the queries."""
-    patches, every = layout.grid.patches, pattern.ranks[-1] * layout.grid.patches
+    patches, every = layout.grid.patches, len(_not_anchors(pattern, layout)) * layout.grid.patches
     first, end = layout.q_offset, layout.q_offset + layout.real_rows
     groups = [(layout.q_before, 0, every)]
-    frames = range(first // patches, -(-end // patches) if end > first else 0)
-    for frame, (start, length) in zip(frames, _frame_runs(pattern)[frames.start :], strict=False):
+    frames, all_runs = query_frames(layout), _frame_runs(pattern, layout)
+    for frame in frames:
+        start, length = all_runs[frame]
         rows = min((frame + 1) * patches, end) - max(frame * patches, first)
         groups.append((rows, start * patches, length * patches))
     groups += [(layout.video_rows - layout.real_rows, 0, 0), (layout.q_after, 0, every)]
@@ -109,7 +131,7 @@ def runs(pattern: Pattern, layout: TokenLayout) -> Runs:
 class Tables(NamedTuple):
     """:class:`Runs` and the order of the frames as int32 tensors on a device, parts of one."""
 
-    order: Tensor  # [T]
+    order: Tensor  # as many as the keys hold frames
     q_starts: Tensor
     k_starts: Tensor
     k_rows: Tensor
@@ -170,7 +192,7 @@ def _groups(pattern: Pattern, layout: TokenLayout) -> Iterator[_Group]:
     patches, first_row, end_row = layout.grid.patches, layout.q_offset, layout.q_offset + layout.real_rows
     widest = max(1, pattern.frames // MIN_BATCHES)
     frame = 0
-    for (start, length), sharing in groupby(_frame_runs(pattern)):
+    for (start, length), sharing in groupby(_frame_runs(pattern, layout)):
         end = frame + sum(1 for _ in sharing)
         while frame < end:
             wide = min(widest, end - frame)
@@ -181,10 +203,25 @@ def _groups(pattern: Pattern, layout: TokenLayout) -> Iterator[_Group]:
             frame += wide
 
 
-def _frame_runs(pattern: Pattern) -> list[tuple[int, int]]:
-    """Start and length of every frame's run, in remaining frames."""
-    ranks = pattern.ranks
-    return [(ranks[low], ranks[high + 1] - ranks[low]) for low, high in pattern.windows]
+def _frame_runs(pattern: Pattern, layout: TokenLayout) -> list[tuple[int, int]]:
+    """Start and length of every frame's run, in remaining frames; only those of frames with query rows mean anything.
+
+    The keys may lack frames before and after all the runs that this call needs, never between.
+    """
+    ranks, remaining = pattern.ranks, _not_anchors(pattern, layout)
+    first = ranks[remaining[0]] if remaining else 0
+    return [(ranks[low] - first, ranks[high + 1] - ranks[low]) for low, high in pattern.windows]
+
+
+def _not_anchors(pattern: Pattern, layout: TokenLayout) -> list[int]:
+    """Frames in the keys that are no anchors, in time order."""
+    return sorted({*layout.held_frames}.difference(pattern.anchors))
+
+
+def query_frames(layout: TokenLayout) -> range:
+    """The frames of which this call holds query rows."""
+    first, patches = layout.q_offset, layout.grid.patches
+    return range(first // patches, -(-(first + layout.real_rows) // patches) if layout.real_rows else 0)
 
 
 def _joined(groups: list[_Group], limit: int) -> Iterator[Batch]:

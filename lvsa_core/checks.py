@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from lvsa_core.exchange import Shards
 from lvsa_core.grid import TokenLayout
 from lvsa_core.pattern import Pattern
 
@@ -16,6 +17,39 @@ def check_call(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenL
     Raises:
         ValueError: with both numbers that disagree.
     """
+    check_tensors(q, k, v)
+    if pattern.frames != layout.grid.frames:
+        raise ValueError(f"the pattern has {pattern.frames} frames, but the layout has {layout.grid.frames}")
+    for name, x, tokens in (("q", q, layout.q_tokens), ("k", k, layout.kv_tokens)):
+        if x.shape[1] != tokens:
+            raise ValueError(f"the layout adds up to {tokens} tokens for {name}, but {name} has {x.shape[1]}")
+    return check_scale(q, scale)
+
+
+def check_shard(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    text: tuple[Tensor, Tensor] | None,
+    pattern: Pattern,
+    shards: Shards,
+    scale: float | None,
+) -> float:
+    """As :func:`check_call`, for a rank's part of a sequence."""
+    check_tensors(q, k, v)
+    if pattern.frames != shards.grid.frames:
+        raise ValueError(f"the pattern has {pattern.frames} frames, but the sequence has {shards.grid.frames}")
+    if k.shape[1] != shards.rows or q.shape[1] < shards.rows:
+        raise ValueError(f"a rank holds {shards.rows} tokens, but k has {k.shape[1]} and q {q.shape[1]}")
+    if text is not None:
+        check_tensors(q, *text)
+        if text[0].shape[2] != k.shape[2]:
+            raise ValueError(f"the text's keys must have as many heads as k, got {text[0].shape[2]} and {k.shape[2]}")
+    return check_scale(q, scale)
+
+
+def check_tensors(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Say what does not fit in queries, keys and values, whatever their tokens are."""
     for name, x in (("q", q), ("k", k), ("v", v)):
         if x.dim() != 4:
             raise ValueError(f"{name} must have 4 dimensions [batch, tokens, heads, head size], got {x.dim()}")
@@ -33,11 +67,10 @@ def check_call(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenL
         raise ValueError(f"head size must be at least 1, got {q.shape[3]}")
     if k.shape[2] == 0 or q.shape[2] % k.shape[2]:
         raise ValueError(f"query heads must be a multiple of key heads, got {q.shape[2]} and {k.shape[2]}")
-    if pattern.frames != layout.grid.frames:
-        raise ValueError(f"the pattern has {pattern.frames} frames, but the layout has {layout.grid.frames}")
-    for name, x, tokens in (("q", q, layout.q_tokens), ("k", k, layout.kv_tokens)):
-        if x.shape[1] != tokens:
-            raise ValueError(f"the layout adds up to {tokens} tokens for {name}, but {name} has {x.shape[1]}")
+
+
+def check_scale(q: Tensor, scale: float | None) -> float:
+    """The softmax scale, 1/sqrt(D) if none is given."""
     if scale is None:
         return 1.0 / math.sqrt(q.shape[3])
     if not (math.isfinite(scale) and scale > 0):

@@ -55,11 +55,12 @@ class TokenLayout:
         kv_before, kv_after: other keys before and after the video.
         q_before, q_after: other queries before and after the video's rows.
         pad: padding tokens right after the video (sequence parallelism adds them so that the length divides).
-        q_offset, q_rows: the rows this rank holds as queries; keys are always whole. ``q_rows=None``: all from
-            ``q_offset`` on.
+        q_offset, q_rows: the rows this rank holds as queries. ``q_rows=None``: all from ``q_offset`` on.
+        kv_frames: the frames that the keys hold, in the order in which they stand there; None: all, in time order.
 
     Raises:
-        ValueError: if a number is negative or the rows reach past the padded video.
+        ValueError: if a number is negative, the rows reach past the padded video, or a frame is held twice or is none
+            of the video's.
     """
 
     grid: FrameGrid
@@ -70,6 +71,7 @@ class TokenLayout:
     pad: int = 0
     q_offset: int = 0
     q_rows: int | None = None
+    kv_frames: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("kv_before", "kv_after", "q_before", "q_after", "pad", "q_offset"):
@@ -82,6 +84,14 @@ class TokenLayout:
                 f"query rows {self.q_offset} to {self.q_offset + (self.q_rows or 0)} reach past the {held} rows of the "
                 f"video and its padding"
             )
+        frames = self.kv_frames or ()
+        if len(set(frames)) != len(frames) or not all(0 <= frame < self.grid.frames for frame in frames):
+            raise ValueError(f"kv_frames must be different frames of 0..{self.grid.frames - 1}, got {self.kv_frames}")
+
+    @property
+    def held_frames(self) -> tuple[int, ...]:
+        """Frames in the keys, in their order."""
+        return tuple(range(self.grid.frames)) if self.kv_frames is None else self.kv_frames
 
     @property
     def video_rows(self) -> int:
@@ -96,7 +106,12 @@ class TokenLayout:
     @property
     def kv_tokens(self) -> int:
         """Key tokens of the whole call."""
-        return self.kv_before + self.grid.tokens + self.pad + self.kv_after
+        return self.kv_before + self.kv_rows + self.pad + self.kv_after
+
+    @property
+    def kv_rows(self) -> int:
+        """Key tokens that are video."""
+        return self.grid.patches * (self.grid.frames if self.kv_frames is None else len(self.kv_frames))
 
     @property
     def real_rows(self) -> int:

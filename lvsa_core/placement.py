@@ -46,14 +46,18 @@ class Placement:
         for name, degree in vars(self).items():
             check_int(name, degree, 1)
 
-    def decide(self) -> Decision:
-        """Whether LVSA runs under this placement."""
-        for degree, problem in (
-            (self.ring, "ring attention (degree {}) bypasses the attention backend"),
-            (self.allgather_kv, "AllGather-KV (degree {}) gives a rank part of the queries, which is not supported"),
-        ):
-            if degree > 1:
-                return Decision("refused", f"{problem.format(degree)}: use Ulysses with the same degree")
+    def decide(self, text: Literal["none", "behind", "keys first"] = "none") -> Decision:
+        """Whether LVSA runs under this placement.
+
+        Args:
+            text: where the family's text stands in the self-attention; ``behind``: in the queries too.
+        """
+        if self.ring > 1:
+            rows = "a ring rank's rows are gathered by Ulysses" if self.ulysses > 1 else "each rank holds its rows"
+            joined = ", and the text's attention is joined from all ranks" if text == "behind" else ""
+            return Decision("sparse", f"{rows}; it gets the anchors and its windows' frames from the others{joined}")
+        if self.allgather_kv > 1:
+            return Decision("sparse", "AllGather-KV gathers all keys, each rank computes its rows")
         if self.ulysses > 1:
             return Decision("sparse", "Ulysses gathers the whole sequence, each rank holds some heads")
         return Decision("sparse", "every rank's attention sees the whole sequence")

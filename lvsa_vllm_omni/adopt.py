@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lvsa_core.kernels import KernelUnavailable, Selection, release, select
-from lvsa_vllm_omni import compat, journal, presets, seam
+from lvsa_vllm_omni import agreement, compat, journal, presets, seam
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
 from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.scope import Scope
@@ -38,15 +38,17 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
     if not layers and not _is_stage(transformer):
         raise HookError(f"{spec.setting}: {type(transformer).__name__} holds no {' or '.join(spec.attention)}")
     config = compat.diffusion_config()
-    decision = compat.placement(config).decide()
+    placement = compat.placement(config)
+    decision = placement.decide(spec.text)
     if decision.verdict == "refused":
         raise HookError(f"LVSA cannot run here: {decision.reason}")
 
     scope = seam.scope_of(transformer)
     if scope is None:
         preset = _preset(transformer, spec, settings, config)
-        scope = Scope(spec, preset, settings, mode, _kernel(settings, config, layers))
+        scope = Scope(spec, preset, settings, mode, _kernel(settings, config, layers), compat.shard(placement))
         seam.give_scope(transformer, scope)
+        agreement.publish(settings, scope.arguments["reference_frames"])
     before = scope.blocks
     for layer in layers:
         _check_options(layer)
@@ -55,9 +57,12 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
             layer.attention = LvsaImpl(
                 layer.num_heads, layer.head_size, layer.softmax_scale, layer.causal, layer.num_kv_heads, dense=dense
             )
+        if placement.ring > 1:
+            _adopt_ring(layer, spec)
         if layer.attention.scope is None:
             layer.attention.scope = scope
             scope.dense = layer.attention.dense
+            scope.dense_ring = layer.ring_runner.dense if placement.ring > 1 else None
             scope.blocks += 1
     if scope.blocks != before:
         journal.hooked(
@@ -70,6 +75,24 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
             type(scope.dense).__name__,
         )
     return scope
+
+
+def _adopt_ring(layer: Any, spec: FamilySpec) -> None:
+    """Put LVSA in the place of a layer's ring, which does not ask the layer's implementation."""
+    from lvsa_vllm_omni.backend import LvsaRing
+
+    runner: Any = getattr(layer, "ring_runner", None)
+    if isinstance(runner, LvsaRing):
+        return
+    if not hasattr(runner, "run_attention"):
+        raise HookError(
+            f"{spec.setting}: this vLLM-Omni's attention layer has no ring that LVSA can replace: use Ulysses with the "
+            f"same degree, or set {spec.setting}=0"
+        )
+    if str(getattr(runner, "attn_backend_pref", "")).upper() == compat.BACKEND_NAME:
+        backend, chosen = compat.default_backend(layer.head_size)
+        runner.attn_backend_pref, runner.attn_backend_explicit = backend.get_name(), chosen["backend_explicit"]
+    layer.ring_runner = LvsaRing(layer.attention, runner)
 
 
 def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: Any) -> Preset:

@@ -9,6 +9,7 @@ from torch import Tensor
 from vllm_omni.diffusion.attention.backends.abstract import AttentionBackend, AttentionImpl, AttentionMetadata
 
 from lvsa_vllm_omni import compat, journal
+from lvsa_vllm_omni.hooks import FamilySpec
 from lvsa_vllm_omni.scope import Scope, running_forward
 
 
@@ -27,6 +28,28 @@ def lvsa_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 @lvsa_attend.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    return q.new_empty(q.shape)
+
+
+@torch.library.custom_op("lvsa::attend_ring", mutates_args=())
+def lvsa_attend_ring(
+    q: Tensor, k: Tensor, v: Tensor, text_k: Tensor | None, text_v: Tensor | None, scale: float
+) -> Tensor:
+    """As ``lvsa::attend``, where every rank has only its own part of the sequence.
+
+    Args:
+        q: [B, rows + text queries, H, D]. k, v: [B, rows, Hkv, D]. text_k, text_v: [B, text, Hkv, D], on every rank.
+        scale: multiplies the scores.
+
+    Returns:
+        As ``q``, contiguous.
+    """
+    text = None if text_k is None or text_v is None else (text_k, text_v)
+    return running_forward().attend_ring(q, k, v, text, scale).contiguous()
+
+
+@lvsa_attend_ring.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, text_k: Tensor | None, text_v: Tensor | None, scale: float) -> Tensor:
     return q.new_empty(q.shape)
 
 
@@ -77,22 +100,61 @@ class LvsaImpl(AttentionImpl):
             _report_unclaimed()
         if scope is None or not scope.sparse:
             return self.dense.forward(query, key, value, attn_metadata)
-        if attn_metadata is not None and not is_plain(attn_metadata):
+        if attn_metadata is not None and not is_plain(attn_metadata, scope.spec, query.shape[0]):
             _report_mask(scope, query.shape[1])
             return self.dense.forward(query, key, value, attn_metadata)
         return lvsa_attend(query, key, value, self.softmax_scale)
 
 
+class LvsaRing:
+    """Stands where an attention layer has the engine's ring, which bypasses the layer's implementation.
+
+    Args:
+        impl: the layer's implementation. dense: the engine's ring.
+    """
+
+    def __init__(self, impl: LvsaImpl, dense: Any) -> None:
+        self.impl, self.dense = impl, dense
+
+    def run_attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_metadata: AttentionMetadata | None,
+        softmax_scale: float | None = None,
+        causal: bool = False,
+    ) -> Tensor:
+        """Attention [B, rows + text, H, D] of this rank's rows; see :meth:`LvsaImpl.forward`."""
+        scope = self.impl.scope
+        if scope is None or not scope.sparse:
+            return self.dense.run_attention(query, key, value, attn_metadata, softmax_scale, causal)
+        if attn_metadata is not None and not is_plain(attn_metadata, scope.spec, query.shape[0]):
+            _report_mask(scope, query.shape[1])
+            return self.dense.run_attention(query, key, value, attn_metadata, softmax_scale, causal)
+        text = (None, None) if attn_metadata is None else (attn_metadata.joint_key, attn_metadata.joint_value)
+        return lvsa_attend_ring(query, key, value, *text, self.impl.softmax_scale)
+
+
 #: What a call may carry that changes which keys a query sees; the video's layout is known from the request.
-_MASKS = ("attn_mask", "full_attn_spans", "query_ranges", "packed_padding", "joint_query", "joint_key", "joint_value")
-_MASK_EXTRAS = ("valid_kv_length", "cu_seqlens_q", "cu_seqlens_k")
+_SPANS = ("full_attn_spans", "packed_padding")
+_SPAN_EXTRAS = ("valid_kv_length", "cu_seqlens_q", "cu_seqlens_k")
 
 
-def is_plain(metadata: AttentionMetadata) -> bool:
-    """Whether every query of the call sees every key, so that only the pattern decides."""
-    if any(getattr(metadata, name, None) is not None for name in _MASKS):
+def is_plain(metadata: AttentionMetadata, spec: FamilySpec, batch: int) -> bool:
+    """Whether every query of the call sees every key but padding, so that only the pattern decides.
+
+    Args:
+        spec: the family. batch: videos in the call.
+    """
+    if any(getattr(metadata, name, None) is not None for name in _SPANS):
         return False
-    return not any(name in metadata.extra for name in _MASK_EXTRAS)
+    if any(name in metadata.extra for name in _SPAN_EXTRAS):
+        return False
+    if metadata.attn_mask is None and metadata.joint_attn_mask is None:
+        return True
+    sharded = metadata.joint_key is not None  # text that sequence parallelism handles apart from the video
+    return sharded and (spec.masks_only_padding == "always" or (spec.masks_only_padding == "alone" and batch == 1))
 
 
 @torch.compiler.assume_constant_result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -109,6 +109,43 @@ def placement(config: Any) -> Placement:
         ring=degree("ring_degree"),
         allgather_kv=degree("allgather_degree"),
     )
+
+
+def text_metadata(text: tuple[torch.Tensor, torch.Tensor] | None, *, behind: bool) -> Any:
+    """Metadata that hands text keys and values, which every rank has, to the engine's ring; None without text."""
+    if text is None:
+        return None
+    from vllm_omni.diffusion.attention.backends.abstract import AttentionMetadata
+
+    return AttentionMetadata(joint_key=text[0], joint_value=text[1], joint_strategy="rear" if behind else "front")
+
+
+class Shard(NamedTuple):
+    """The part of the sequence that one process's attention holds, after what the engine itself has gathered.
+
+    Args:
+        rank, ranks: which of how many equal parts the queries are.
+        group: the ranks, in this order, among which the keys are divided too (ring); None if the keys are whole.
+    """
+
+    rank: int = 0
+    ranks: int = 1
+    group: Any = None
+
+
+WHOLE = Shard()
+
+
+def shard(placement: Placement) -> Shard:
+    """This process's part; the engine's groups must be there."""
+    if placement.ring == placement.allgather_kv == 1:
+        return WHOLE
+    from vllm_omni.diffusion.distributed.parallel_state import get_sp_group
+
+    group = get_sp_group()
+    if placement.ring > 1:
+        return Shard(group.ring_rank, group.ring_world_size, group.ring_group)
+    return Shard(group.allgather_rank, group.allgather_world_size)
 
 
 def device_type() -> str:

@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lvsa_core import Decision, FrameGrid, Pattern, attend
 from lvsa_core.kernels import Selection
-from lvsa_vllm_omni import compat, diagnostics, journal, step
+from lvsa_core.ring import ring_attend
+from lvsa_vllm_omni import agreement, compat, diagnostics, journal, step
 from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch, StaysDense
 from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.schedule import schedule
@@ -38,18 +40,49 @@ class Forward:
         Raises:
             LvsaFallbackError: instead of running dense, if LVSA_STRICT=1.
         """
+        shard = self.scope.shard
         padding = getattr(compat.forward_context(), "sp_padding_size", 0) or 0
         try:
-            layout = self.scope.spec.layout(self.grid, self.around, q.shape[1], k.shape[1], padding)
+            layout = self.scope.spec.layout(
+                self.grid, self.around, q.shape[1], k.shape[1], padding, shard.rank, shard.ranks
+            )
         except LayoutMismatch:
-            detail = {"keys": k.shape[1], "frames": self.grid.frames, "patches": self.grid.patches, "padding": padding}
-            return self._dense(q, k, v, "sequence-length", detail)
+            return self._dense(q, k, v, "sequence-length", self._tokens(k, padding))
+        kernel, (rows, keys) = self.scope.settings.backend, (layout.q_tokens, layout.kv_tokens)
         try:
-            return attend(q, k, v, self.pattern, layout, scale=scale, kernel=self.scope.settings.backend)
+            out = attend(q[:, :rows], k[:, :keys], v[:, :keys], self.pattern, layout, scale=scale, kernel=kernel)
+            return out if rows == q.shape[1] else pad(out, (0, 0, 0, 0, 0, q.shape[1] - rows))
         except torch.OutOfMemoryError:  # dense attention needs little less: let the engine handle it
             raise
         except (ValueError, RuntimeError) as error:
             return self._dense(q, k, v, "refused", {"error": repr(str(error))})
+
+    def attend_ring(self, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float) -> Tensor:
+        """Sparse attention of one layer where every rank has only its own keys, dense if the tokens are not the grid's.
+
+        Whatever fails afterwards is an error: the other ranks are in the exchange.
+
+        Args:
+            q: [B, rows + text queries, H, D]. k, v: [B, rows, Hkv, D]. text: keys and values that every rank has.
+            scale: multiplies the scores.
+
+        Raises:
+            LvsaFallbackError: instead of running dense, if LVSA_STRICT=1.
+        """
+        shard, text_tokens = self.scope.shard, 0 if text is None else text[0].shape[1]
+        try:
+            shards = self.scope.spec.shards(self.grid, self.around, q.shape[1], k.shape[1], text_tokens, shard.ranks)
+        except LayoutMismatch:
+            details = {**self._tokens(k, 0), "text": text_tokens, "ranks": shard.ranks}
+            self.scope.fallback("ring", "sequence-length", q.shape[1], **details)
+            metadata = compat.text_metadata(text, behind=self.scope.spec.text == "behind")
+            return self.scope.dense_ring.run_attention(q, k, v, metadata, scale)
+        kernel, group = self.scope.settings.backend, shard.group
+        return ring_attend(q, k, v, self.pattern, shards, group, text=text, scale=scale, kernel=kernel)
+
+    def _tokens(self, k: Tensor, padding: int) -> dict[str, object]:
+        """What tells why tokens are not the grid's."""
+        return {"keys": k.shape[1], "frames": self.grid.frames, "patches": self.grid.patches, "padding": padding}
 
     def _dense(self, q: Tensor, k: Tensor, v: Tensor, reason: str, details: Mapping[str, object]) -> Tensor:
         """The engine's attention of these tensors. The operator sees no metadata: what has any never gets here."""
@@ -73,18 +106,31 @@ class Scope:
     Attributes:
         sparse: whether the running call is sparse. A plain bool that compiled blocks guard on: one graph with the
             engine's dense attention, one with LVSA's opaque operator, whatever the step or the length.
+        agreed: whether the other ranks are known to have the same settings.
         blocks: how many attention layers are LVSA's.
         settled: whether all layers of the transformer have been looked at, which its first call makes sure of.
         dense: the dense implementation of one of them, for surprises inside the operator.
+        dense_ring: the engine's ring of one of them, None where there is none.
+        shard: the part of the sequence that this process's attention holds.
     """
 
-    def __init__(self, spec: FamilySpec, preset: Preset, settings: LvsaSettings, mode: Mode, kernel: Selection) -> None:
+    def __init__(
+        self,
+        spec: FamilySpec,
+        preset: Preset,
+        settings: LvsaSettings,
+        mode: Mode,
+        kernel: Selection,
+        shard: compat.Shard = compat.WHOLE,
+    ) -> None:
         self.spec, self.preset, self.settings, self.mode, self.kernel = spec, preset, settings, mode, kernel
+        self.shard = shard
         self.arguments = settings.plan_arguments(preset)
         self.sparse = False
-        self.settled = False
+        self.settled = self.agreed = False
         self.blocks = 0
         self.dense: Any = None
+        self.dense_ring: Any = None
 
     @contextmanager
     def call(self, transformer: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
@@ -93,6 +139,9 @@ class Scope:
         Args:
             arguments: the arguments of the call that the family reads, by name.
         """
+        if not self.agreed:
+            agreement.check()
+            self.agreed = True
         request = step.running_request()
         step.advance(request, arguments.get(self.spec.step_parameter))
         forward = self._plan(transformer, arguments, request)

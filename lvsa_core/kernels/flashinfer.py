@@ -67,13 +67,13 @@ class FlashInferKernel:
         if k.stride() != v.stride():  # on Hopper FlashInfer wants the same of both
             k, v = k.contiguous(), v.contiguous()
         calls = cascade(pattern, layout)
-        every = tuple(range(pattern.frames))
+        every = layout.held_frames
         in_prefix: tuple[int, ...] = ()
         if not calls.remaining:
             in_prefix = every
         elif capability(q.device)[0] == 9 if self.dense_prefix is None else self.dense_prefix:
             in_prefix = calls.anchors
-        pages = frame_lists(pattern, layout, in_prefix) if len(in_prefix) < pattern.frames else None
+        pages = frame_lists(pattern, layout, in_prefix) if len(in_prefix) < len(every) else None
         if pages is not None and not all(pages[1]):  # a window of anchors alone: a page list must not be empty
             in_prefix, pages = (), frame_lists(pattern, layout, ())
         entries = [self._entry(*entry, pattern, layout, in_prefix, pages, scale) for entry in zip(q, k, v, strict=True)]
@@ -149,20 +149,21 @@ class FlashInferKernel:
 def frame_lists(
     pattern: Pattern, layout: TokenLayout, without: tuple[int, ...]
 ) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Groups of query rows: where each starts (and the last ends), and the frames that it attends to.
+    """Groups of query rows: where each starts (and the last ends), and where the frames that it attends to stand.
 
     Args:
         without: frames to leave out. Padding, whose rows are set to zero afterwards, has one frame like any other.
     """
     left_out = set(without)
-    every = tuple(frame for frame in range(pattern.frames) if frame not in left_out)
+    places = {frame: place for place, frame in enumerate(layout.held_frames) if frame not in left_out}
+    every = tuple(places.values())
     groups = runs(pattern, layout)
     lists = []
     first, end = layout.q_before, layout.q_before + layout.real_rows
     for row in groups.q_starts[:-1]:
         if first <= row < end:
             frame = (layout.q_offset + row - first) // layout.grid.patches
-            lists.append(tuple(x for x in pattern.attended(frame) if x not in left_out))
+            lists.append(tuple(places[x] for x in pattern.attended(frame) if x in places))
         else:
             lists.append(every[:1] if end <= row < layout.q_before + layout.video_rows else every)
     return list(groups.q_starts), lists
@@ -175,14 +176,16 @@ def _prefix(x: Tensor, layout: TokenLayout, frames: tuple[int, ...]) -> Tensor:
     copy[:before] = x[:before]
     copy[before : before + after] = x[layout.kv_tokens - after :]
     if frames:
-        copy_frames(_video(x, layout), frame_indices(frames, x.device), copy[before + after :], 0)
+        places = {frame: place for place, frame in enumerate(layout.held_frames)}
+        order = frame_indices(tuple(places[frame] for frame in frames), x.device)
+        copy_frames(_video(x, layout), order, copy[before + after :], 0)
     return copy
 
 
 def _video(x: Tensor, layout: TokenLayout) -> Tensor:
     """The frames [T, P, H, D] of keys or values [Sk, H, D], a view."""
-    grid, first = layout.grid, layout.kv_before
-    return x[first : first + grid.tokens].view(grid.frames, grid.patches, *x.shape[1:])
+    first = layout.kv_before
+    return x[first : first + layout.kv_rows].view(-1, layout.grid.patches, *x.shape[1:])
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,13 @@ from lvsa_core.cascade import Batch, Cascade, Runs, Tables, cascade, frame_indic
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels.merge import merge_
 from lvsa_core.pattern import Pattern
+
+
+class Arriving(NamedTuple):
+    """Keys that another process is still sending."""
+
+    ready: int  # rows of the prefix that are there from the start, at least 1
+    wait: Callable[[], None]  # comes back when all are
 
 
 class PrefixWindow:
@@ -39,25 +47,45 @@ class PrefixWindow:
         """
         raise NotImplementedError
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        pattern: Pattern,
+        layout: TokenLayout,
+        scale: float,
+        arriving: Arriving | None = None,
+    ) -> Tensor:
         """Sparse attention of one layer; see :func:`lvsa_core.attend`. Rows of padding hold anything.
 
-        The keys are copied in the order ``[other tokens | anchors | remaining frames]``. One call of all queries on the
-        first two parts gives the output, into which the windows, which are runs of the third, are merged.
+        The keys are copied in the order ``[other tokens | anchors | remaining frames]``, if they are not in it. One
+        call of all queries on the first two parts gives the output, into which the windows, which are runs of the
+        third, are merged.
+
+        Args:
+            arriving: what of the keys is still to come; they must be in that order.
         """
         calls = cascade(pattern, layout)
-        if calls.remaining or layout.pad:
+        if layout.pad or (calls.remaining and not calls.in_order):
             order = self.frame_order(calls, q.device)
             k, v = (prefix_first(x, layout, order) for x in (k, v))
         prefix = layout.kv_before + layout.kv_after + len(calls.anchors) * layout.grid.patches
-        out, lse = self.attention(q, k[:, :prefix], v[:, :prefix], scale)
+        ready = prefix if arriving is None else arriving.ready
+        out, lse = self.attention(q, k[:, :ready], v[:, :ready], scale)
+        if arriving is not None:
+            arriving.wait()
+            if ready < prefix:
+                other, other_lse = self.attention(q, k[:, ready:prefix], v[:, ready:prefix], scale)
+                merge_(out, lse, other, other_lse)
+                lse = torch.logaddexp(lse, other_lse)
         if calls.remaining:
             for entry in zip(q, k[:, prefix:], v[:, prefix:], out, lse, strict=True):
                 self.windows(*entry, calls, scale)
         return out
 
     def frame_order(self, calls: Cascade, device: torch.device) -> Tensor:
-        """The frames as an index [T] on the device: anchors, then the remaining ones."""
+        """Places of the keys' frames as an index on the device: anchors, then the remaining ones."""
         return frame_indices(calls.order, device)
 
     def windows(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float) -> None:
@@ -146,10 +174,10 @@ def _chunks(runs: Runs, rows: int) -> Iterator[tuple[int, int, tuple[int, ...], 
 def prefix_first(x: Tensor, layout: TokenLayout, order: Tensor) -> Tensor:
     """Keys or values [B, Sk, Hkv, D] copied to [B, Sk - pad, Hkv, D]: other tokens first, then the frames in order."""
     grid, before, after = layout.grid, layout.kv_before, layout.kv_after
-    copy = x.new_empty(x.shape[0], before + after + grid.tokens, *x.shape[2:])
+    copy = x.new_empty(x.shape[0], before + after + layout.kv_rows, *x.shape[2:])
     copy[:, :before] = x[:, :before]
     copy[:, before : before + after] = x[:, layout.kv_tokens - after :]
-    video = x[:, before : before + grid.tokens].view(x.shape[0], grid.frames, grid.patches, *x.shape[2:])
+    video = x[:, before : before + layout.kv_rows].view(x.shape[0], -1, grid.patches, *x.shape[2:])
     copy_frames(video, order, copy[:, before + after :], 1)
     return copy
 

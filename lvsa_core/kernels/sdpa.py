@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lvsa_core.cascade import cascade
+from lvsa_core.cascade import cascade, query_frames
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow
@@ -93,9 +93,11 @@ class ConcatenatedKernel:
         grid, calls = layout.grid, cascade(pattern, layout)
         before = layout.kv_before
         others = [(x[:, :before], x[:, layout.kv_tokens - layout.kv_after :]) for x in (k, v)]
-        shape = (-1, grid.frames, grid.patches, *k.shape[2:])
-        frames = [x[:, before : before + grid.tokens].view(shape).unbind(1) for x in (k, v)]
-        every = tuple(range(grid.frames))
+        every = layout.held_frames
+        shape = (-1, len(every), grid.patches, *k.shape[2:])
+        frames = [
+            dict(zip(every, x[:, before : before + layout.kv_rows].view(shape).unbind(1), strict=True)) for x in (k, v)
+        ]
         out = torch.empty_like(q)
 
         def write(start: int, end: int, attended: tuple[int, ...]) -> None:
@@ -110,7 +112,7 @@ class ConcatenatedKernel:
         if layout.q_after:
             write(layout.q_tokens - layout.q_after, layout.q_tokens, every)
         first, end = layout.q_offset, layout.q_offset + layout.real_rows
-        for frame in range(first // grid.patches, -(-end // grid.patches) if end > first else 0):
+        for frame in query_frames(layout):
             start = max(frame * grid.patches, first)
             stop = min((frame + 1) * grid.patches, end)
             attended = pattern.attended(frame) if calls.remaining else every

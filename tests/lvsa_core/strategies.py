@@ -1,6 +1,6 @@
 """Random patterns, layouts and inputs of an attention call, small enough for the masked dense oracle."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from hypothesis import strategies as st
@@ -24,15 +24,28 @@ def patterns(draw: st.DrawFn, max_frames: int = 60) -> Pattern:
 
 
 @st.composite
-def layouts(draw: st.DrawFn, frames: int) -> TokenLayout:
-    """Any layout: text around the video in keys and queries, padding, and rows that start and end anywhere."""
+def layouts(draw: st.DrawFn, pattern: Pattern) -> TokenLayout:
+    """Any layout: text around the video in keys and queries, padding, rows that start and end anywhere, fewer keys."""
     few = st.integers(0, 4)
-    grid = FrameGrid(frames, draw(st.integers(1, 5)))
+    grid = FrameGrid(pattern.frames, draw(st.integers(1, 5)))
     pad = draw(few)
     part = draw(st.booleans())
     q_offset = draw(st.integers(0, grid.tokens + pad)) if part else 0
     q_rows = draw(st.none() | st.integers(0, grid.tokens + pad - q_offset)) if part else None
-    return TokenLayout(grid, draw(few), draw(few), draw(few), draw(few), pad, q_offset, q_rows)
+    layout = TokenLayout(grid, draw(few), draw(few), draw(few), draw(few), pad, q_offset, q_rows)
+    return replace(layout, kv_frames=draw(st.none() | held_frames(pattern, layout)))
+
+
+@st.composite
+def held_frames(draw: st.DrawFn, pattern: Pattern, layout: TokenLayout) -> tuple[int, ...]:
+    """The frames that a rank's rows attend to, and perhaps some more, in any order."""
+    first, patches = layout.q_offset, layout.grid.patches
+    rows = range(first // patches, -(-(first + layout.real_rows) // patches) if layout.real_rows else 0)
+    needed = {key for frame in rows for key in pattern.attended(frame)}
+    others = sorted(needed.difference(pattern.anchors)) or [0]
+    low = draw(st.integers(0, others[0]))
+    high = draw(st.integers(others[-1], pattern.frames - 1))
+    return tuple(draw(st.permutations(sorted({*pattern.anchors, *needed, *range(low, high + 1)}))))
 
 
 @dataclass
@@ -55,7 +68,7 @@ class Call:
 def calls(draw: st.DrawFn, max_frames: int = 14) -> Call:
     """Any call: batch, grouped-query heads, head size, dtype, scale, and how the tensors lie in memory."""
     pattern = draw(patterns(max_frames))
-    layout = draw(layouts(pattern.frames))
+    layout = draw(layouts(pattern))
     batch, kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
     size = draw(st.sampled_from([1, 5, 8, 16, 32]))
     dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16, torch.float64]))

@@ -24,22 +24,23 @@ def test_ranks_that_see_the_whole_sequence(placement: Placement) -> None:
 
 
 @pytest.mark.parametrize("others", [{}, {"tp": 2, "cfg": 2}])
-def test_ulysses(others: dict[str, int]) -> None:
-    decision = Placement(ulysses=4, **others).decide()
-    assert decision == Decision("sparse", "Ulysses gathers the whole sequence, each rank holds some heads")
-
-
 @pytest.mark.parametrize(
-    ("name", "problem"),
+    ("degrees", "reason"),
     [
-        ("ring", "ring attention (degree 2) bypasses the attention backend"),
-        ("allgather_kv", "AllGather-KV (degree 2) gives a rank part of the queries, which is not supported"),
+        ({"ulysses": 4}, "Ulysses gathers the whole sequence, each rank holds some heads"),
+        ({"allgather_kv": 4}, "AllGather-KV gathers all keys, each rank computes its rows"),
+        ({"ring": 4}, "each rank holds its rows; it gets the anchors and its windows' frames from the others"),
+        (
+            {"ring": 2, "ulysses": 2},
+            "a ring rank's rows are gathered by Ulysses; it gets the anchors and its windows' frames from the others",
+        ),
     ],
 )
-@pytest.mark.parametrize("ulysses", [1, 2])
-def test_refused(name: str, problem: str, ulysses: int) -> None:
-    decision = Placement(**{name: 2, "ulysses": ulysses}).decide()
-    assert decision == Decision("refused", f"{problem}: use Ulysses with the same degree")
+def test_sequence_parallelism(degrees: dict[str, int], reason: str, others: dict[str, int]) -> None:
+    placement = Placement(**degrees, **others)
+    assert placement.decide() == placement.decide("keys first") == Decision("sparse", reason)
+    joined = ", and the text's attention is joined from all ranks" if placement.ring > 1 else ""
+    assert placement.decide("behind") == Decision("sparse", reason + joined)
 
 
 @pytest.mark.parametrize("name", ["tp", "cfg", "pp", "hsdp", "ulysses", "ring", "allgather_kv"])

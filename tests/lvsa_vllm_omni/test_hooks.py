@@ -1,5 +1,6 @@
 """Families: what the plugin reads from a transformer's call."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from lvsa_core import FrameGrid, TokenLayout
+from lvsa_core.exchange import Shards
 from lvsa_vllm_omni.hooks import COSMOS3, HUNYUAN, SPECS, WAN, ImpossibleRequest, LayoutMismatch, StaysDense
 from lvsa_vllm_omni.seam import read_arguments
 from lvsa_vllm_omni.settings import FAMILIES
@@ -89,6 +91,7 @@ def test_what_stands_around_the_video_of_cosmos() -> None:
 
 
 GRID = FrameGrid(3, 4)
+BOTH = replace(HUNYUAN, name="both")
 
 
 @pytest.mark.parametrize(
@@ -103,6 +106,7 @@ GRID = FrameGrid(3, 4)
         (COSMOS3, (12, 0), 24, 33, 0, TokenLayout(GRID, kv_before=21, q_before=12)),
         (COSMOS3, (0, 5), 17, 26, 0, TokenLayout(GRID, kv_before=9, kv_after=5, q_after=5)),
         (COSMOS3, (0, 0), 14, 23, 2, TokenLayout(GRID, kv_before=9, pad=2)),
+        (COSMOS3, (12, 5), 29, 38, 0, TokenLayout(GRID, kv_before=21, kv_after=5, q_before=12, q_after=5)),
     ],
 )
 def test_the_order_of_tokens(
@@ -123,12 +127,58 @@ def test_the_order_of_tokens(
         (HUNYUAN, (0, 0), 11, 11, 0),
         (COSMOS3, (0, 0), 13, 20, 0),
         (COSMOS3, (0, 0), 12, 11, 0),
-        (COSMOS3, (0, 5), 19, 28, 2),  # padding is behind the sound, not behind the video
+        (BOTH, (0, 5), 26, 26, 2),  # between sound and text
     ],
 )
 def test_other_tokens_are_a_mismatch(spec: Any, around: tuple[int, int], q: int, k: int, padding: int) -> None:
     with pytest.raises(LayoutMismatch):
         spec.layout(GRID, around, q, k, padding)
+
+
+def test_padding_behind_other_tokens_is_beyond_the_layout() -> None:
+    found = COSMOS3.layout(GRID, (0, 5), 20, 29, 3)
+    assert found == TokenLayout(GRID, kv_before=9, kv_after=5, q_after=5)
+    assert (found.q_tokens, found.kv_tokens) == (17, 26)
+
+
+@pytest.mark.parametrize(
+    ("spec", "around", "text", "first", "padding", "ranks"),
+    [
+        (WAN, (0, 0), 0, 0, 0, 2),
+        (WAN, (0, 0), 0, 0, 2, 7),
+        (HUNYUAN, (0, 0), 7, 0, 1, 13),
+        (COSMOS3, (12, 0), 0, 9, 0, 3),
+        (COSMOS3, (12, 5), 0, 9, 1, 5),
+        (COSMOS3, (2, 5), 0, 9, 5, 8),
+    ],
+)
+def test_the_rows_of_a_rank(
+    spec: Any, around: tuple[int, int], text: int, first: int, padding: int, ranks: int
+) -> None:
+    """Together the ranks' queries are the sequence, once; each sees all keys, and has the text's queries."""
+    before, after = around
+    tokens = before + GRID.tokens + after + padding
+    held: list[str] = []
+    for rank in range(ranks):
+        found = spec.layout(GRID, around, tokens // ranks + text, tokens + text + first, padding, rank, ranks)
+        assert (found.kv_before, found.kv_after) == (first + before, after + text)
+        held += ["before"] * found.q_before
+        held += [f"video {found.q_offset + row}" for row in range(found.video_rows)]
+        held += ["after"] * (found.q_after - text)
+    padded = GRID.tokens + (0 if after else padding)
+    assert held == ["before"] * before + [f"video {row}" for row in range(padded)] + ["after"] * after
+
+
+@pytest.mark.parametrize(
+    ("spec", "around", "q", "k", "text"),
+    [(WAN, (0, 0), 6, 6, 0), (HUNYUAN, (0, 0), 13, 6, 7), (COSMOS3, (4, 2), 9, 9, 5)],
+)
+def test_shards_of_a_ring(spec: Any, around: tuple[int, int], q: int, k: int, text: int) -> None:
+    assert spec.shards(GRID, around, q, k, text, 2) == Shards(GRID, 2, *around)
+    for wrong in ((q + 1, k, text, 2), (q, k - 1, text, 2), (q, k, text + 1 if spec is not COSMOS3 else -1, 2),
+                  (q, k, text, 5)):  # fmt: skip
+        with pytest.raises(LayoutMismatch):
+            spec.shards(GRID, around, *wrong)
 
 
 def test_every_family_has_a_setting() -> None:

@@ -94,11 +94,12 @@ def test_release_reaches_the_registered_kernels() -> None:
 @settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), pattern=patterns(30), anchors=st.booleans())
 def test_frame_lists_are_the_pattern(data: st.DataObject, pattern: Pattern, anchors: bool) -> None:
-    layout = data.draw(layouts(pattern.frames))
+    layout = data.draw(layouts(pattern))
     without = pattern.anchors if anchors else ()
     if not layout.q_tokens:
         return
-    starts, lists = frame_lists(pattern, layout, without)
+    starts, places = frame_lists(pattern, layout, without)
+    lists = [tuple(layout.held_frames[place] for place in some) for some in places]
     assert starts[0] == 0 and starts[-1] == layout.q_tokens and len(starts) == len(lists) + 1
     for row, frames in zip(starts, lists, strict=False):
         video_row = row - layout.q_before
@@ -106,7 +107,7 @@ def test_frame_lists_are_the_pattern(data: st.DataObject, pattern: Pattern, anch
             frame = (video_row + layout.q_offset) // layout.grid.patches
             assert frames == tuple(x for x in pattern.attended(frame) if x not in without)
         elif not 0 <= video_row < layout.video_rows:  # not padding
-            assert set(frames) == set(range(pattern.frames)) - set(without)
+            assert set(frames) == set(layout.held_frames) - set(without)
 
 
 def test_the_form_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
