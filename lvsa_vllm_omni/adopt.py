@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lvsa_core.kernels import KernelUnavailable, Selection, release, select
-from lvsa_vllm_omni import agreement, compat, journal, presets, seam
+from lvsa_vllm_omni import agreement, compat, journal, parallelism, presets, seam
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
 from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.scope import Scope
@@ -48,6 +48,8 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
         preset = _preset(transformer, spec, settings, config)
         scope = Scope(spec, preset, settings, mode, _kernel(settings, config, layers), compat.shard(placement))
         seam.give_scope(transformer, scope)
+        if shared := parallelism.titles(placement):
+            journal.placed(shared, decision.verdict, decision.reason)
         agreement.publish(settings, scope.arguments["reference_frames"])
     before = scope.blocks
     for layer in layers:

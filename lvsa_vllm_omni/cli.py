@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from lvsa_vllm_omni.commands import CommandError, bench, models, show
+from lvsa_vllm_omni.commands import CommandError, bench, doctor, models, show
 from lvsa_vllm_omni.cpu.checkpoint import KINDS, CheckpointError, write_checkpoint
 from lvsa_vllm_omni.hooks import SPECS
 
@@ -58,6 +58,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_options(measured)
     measured.set_defaults(run=bench.run)
+
+    checked = commands.add_parser(
+        "doctor",
+        help="what of LVSA runs on this machine, and under which parallelism",
+        description="Check settings, the installed engine and the kernels without starting an engine; --matrix tells "
+        "what LVSA does under each kind of parallelism.",
+    )
+    doctor.add_options(checked)
+    checked.set_defaults(run=doctor.run)
 
     listed = commands.add_parser(
         "models",

@@ -38,6 +38,11 @@ def hooked(
     )
 
 
+def placed(placement: str, verdict: str, reason: str) -> None:
+    """On several devices: how they share the work, and what LVSA does there."""
+    logger.info("[LVSA] placement %s: %s, %s", placement, verdict, reason)
+
+
 def refused(reason: str) -> None:
     """Start-up is about to stop."""
     logger.error("[LVSA] refused: %s", reason)

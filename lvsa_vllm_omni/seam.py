@@ -145,6 +145,15 @@ def install_runner(unused: Callable[[str, str], None]) -> Callable[[], None]:
     return undo
 
 
+def check(spec: FamilySpec) -> None:
+    """Say whether a family's hook fits the installed engine.
+
+    Raises:
+        MissingModel: if the installed engine has no such class. HookError: if it does not fit.
+    """
+    _resolve(spec)
+
+
 def scope_of(transformer: Any) -> Scope | None:
     """The scope that a transformer was given, None if it was not adopted."""
     return vars(transformer).get(SCOPE)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 
 from lvsa_vllm_omni.commands import CommandError
+from lvsa_vllm_omni.commands.tables import columns, markdown_table
 from lvsa_vllm_omni.cpu.checkpoint import KINDS
 from lvsa_vllm_omni.hooks import DENSE, SPECS, FamilySpec, HookError, load_family
 from lvsa_vllm_omni.presets import Preset, PresetError, known_presets, shipped_presets
@@ -47,17 +48,17 @@ def run(options: argparse.Namespace) -> Iterator[str]:
         rows = [_short(preset, load_family(preset.family)) for preset in known_presets().values()]
     except (HookError, PresetError) as error:
         raise CommandError(str(error)) from None
-    yield from _columns([("model", "preset", "switch", "training length", "run on CPU", "run on GPU"), *rows])
+    yield from columns([("model", "preset", "switch", "training length", "run on CPU", "run on GPU"), *rows])
     yield ""
     yield "The engine's own attention in: " + ", ".join(model.title for model in DENSE)
 
 
 def markdown() -> Iterator[str]:
     """The two tables of docs/models.md: what LVSA runs on, and what stays dense."""
-    yield from _markdown_table([HEADER, *_rows()])
+    yield from markdown_table([HEADER, *_rows()])
     yield ""
     others = [(model.title, _code(model.transformer), model.reason) for model in DENSE if not model.family]
-    yield from _markdown_table([("stays dense", "transformer class", "why"), *others])
+    yield from markdown_table([("stays dense", "transformer class", "why"), *others])
 
 
 def _rows() -> Iterator[Sequence[str]]:
@@ -106,15 +107,3 @@ def _cpu(family: str) -> str:
 
 def _code(text: str) -> str:
     return f"`{text}`" if text else ""
-
-
-def _markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    header, *others = rows
-    for row in (header, ["---"] * len(header), *others):
-        yield f"| {' | '.join(row)} |"
-
-
-def _columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Rows of words under each other."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)

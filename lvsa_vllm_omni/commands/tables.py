@@ -21,6 +21,19 @@ def line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([cells[0].ljust(len(first)), *others]).rstrip()
 
 
+def columns(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Rows of words under each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A header and rows as a table in Markdown."""
+    header, *others = rows
+    for row in (header, ["---"] * len(header), *others):
+        yield f"| {' | '.join(row)} |"
+
+
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Rows under each other, columns as wide as they need."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

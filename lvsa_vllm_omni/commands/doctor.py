@@ -1,0 +1,111 @@
+"""`lvsa doctor`: what of LVSA would run on this machine, and what under which parallelism."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+
+from lvsa_vllm_omni import parallelism
+from lvsa_vllm_omni.commands import CommandError
+from lvsa_vllm_omni.commands.tables import columns, markdown_table
+from lvsa_vllm_omni.hooks import HookError, MissingModel, family_names, load_family
+from lvsa_vllm_omni.presets import PresetError, load_preset
+from lvsa_vllm_omni.settings import LvsaSettings, SettingsError
+
+PACKAGES = ("lvsa-vllm-omni", "vllm-omni", "vllm", "torch")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of `lvsa doctor`."""
+    parser.add_argument("--matrix", action="store_true", help="what LVSA does under each kind of parallelism")
+    parser.add_argument("--markdown", action="store_true", help="with --matrix: the table of docs/parallelism.md")
+
+
+def run(options: argparse.Namespace) -> Iterator[str]:
+    """The lines of `lvsa doctor`.
+
+    Raises:
+        CommandError: if something of what is switched on does not run here; the lines before it say what does.
+    """
+    if options.markdown and not options.matrix:
+        raise CommandError("--markdown is for the table: give --matrix too")
+    if options.matrix:
+        rows = list(parallelism.table())
+        if options.markdown:
+            yield from markdown_table(rows)
+            return
+        yield from columns([(title, *verdicts, flags) for title, flags, *verdicts, _how in rows])
+        for strategy in parallelism.STRATEGIES:
+            yield from (f"{strategy.title}, {name}: {why}" for name, why in strategy.engine_limits.items())
+        return
+    yield ", ".join(f"{package} {_version(package)}" for package in PACKAGES)
+    settings = _settings()
+    on = [family for family in family_names() if settings.mode(family) != "off"]
+    yield f"switched on: {', '.join(on) or 'nothing; set LVSA_ENABLE=1, or LVSA_<FAMILY>_HOOK=1 for one family'}"
+    problems = []
+    for family in family_names():
+        problem = _problem(family)
+        yield f"{family}: {problem or 'the hook fits this engine'}"
+        if problem and family in on:
+            problems.append(problem)
+    yield from _kernels(settings, problems)
+    if problems:
+        raise CommandError("what is switched on does not run here: " + "; ".join(problems))
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _settings() -> LvsaSettings:
+    try:
+        settings = LvsaSettings.load()
+        settings.check_backend()
+        if settings.preset:
+            load_preset(settings.preset)
+    except (SettingsError, PresetError, HookError) as error:
+        raise CommandError(str(error)) from None
+    return settings
+
+
+def _problem(family: str) -> str:
+    """Why a family's hook does not fit the installed engine, empty if it does."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    try:
+        importlib.import_module("vllm_omni")
+    except ImportError as error:
+        return f"vLLM-Omni cannot be imported ({error}): pip install vllm==0.30.0 vllm-omni==0.30.0"
+    from lvsa_vllm_omni import seam
+
+    try:
+        seam.check(load_family(family))
+    except MissingModel as error:
+        return f"not in this engine ({error})"
+    except HookError as error:
+        return str(error)
+    return ""
+
+
+def _kernels(settings: LvsaSettings, problems: list[str]) -> Iterator[str]:
+    """The kernel that would run for the usual types; what is wrong is added to ``problems``."""
+    import torch
+
+    from lvsa_core.kernels import KernelUnavailable, release, select
+
+    device = torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    try:
+        chosen = select(settings.backend, device, torch.bfloat16, 128)
+        yield f"kernel on {device}, bfloat16, head size 128: {chosen}"
+    except KernelUnavailable as error:
+        yield f"kernel on {device}: {error}"
+        problems.append(str(error))
+    finally:
+        release()
+    if device.type == "cpu" and not settings.cpu:
+        yield "there is no accelerator: LVSA_CPU=1 lets the engine run on the CPU"

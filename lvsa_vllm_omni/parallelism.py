@@ -1,0 +1,77 @@
+"""The engine's ways to use several devices, and what LVSA does under each; for the log, `lvsa doctor` and the docs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lvsa_core import Decision, Placement
+from lvsa_vllm_omni.hooks import SPECS, FamilySpec
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way, alone or combined.
+
+    Args:
+        title: what people call it. options: of ``vllm serve``, for two or four devices.
+        placement: the degrees that these options make.
+        engine_limits: families that the engine itself cannot run so, each with the reason.
+    """
+
+    title: str
+    options: str
+    placement: Placement
+    engine_limits: Mapping[str, str] = field(default_factory=dict)
+
+    def decide(self, spec: FamilySpec) -> Decision | None:
+        """What LVSA does with a family; None where the engine does not run it."""
+        return None if spec.name in self.engine_limits else self.placement.decide(spec.text)
+
+
+_CAUSAL = "its attention layers of the text are causal, which the engine's AllGather-KV refuses"
+_NO_STAGES = "its pipeline has no stages: the engine lets every rank compute everything"
+
+#: Measured by tests/parallel on two and four ranks, each row with each family.
+STRATEGIES: tuple[Strategy, ...] = (
+    Strategy("tensor parallel", "--tensor-parallel-size 2", Placement(tp=2)),
+    Strategy("CFG parallel", "--cfg-parallel-size 2", Placement(cfg=2)),
+    Strategy(
+        "pipeline parallel",
+        "--pipeline-parallel-size 2 --vae-patch-parallel-size 2",
+        Placement(pp=2),
+        {"hunyuan": _NO_STAGES, "cosmos3": _NO_STAGES},
+    ),
+    Strategy("HSDP", "--use-hsdp --hsdp-shard-size 2", Placement(hsdp=2)),
+    Strategy("Ulysses", "--ulysses-degree 2", Placement(ulysses=2)),
+    Strategy("Ulysses, any number of heads", "--ulysses-degree 2 --ulysses-mode advanced_uaa", Placement(ulysses=2)),
+    Strategy("Ring", "--ring-degree 2", Placement(ring=2)),
+    Strategy("AllGather-KV", "--allgather-degree 2", Placement(allgather_kv=2), {"cosmos3": _CAUSAL}),
+    Strategy("Ulysses x Ring", "--ulysses-degree 2 --ring-degree 2", Placement(ulysses=2, ring=2)),
+    Strategy("Ulysses x CFG", "--ulysses-degree 2 --cfg-parallel-size 2", Placement(ulysses=2, cfg=2)),
+    Strategy("Ring x CFG", "--ring-degree 2 --cfg-parallel-size 2", Placement(ring=2, cfg=2)),
+    Strategy("tensor x Ulysses", "--tensor-parallel-size 2 --ulysses-degree 2", Placement(tp=2, ulysses=2)),
+    Strategy("tensor x Ring", "--tensor-parallel-size 2 --ring-degree 2", Placement(tp=2, ring=2)),
+    Strategy("HSDP x Ulysses", "--use-hsdp --hsdp-shard-size 2 --ulysses-degree 2", Placement(hsdp=2, ulysses=2)),
+)
+
+
+def titles(placement: Placement) -> str:
+    """A placement in the words of the table: ``Ulysses 2 x CFG parallel 2``; empty on one device."""
+    names = {
+        "tp": "tensor parallel", "cfg": "CFG parallel", "pp": "pipeline parallel", "hsdp": "HSDP", "ulysses": "Ulysses",
+        "ring": "Ring", "allgather_kv": "AllGather-KV",
+    }  # fmt: skip
+    return " x ".join(f"{name} {degree}" for key, name in names.items() if (degree := getattr(placement, key)) > 1)
+
+
+def table() -> Iterator[Sequence[str]]:
+    """A header, and a row for each strategy: title, options, what happens with each family, and the reasons."""
+    yield ("strategy", "options", *SPECS, "how")
+    for strategy in STRATEGIES:
+        decisions = {name: strategy.decide(spec) for name, spec in SPECS.items()}
+        verdicts = [decision.verdict if decision else "not in the engine" for decision in decisions.values()]
+        reasons = [decision.reason for decision in decisions.values() if decision]
+        limits = [f"{name}: {reason}" for name, reason in strategy.engine_limits.items()]
+        how = max(reasons, key=len)
+        yield (strategy.title, strategy.options, *verdicts, "; ".join([how, *dict.fromkeys(limits)]))

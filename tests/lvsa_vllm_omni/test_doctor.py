@@ -1,0 +1,101 @@
+"""`lvsa doctor`, and the table of parallelism that the log and the docs have too."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lvsa_core import Placement
+from lvsa_vllm_omni import parallelism
+from lvsa_vllm_omni.cli import main
+from lvsa_vllm_omni.hooks import SPECS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_docs_have_the_table_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--matrix", "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    text = (ROOT / "docs" / "parallelism.md").read_text()
+    inside = text.partition("<!-- matrix -->\n")[2].partition("<!-- /matrix -->")[0]
+    assert inside == printed, "paste `lvsa doctor --matrix --markdown` between the marks"
+
+
+def test_matrix_for_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--matrix"]) == 0
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split() == ["strategy", *SPECS, "options"]
+    for strategy, line in zip(parallelism.STRATEGIES, lines, strict=False):
+        assert line.startswith(strategy.title) and line.endswith(strategy.options)
+        assert line.count("not in the engine") == len(strategy.engine_limits)
+    assert (
+        "AllGather-KV, cosmos3: its attention layers of the text are causal, which the engine's AllGather-KV refuses"
+        in lines
+    )
+
+
+def test_the_options_make_the_placement() -> None:
+    """By the engine's own command line."""
+    pytest.importorskip("vllm_omni")
+    program = (
+        "import json, sys; from vllm.utils.argparse_utils import FlexibleArgumentParser;"
+        "from vllm_omni.entrypoints.cli.serve import OmniServeCommand;"
+        "from vllm_omni.diffusion.data import DiffusionParallelConfig; import dataclasses;"
+        "from lvsa_vllm_omni import compat, parallelism; from types import SimpleNamespace;"
+        "parser = FlexibleArgumentParser(); OmniServeCommand().subparser_init(parser.add_subparsers());"
+        "names = {f.name for f in dataclasses.fields(DiffusionParallelConfig) if f.init}\n"
+        "for s in parallelism.STRATEGIES:\n"
+        "    given = vars(parser.parse_args(['serve', 'm', '--omni', *s.options.split()]))\n"
+        "    config = DiffusionParallelConfig(**{k: v for k, v in given.items() if k in names and v is not None})\n"
+        "    assert compat.placement(SimpleNamespace(parallel_config=config)) == s.placement, (s, config)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    ("placement", "words"),
+    [
+        (Placement(), ""),
+        (Placement(ring=2), "Ring 2"),
+        (Placement(tp=2, cfg=2, ulysses=4), "tensor parallel 2 x CFG parallel 2 x Ulysses 4"),
+    ],
+)
+def test_a_placement_in_words(placement: Placement, words: str) -> None:
+    assert parallelism.titles(placement) == words
+
+
+def test_this_machine() -> None:
+    """In a process of its own: the command makes vLLM quiet before it imports it."""
+    environment = {**os.environ, "LVSA_WAN_HOOK": "1"}
+    program = [sys.executable, "-m", "lvsa_vllm_omni.cli", "doctor"]
+    run = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    lines = run.stdout.splitlines()
+    assert lines[0].startswith("lvsa-vllm-omni ") and "vllm-omni " in lines[0]
+    assert lines[1] == "switched on: wan"
+    assert any(line.startswith("kernel on ") for line in lines)
+    assert len(lines) <= 8, "nothing of vLLM's own log"
+
+
+def test_what_is_switched_on_and_does_not_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LVSA_ENABLE", "1")
+    monkeypatch.setattr(
+        "lvsa_vllm_omni.commands.doctor._problem", lambda family: "a class is missing" * (family == "wan")
+    )
+    assert main(["doctor"]) == 2
+    printed = capsys.readouterr()
+    assert "wan: a class is missing" in printed.out
+    assert printed.err == "lvsa doctor: what is switched on does not run here: a class is missing\n"
+
+
+def test_wrong_use(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["doctor", "--markdown"]) == 2
+    assert capsys.readouterr().err == "lvsa doctor: --markdown is for the table: give --matrix too\n"
+    monkeypatch.setenv("LVSA_WINDOW", "3")
+    assert main(["doctor"]) == 2
+    assert "LVSA_WINDOW is not a setting of LVSA; did you mean LVSA_WINDOW_SIZE?" in capsys.readouterr().err
