@@ -1,14 +1,17 @@
 """Two workers make the video of one, with the same pattern."""
 
 import multiprocessing
+import os
+import signal
+import threading
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-#: 41 latent frames of 15 patches: an odd number of tokens, which sequence parallelism pads.
-FRAMES, SIZE = 161, (48, 80)
+FRAMES, SHORT = 161, 33  # 41 and 9 latent frames
 
 pytestmark = [
     pytest.mark.multiproc,
@@ -19,20 +22,57 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def alone(starting: Any) -> np.ndarray:
+def alone(starting: Any) -> tuple[np.ndarray, np.ndarray]:
+    """One worker's long and short video."""
     with starting({"LVSA_WAN_HOOK": "1"}) as engine:
-        return engine.video(FRAMES, size=SIZE)
+        return engine.video(FRAMES), engine.video(SHORT)
+
+
+def workers() -> list[Any]:
+    return [child for child in multiprocessing.active_children() if child.name.startswith("DiffusionWorker")]
 
 
 @pytest.mark.parametrize("placement", ["tensor_parallel_size", "cfg_parallel_size", "ulysses_degree"])
-def test_two_workers(starting: Any, alone: np.ndarray, placement: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_two_workers(
+    starting: Any, alone: tuple[np.ndarray, np.ndarray], placement: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}, **{placement: 2}) as engine:
-        workers = [child for child in multiprocessing.active_children() if child.name.startswith("DiffusionWorker")]
-        assert len(workers) == 2
-        video = engine.video(FRAMES, size=SIZE)
-    assert np.abs(video - alone).max() < 1e-4
+        assert len(workers()) == 2
+        video = engine.video(FRAMES)
+    assert np.abs(video - alone[0]).max() < 1e-4
     log = "".join(capfd.readouterr())
     pattern = (
         "[LVSA] total_lat_frames=41 window=3 n_first=1 kfi=3 global_count=14 attended_per_frame=21/41 density=51.2%"
     )
     assert log.count(pattern) == 2, "each worker says its pattern once"
+
+
+def test_ring_and_a_worker_that_dies(
+    starting: Any, alone: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The exchange is an error then, as a collective of the engine is, and so is the next request: nothing hangs."""
+    with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}, ring_degree=2) as engine:
+        assert len(workers()) == 2
+        assert np.abs(engine.video(FRAMES) - alone[0]).max() < 1e-4
+        assert np.abs(engine.video(SHORT) - alone[1]).max() < 1e-4  # by the engine's own ring
+        log = "".join(capfd.readouterr())
+        assert log.count("[LVSA] placement Ring 2: sparse, each rank holds its rows") == 2
+        assert log.count("[LVSA] total_lat_frames=41 window=3") == 2
+
+        failures: list[BaseException] = []
+
+        def request() -> None:
+            try:
+                engine.video(FRAMES, size=(128, 128), steps=50)
+            except Exception as error:
+                failures.append(error)
+
+        running = threading.Thread(target=request)
+        running.start()
+        while "num_patches=64" not in "".join(capfd.readouterr()):  # the request is in its exchanges
+            time.sleep(0.2)
+        os.kill(workers()[1].pid, signal.SIGKILL)
+        running.join(timeout=120)
+        assert not running.is_alive() and failures
+        request()
+        assert len(failures) == 2
