@@ -1,0 +1,200 @@
+"""The families and the strategies of the table, and which of them the engine itself cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+
+@dataclass(frozen=True)
+class Family:
+    """A tiny checkpoint and requests just beyond its training length.
+
+    Args:
+        kind: of checkpoint. hook: the variable that switches LVSA on. frames: video frames of a request.
+        sizes: height and width in pixels: ``even`` makes a number of tokens that 4 divides, where a rank's share of
+            them is no whole number of frames; ``odd`` an odd number.
+        engine: further configuration. image: makes the image that a request needs.
+        grouped: whether heads share keys and values.
+    """
+
+    kind: str
+    hook: str
+    frames: int
+    sizes: Mapping[str, tuple[int, int]]
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    image: Callable[[], Any] | None = None
+    grouped: bool = False
+
+
+def _image() -> Any:
+    return Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3))
+
+
+#: Tokens of 16 pixels a side: 16 or 15 a latent frame. Tokens of 32 pixels a side: 4 or 9.
+FINE, COARSE = {"even": (64, 64), "odd": (48, 80)}, {"even": (64, 64), "odd": (96, 96)}
+
+FAMILIES = {
+    family.kind: family
+    for family in (
+        Family("wan", "LVSA_WAN_HOOK", 129, FINE),  # 33 latent frames
+        Family("wan-i2v", "LVSA_WAN_HOOK", 97, FINE, image=_image),  # 25
+        Family("wan-ti2v", "LVSA_WAN_HOOK", 145, COARSE),  # 37
+        Family("wan-a14b", "LVSA_WAN_HOOK", 97, FINE),  # 25
+        Family("hunyuan", "LVSA_HUNYUAN_HOOK", 145, FINE),  # 37
+        Family("hunyuan-i2v", "LVSA_HUNYUAN_HOOK", 145, FINE, image=_image),  # 37
+        Family(
+            "cosmos3", "LVSA_COSMOS3_HOOK", 201, COARSE, {"model_config": {"guardrails": False}}, grouped=True
+        ),  # 51
+    )
+}
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A placement.
+
+    Args:
+        ranks: number of processes. parallel: fields of the engine's ``DiffusionParallelConfig``.
+        sizes: of the requests it is tested with. Only where the sequence is split do both matter.
+        share: a rank's part of the attention calls; None where each rank has layers of its own.
+        heads: sizes of the checkpoint where the usual ones do not do. grouped: the same for a model whose heads share
+            keys and values (usually 4 heads, 2 of keys).
+        decode: whether the VAE runs.
+    """
+
+    ranks: int
+    parallel: Mapping[str, Any] = field(default_factory=dict)
+    sizes: tuple[str, ...] = ("odd",)
+    share: float | None = 1.0
+    heads: Mapping[str, int] = field(default_factory=dict)
+    grouped: Mapping[str, int] = field(default_factory=dict)
+    decode: bool = False
+
+    @property
+    def split(self) -> int:
+        """Among how many ranks one layer's queries are divided, by heads or by tokens."""
+        degrees = ("tensor_parallel_size", "ulysses_degree", "ring_degree", "allgather_degree")
+        return prod(self.parallel.get(name, 1) for name in degrees)
+
+    def checkpoint(self, family: Family) -> dict[str, int]:
+        """Sizes of the checkpoint."""
+        return dict(self.grouped if family.grouped else self.heads)
+
+
+TP, PP, CFG, DP = "tensor_parallel_size", "pipeline_parallel_size", "cfg_parallel_size", "data_parallel_size"
+ULYSSES, RING, ALLGATHER = "ulysses_degree", "ring_degree", "allgather_degree"
+VAE, TEXT, UAA = "vae_patch_parallel_size", "text_encoder_tp_size", {"ulysses_mode": "advanced_uaa"}
+EVEN, BOTH = ("even",), ("even", "odd")
+#: Heads for four parts, and for two parts that are not equal; with grouped keys and values the heads of these count.
+FOUR_PARTS, THREE = {"heads": 8, "kv_heads": 4}, {"heads": 3}
+
+STRATEGIES = {
+    "tp2": Strategy(2, {TP: 2}),
+    "cfg2": Strategy(2, {CFG: 2}, share=0.5),
+    "hsdp2": Strategy(2, {"use_hsdp": True, "hsdp_shard_size": 2}),
+    "ulysses2": Strategy(2, {ULYSSES: 2}, BOTH),
+    "uaa2": Strategy(2, {ULYSSES: 2, **UAA}),
+    "uaa2-3heads": Strategy(2, {ULYSSES: 2, **UAA}, BOTH, heads=THREE, grouped={"heads": 6, "kv_heads": 3}),
+    "ring2": Strategy(2, {RING: 2}, EVEN),
+    "allgather2": Strategy(2, {ALLGATHER: 2}, BOTH),
+    "ulysses2-vae2-text2": Strategy(2, {ULYSSES: 2, VAE: 2, TEXT: 2}, decode=True),
+    "hsdp2-ulysses2": Strategy(2, {"use_hsdp": True, "hsdp_shard_size": 2, ULYSSES: 2}),
+    "tp2-ulysses2": Strategy(4, {TP: 2, ULYSSES: 2}, grouped=FOUR_PARTS),
+    "tp2-ring2": Strategy(4, {TP: 2, RING: 2}, EVEN),
+    "tp2-allgather2": Strategy(4, {TP: 2, ALLGATHER: 2}),
+    "ulysses2-ring2": Strategy(4, {ULYSSES: 2, RING: 2}, EVEN),
+    "ulysses2-cfg2": Strategy(4, {ULYSSES: 2, CFG: 2}, share=0.5),
+    "ring2-cfg2": Strategy(4, {RING: 2, CFG: 2}, EVEN, share=0.5),
+    "allgather2-cfg2": Strategy(4, {ALLGATHER: 2, CFG: 2}, share=0.5),
+    "hsdp2x2-ulysses4": Strategy(
+        4,
+        {"use_hsdp": True, "hsdp_shard_size": 2, "hsdp_replicate_size": 2, ULYSSES: 4},
+        grouped=FOUR_PARTS,
+    ),
+    "ring4": Strategy(4, {RING: 4}, EVEN),
+    "ulysses4": Strategy(4, {ULYSSES: 4}, BOTH, grouped=FOUR_PARTS),
+    "uaa4": Strategy(4, {ULYSSES: 4, **UAA}),
+    "allgather4": Strategy(4, {ALLGATHER: 4}, BOTH),
+}
+
+#: Only Wan's pipelines have stages. Without the VAE of every rank the engine ends its text-to-video with an error.
+STAGES = {
+    "pp2": Strategy(2, {PP: 2}, share=None),
+    "pp2-vae2": Strategy(2, {PP: 2, VAE: 2}, share=None, decode=True),
+    "pp2-cfg2": Strategy(4, {PP: 2, CFG: 2}, share=None),
+    "pp2-tp2": Strategy(4, {PP: 2, TP: 2}, share=None),
+    "pp2-ulysses2": Strategy(4, {PP: 2, ULYSSES: 2}, BOTH, share=None),
+    "pp2-ring2": Strategy(4, {PP: 2, RING: 2}, EVEN, share=None),
+    "pp2-allgather2": Strategy(4, {PP: 2, ALLGATHER: 2}, share=None),
+    "pp4": Strategy(4, {PP: 4}, share=None, heads={"layers": 5}),
+}
+#: Where the engine takes the option and lets every rank do everything.
+REPLICATED = {"dp2": Strategy(2, {DP: 2}), "pp2-ignored": Strategy(2, {PP: 2})}
+
+ALL = {**STRATEGIES, **STAGES, **REPLICATED}
+
+
+def _table() -> Iterator[tuple[str, str]]:
+    """Family and strategy of every case that the engine can do."""
+    for strategy in (*STRATEGIES, *STAGES, "dp2"):
+        yield "wan", strategy
+    for strategy in (*STRATEGIES, "pp2-ignored"):
+        yield "hunyuan", strategy
+    for strategy in (*STRATEGIES, "pp2-ignored"):
+        if ALLGATHER not in ALL[strategy].parallel:
+            yield "cosmos3", strategy
+    for family in ("wan-i2v", "wan-ti2v", "wan-a14b", "hunyuan-i2v"):
+        for strategy in ("cfg2", "ulysses2", "ring2", "allgather2"):
+            yield family, strategy
+    for family in ("wan-i2v", "wan-ti2v", "wan-a14b"):
+        yield family, "pp2"
+    yield "wan-a14b", "hsdp2"
+
+
+CASES = [(family, strategy, size) for family, strategy in _table() for size in ALL[strategy].sizes]
+
+#: What the engine itself refuses, or breaks at: family, strategy, size, and what it says.
+LIMITS = {
+    "ring, uneven": ("wan", Strategy(2, {RING: 2}), "odd", "Cannot use Ring attention which does not support"),
+    "ring, uneven, joint text": ("hunyuan", Strategy(2, {RING: 2}), "odd", "Cannot use Ring attention which does not"),
+    "ring, uneven, text keys": ("cosmos3", Strategy(2, {RING: 2}), "odd", "Cannot use Ring attention which does not"),
+    "AllGather-KV, causal text": (
+        "cosmos3",
+        Strategy(2, {ALLGATHER: 2}),
+        "even",
+        "AllGather-KV SP only supports non-causal attention",
+    ),
+    "AllGather-KV and Ulysses": ("wan", Strategy(4, {ALLGATHER: 2, ULYSSES: 2}), "even", "mutually exclusive"),
+    "HSDP and TP": ("wan", Strategy(2, {"use_hsdp": True, "hsdp_shard_size": 2, TP: 2}), "even", "not compatible"),
+    "strict Ulysses, 3 heads": (
+        "wan",
+        Strategy(2, {ULYSSES: 2}, heads=THREE),
+        "even",
+        "requires head_cnt divisible by ulysses_degree",
+    ),
+    "strict Ulysses, 2 heads of keys": (
+        "cosmos3",
+        Strategy(4, {ULYSSES: 4}),
+        "even",
+        "requires joint head_cnt divisible by ulysses_degree",
+    ),
+    "TP, 3 heads": ("wan", Strategy(2, {TP: 2}, heads=THREE), "even", "3 is not divisible by 2"),
+    "masked padding": (
+        "wan",
+        Strategy(2, {ULYSSES: 2, "mask_sp_padding": True}),
+        "odd",
+        "'NoneType' object has no attribute 'all'",
+    ),
+    "stages, and a VAE on the first": (
+        "wan",
+        Strategy(2, {PP: 2}, decode=True),
+        "even",
+        "'NoneType' object has no attribute 'dim'",
+    ),
+}

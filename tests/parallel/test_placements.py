@@ -1,0 +1,44 @@
+"""Several ranks make the video of one, by the same pattern, whatever the placement."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from placements import ALL, CASES, FAMILIES, LIMITS, Strategy
+from worker import Result
+
+Run = Callable[..., list[Result]]
+
+
+@pytest.mark.parametrize(("family", "strategy", "size"), CASES, ids=["-".join(case) for case in CASES])
+def test_ranks_do_what_one_does(run: Run, alone: Callable[..., Result], family: str, strategy: str, size: str) -> None:
+    placed = ALL[strategy]
+    one, results = alone(FAMILIES[family], placed, size), run(FAMILIES[family], placed, size)
+    for result in (one, *results):
+        assert not result.error, result.error
+    # The engine takes the output of the first rank; a stage between the first and the last has none.
+    np.testing.assert_allclose(results[0].output, one.output, rtol=0, atol=1e-4)
+    assert one.counts["request:sparse"] and one.patterns
+    for result in results:
+        assert result.counts == one.counts, "\n".join(result.log)
+        assert result.patterns == one.patterns
+    _check_calls(placed, one, results)
+
+
+def _check_calls(strategy: Strategy, one: Result, results: list[Result]) -> None:
+    """The ranks really divided the work: the calls of a rank, and the queries and heads of a call."""
+    if strategy.share is not None:
+        assert {len(result.calls) for result in results} == {strategy.share * len(one.calls)}
+    else:
+        assert all(len(result.calls) < len(one.calls) for result in results)
+    whole = one.calls[0].queries * one.calls[0].heads
+    largest = max(call.queries * call.heads for result in results for call in result.calls)
+    assert largest == whole if strategy.split == 1 else largest < whole
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_limits_of_the_engine(run: Run, limit: str) -> None:
+    """Without LVSA. Where this fails the engine can do more than it could: add the case to the table."""
+    family, strategy, size, message = LIMITS[limit]
+    errors = [result.error for result in run(FAMILIES[family], strategy, size, {})]
+    assert any(message in error for error in errors), errors
