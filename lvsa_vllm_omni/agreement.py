@@ -43,7 +43,7 @@ def check() -> None:
     store, keys, mine = _store(), [_KEY.format(rank) for rank in range(_ranks())], dist.get_rank()
     try:
         store.wait(keys, timedelta(seconds=WAIT))
-    except RuntimeError:
+    except dist.DistStoreError:  # out of time
         silent = ", ".join(str(rank) for rank, key in enumerate(keys) if not store.check([key]))
         raise SettingsDiffer(
             f"rank {silent} does not run LVSA, but rank {mine} does: install the plugin and set the same {PREFIX}* "

@@ -52,6 +52,33 @@ STRATEGIES: tuple[Strategy, ...] = (
     Strategy("Ring x CFG", "--ring-degree 2 --cfg-parallel-size 2", Placement(ring=2, cfg=2)),
     Strategy("tensor x Ulysses", "--tensor-parallel-size 2 --ulysses-degree 2", Placement(tp=2, ulysses=2)),
     Strategy("tensor x Ring", "--tensor-parallel-size 2 --ring-degree 2", Placement(tp=2, ring=2)),
+    Strategy(
+        "tensor x AllGather-KV",
+        "--tensor-parallel-size 2 --allgather-degree 2",
+        Placement(tp=2, allgather_kv=2),
+        {"cosmos3": _CAUSAL},
+    ),
+    Strategy(
+        "AllGather-KV x CFG",
+        "--allgather-degree 2 --cfg-parallel-size 2",
+        Placement(allgather_kv=2, cfg=2),
+        {"cosmos3": _CAUSAL},
+    ),
+    *(
+        Strategy(
+            f"pipeline x {title}",
+            f"--pipeline-parallel-size 2 --vae-patch-parallel-size 2 {options} 2",
+            Placement(pp=2, **{degree: 2}),
+            {"hunyuan": _NO_STAGES, "cosmos3": _NO_STAGES},
+        )
+        for title, options, degree in (
+            ("tensor", "--tensor-parallel-size", "tp"),
+            ("CFG", "--cfg-parallel-size", "cfg"),
+            ("Ulysses", "--ulysses-degree", "ulysses"),
+            ("Ring", "--ring-degree", "ring"),
+            ("AllGather-KV", "--allgather-degree", "allgather_kv"),
+        )
+    ),
     Strategy("HSDP x Ulysses", "--use-hsdp --hsdp-shard-size 2 --ulysses-degree 2", Placement(hsdp=2, ulysses=2)),
 )
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -44,6 +44,7 @@ class Case:
         parallel: fields of the engine's ``DiffusionParallelConfig``. engine: other fields of ``OmniDiffusionConfig``.
         request: fields of ``OmniDiffusionSamplingParams``. image: PIL image, for a model that needs one.
         settings: LVSA_* variables.
+        prepare: called with the rank before the plugin is loaded, for what only some ranks have.
         decode: whether the VAE runs; without it the output is what it would have decoded, sooner and more exact.
     """
 
@@ -54,6 +55,7 @@ class Case:
     request: Mapping[str, Any] = field(default_factory=dict)
     image: Any = None
     settings: Mapping[str, str] = field(default_factory=dict)
+    prepare: Callable[[int], None] | None = None
     decode: bool = True
 
 
@@ -130,6 +132,8 @@ def _run(case: Case, result: Result, port: int) -> None:
 
     with _watched(result):
         began = time.monotonic()
+        if case.prepare is not None:
+            case.prepare(result.rank)
         load_omni_general_plugins()
         config = _config(case, port)
         worker = _worker_class()(local_rank=result.rank, rank=result.rank, od_config=config)

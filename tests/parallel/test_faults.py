@@ -1,0 +1,107 @@
+"""Ranks that have other settings, hang or die are an error everywhere, not another video and not a standstill."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from placements import FAMILIES
+from ranks import Ranks
+from worker import Case
+
+TIMEOUT = 6  # seconds of the engine's groups, which is half an hour by default
+
+
+@pytest.fixture
+def case(checkpoint: Callable[..., Path]) -> Case:
+    """Wan on two ranks of a ring."""
+    family = FAMILIES["wan"]
+    height, width = family.sizes["even"]
+    return Case(
+        model=str(checkpoint("wan")),
+        ranks=2,
+        parallel={"ring_degree": 2},
+        request={"height": height, "width": width, "num_frames": family.frames, "num_inference_steps": 2},
+        settings={family.hook: "1"},
+        decode=False,
+    )
+
+
+def another_window(rank: int) -> None:
+    if rank == 1:
+        os.environ["LVSA_WINDOW_SIZE"] = "20"
+
+
+@pytest.mark.parametrize("degree", ["ring_degree", "tensor_parallel_size", "cfg_parallel_size"])
+def test_settings_that_differ(ranks: Ranks, case: Case, degree: str) -> None:
+    results = ranks.run(replace(case, parallel={degree: 2}, prepare=another_window))
+    said = 0
+    for result, others in zip(results, ("20 on rank 1 and 12 on rank 0", "12 on rank 0 and 20 on rank 1"), strict=True):
+        said += f"SettingsDiffer: LVSA_WINDOW_SIZE is {others}: every rank needs the same settings" in result.error
+        assert result.error and not result.calls
+    assert said  # by both, unless the process of the first has already ended, and with it the store
+
+
+def switched_off(rank: int) -> None:
+    import lvsa_vllm_omni.agreement
+
+    lvsa_vllm_omni.agreement.WAIT = 2.0
+    if rank == 1:
+        del os.environ[FAMILIES["wan"].hook]
+
+
+def test_a_rank_without_lvsa(ranks: Ranks, case: Case) -> None:
+    first, _ = ranks.run(replace(case, prepare=switched_off))
+    assert "SettingsDiffer: rank 1 does not run LVSA, but rank 0 does: install the plugin" in first.error
+
+
+def another_log(rank: int) -> None:
+    os.environ["LVSA_MEM_LOG"] = str(rank)
+
+
+def test_logs_may_differ(ranks: Ranks, case: Case) -> None:
+    assert not any(result.error for result in ranks.run(replace(case, prepare=another_log)))
+
+
+def hurried(rank: int) -> None:
+    import torch.distributed.distributed_c10d as c10d
+
+    c10d.default_pg_timeout = timedelta(seconds=TIMEOUT)
+
+
+def hangs(rank: int) -> None:
+    """Rank 1 stands still for a while in its first exchange."""
+    import lvsa_core.ring as ring
+
+    hurried(rank)
+    start = ring._start
+
+    def late(*given: object) -> Callable[[], None]:
+        time.sleep(TIMEOUT + 4)
+        return start(*given)  # type: ignore[arg-type]
+
+    if rank == 1:
+        ring._start = late
+
+
+def dies(rank: int) -> None:
+    """Rank 1 ends in its first exchange, without a word."""
+    import lvsa_core.ring as ring
+
+    hurried(rank)
+    if rank == 1:
+        ring._start = lambda *given: os._exit(7)
+
+
+@pytest.mark.parametrize("fault", [hangs, dies])
+def test_a_rank_that_fails_in_the_exchange(ranks: Ranks, case: Case, fault: Callable[[int], None]) -> None:
+    """The other one gets an error within the time-out of the engine's groups; nothing runs dense instead."""
+    began = time.monotonic()
+    first, second = ranks.run(replace(case, prepare=fault))
+    assert time.monotonic() - began < 60
+    assert "RuntimeError" in first.error and "ring_attend" in first.error
+    assert second.error
+    assert not any(name.startswith("fallback") for name in first.counts)
