@@ -18,6 +18,9 @@ from lvsa_core.kernels.merge import merge_
 from lvsa_core.kernels.prefix_window import Arriving, PrefixWindow
 from lvsa_core.pattern import Pattern
 
+#: Its name from PyTorch 2.13 on, else the older one.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+
 
 @dataclass
 class Traffic:
@@ -176,7 +179,7 @@ def _all_gathered(own: tuple[Tensor, Tensor], group: dist.ProcessGroup) -> list[
         parts = x.new_empty(dist.get_world_size(group), *x.shape)
         # As bytes: not every backend knows every floating-point type.
         mine = x.contiguous().view(-1).view(torch.uint8)
-        dist.all_gather_into_tensor(parts.view(-1).view(torch.uint8), mine, group=group)
+        _all_gather(parts.view(-1).view(torch.uint8), mine, group=group)
         traffic.text += x.numel() * x.itemsize * (len(parts) - 1)
         gathered.append(parts)
     return list(zip(*gathered, strict=True))

@@ -20,16 +20,20 @@ ALLOWED = {"lvsa_core": {"torch", "lvsa_core"}, "hooks": {"lvsa_core"}, "configs
 #: And only inside a function, so that the import of the package does not need it.
 ALLOWED_LATE = {
     PurePosixPath("lvsa_core/show.py"): {"matplotlib"},
+    PurePosixPath("lvsa_core/diffusers/dispatch.py"): {"diffusers"},
+    PurePosixPath("lvsa_core/diffusers/processors.py"): {"diffusers"},
     PurePosixPath("lvsa_core/kernels/flashinfer.py"): {"flashinfer"},
     PurePosixPath("lvsa_core/kernels/sdpa.py"): {"torch_npu"},
 }
 #: Files that are themselves imported only inside a function, because what they are written in comes first.
 WRITTEN_IN = {PurePosixPath("lvsa_core/kernels/triton_merge.py"): {"triton"}}
 
-#: The readers of the environment: the settings, LVSA_CPU before there are settings, and what is handed to the engine.
+#: The readers of the environment: the settings, LVSA_CPU before there are settings, what is handed to the engine, and
+#: what makes vLLM quiet before it is imported.
 READERS = {
     PurePosixPath("lvsa_vllm_omni/settings.py"),
     PurePosixPath("lvsa_vllm_omni/batch/environment.py"),
+    PurePosixPath("lvsa_vllm_omni/commands/doctor.py"),
     *(path for path in SOURCES if path.is_relative_to("lvsa_vllm_omni/cpu")),
 }
 PRINTERS = {PurePosixPath("lvsa_vllm_omni/cli.py")}
