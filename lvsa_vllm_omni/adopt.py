@@ -46,7 +46,13 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
     scope = seam.scope_of(transformer)
     if scope is None:
         preset = _preset(transformer, spec, settings, config)
-        scope = Scope(spec, preset, settings, mode, _kernel(settings, config, layers), compat.shard(placement))
+        kernel = _kernel(settings, config, layers)
+        if placement.ring > 1 and spec.text == "behind" and not hasattr(kernel.kernel, "attention"):
+            raise HookError(
+                f"LVSA cannot run here: under Ring the text's queries need the log-sum-exp, which the kernel "
+                f"{kernel.name} does not give; set LVSA_BACKEND=auto, or use Ulysses"
+            )
+        scope = Scope(spec, preset, settings, mode, kernel, compat.shard(placement))
         seam.give_scope(transformer, scope)
         if shared := parallelism.titles(placement):
             journal.placed(shared, decision.verdict, decision.reason)

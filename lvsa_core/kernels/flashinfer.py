@@ -79,6 +79,12 @@ class FlashInferKernel:
         entries = [self._entry(*entry, pattern, layout, in_prefix, pages, scale) for entry in zip(q, k, v, strict=True)]
         return entries[0][None] if len(entries) == 1 else torch.stack(entries)
 
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """Dense attention; see :meth:`lvsa_core.kernels.prefix_window.PrefixWindow.attention`."""
+        k, v = k.contiguous(), v.contiguous()
+        entries = [_dense(*entry, scale) for entry in zip(q.contiguous(), k, v, strict=True)]
+        return torch.stack([out for out, _ in entries]), torch.stack([lse.t() * _LN2 for _, lse in entries])
+
     def _entry(
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, in_prefix: tuple[int, ...],
         pages: tuple[list[int], list[tuple[int, ...]]] | None, scale: float,

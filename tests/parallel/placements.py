@@ -178,6 +178,12 @@ LIMITS = {
         "even",
         "requires head_cnt divisible by ulysses_degree",
     ),
+    "strict Ulysses, 3 heads, joint text": (
+        "hunyuan",
+        Strategy(2, {ULYSSES: 2}, heads=THREE),
+        "even",
+        "requires joint head_cnt divisible by ulysses_degree",
+    ),
     "strict Ulysses, 2 heads of keys": (
         "cosmos3",
         Strategy(4, {ULYSSES: 4}),

@@ -105,3 +105,28 @@ def test_a_rank_that_fails_in_the_exchange(ranks: Ranks, case: Case, fault: Call
     assert "RuntimeError" in first.error and "ring_attend" in first.error
     assert second.error
     assert not any(name.startswith("fallback") for name in first.counts)
+
+
+def without_log_sum_exp(rank: int) -> None:
+    """As with a device that only has PyTorch's attention without it."""
+    from lvsa_core.kernels.sdpa import PrefixWindow, SdpaKernel
+
+    class Only(SdpaKernel):
+        attention = property()  # type: ignore[assignment]
+
+        def attend(self, *given: object, **options: object) -> object:
+            return PrefixWindow.attend(SdpaKernel(), *given, **options)  # type: ignore[arg-type]
+
+    import lvsa_core.kernels.registry as registry
+
+    registry.KERNELS["sdpa"] = Only()
+
+
+def test_text_queries_need_a_log_sum_exp(ranks: Ranks, checkpoint: Callable[..., Path], case: Case) -> None:
+    """Refused when the model is loaded, with what to do."""
+    family = FAMILIES["hunyuan"]
+    model = str(checkpoint("hunyuan"))
+    results = ranks.run(replace(case, model=model, settings={family.hook: "1"}, prepare=without_log_sum_exp))
+    for result in results:
+        assert "HookError: LVSA cannot run here: under Ring the text's queries need the log-sum-exp" in result.error
+        assert "set LVSA_BACKEND=auto, or use Ulysses" in result.error

@@ -15,6 +15,7 @@ from strategies import Call, assert_equals_reference, calls, layouts, patterns
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
 from lvsa_core.kernels import KERNELS, flashinfer, release
 from lvsa_core.kernels.flashinfer import FlashInferKernel, frame_lists
+from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_core.kernels.selftest import self_test
 
 real = pytest.importorskip("flashinfer")
@@ -108,6 +109,13 @@ def test_frame_lists_are_the_pattern(data: st.DataObject, pattern: Pattern, anch
             assert frames == tuple(x for x in pattern.attended(frame) if x not in without)
         elif not 0 <= video_row < layout.video_rows:  # not padding
             assert set(frames) == set(layout.held_frames) - set(without)
+
+
+def test_dense_attention_gives_the_natural_log_sum_exp() -> None:
+    q, k, v = torch.randn(2, 7, 4, 8), *torch.randn(2, 2, 9, 2, 8)
+    for found, expected in zip(FlashInferKernel("x").attention(q, k, v, 0.3), SdpaKernel().attention(q, k, v, 0.3),
+                               strict=True):  # fmt: skip
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_form_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
