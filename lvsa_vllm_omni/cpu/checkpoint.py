@@ -17,6 +17,7 @@ KINDS: Mapping[str, str] = {
     "hunyuan": "lvsa_vllm_omni.cpu.hunyuan_checkpoint:components",
     "hunyuan-i2v": "lvsa_vllm_omni.cpu.hunyuan_checkpoint:image_components",
     "cosmos3": "lvsa_vllm_omni.cpu.cosmos3_checkpoint:components",
+    "cogvideox": "lvsa_vllm_omni.cpu.cogvideox_checkpoint:components",
 }
 
 INDEX = "model_index.json"

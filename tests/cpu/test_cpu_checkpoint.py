@@ -75,6 +75,7 @@ LAYOUTS = {
         {"text_encoder_2", "tokenizer_2", "feature_extractor", "image_encoder"},
     ),
     "cosmos3": ("Cosmos3OmniPipeline", None),
+    "cogvideox": ("CogVideoXPipeline", set()),
 }
 
 

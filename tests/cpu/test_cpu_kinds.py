@@ -43,6 +43,8 @@ CASES = {
     "hunyuan-i2v": Kind(137, 16, image=True),
     "cosmos3": Kind(197, 4, image_or_not=True, text_first=True, options={"model_config": {"guardrails": False}}),
 }
+#: CogVideoX is diffusers' alone: LVSA has no hook for it in the engine.
+ENGINE_KINDS = [kind for kind in KINDS if kind != "cogvideox"]
 SHORT = 17
 LATENT = 5  # latent frames of a short video
 #: Mean difference of two videos that a person would call different; rounding makes less than a hundredth of it.
@@ -92,7 +94,7 @@ def generate(omni: Any, frames: int, prompt: str, image: bool, *, seed: int = 42
     return video / np.float32(255) if video.dtype == np.uint8 else video
 
 
-@pytest.fixture(scope="module", params=list(KINDS))
+@pytest.fixture(scope="module", params=ENGINE_KINDS)
 def model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, running: Callable[..., Any]
 ) -> Iterator[Running]:

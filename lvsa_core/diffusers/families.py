@@ -1,0 +1,196 @@
+"""What LVSA needs to know about diffusers' video transformers: one :class:`Family` each, data and small functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lvsa_core.diffusers.dispatch import Tokens
+from lvsa_core.diffusers.processors import dispatched, text_first, unmasked
+from lvsa_core.grid import FrameGrid, TokenLayout
+
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family.
+
+    Args:
+        name: as in the plugin's settings.
+        transformers: names of diffusers' transformer classes; subclasses are covered.
+        reference: ``transformer -> latent frames`` that the model was trained for.
+        grid: ``(transformer, arguments of its forward) -> FrameGrid``; raises ValueError if they are not a video's.
+        tokens: ``(transformer, arguments, grid) -> Tokens``; raises as ``grid``.
+        attention: ``transformer -> its video self-attention layers``.
+        processors: names of the processor classes that these may have.
+        sparse: ``processor -> the one for a sparse call``.
+        timestep: parameter of ``forward`` that is a new object in every denoising step.
+        rope: ``transformer -> (channels, theta)`` of the temporal axis; None if RIFLEx does not know the family.
+    """
+
+    name: str
+    transformers: tuple[str, ...]
+    reference: Callable[[Any], int]
+    grid: Callable[[Any, Arguments], FrameGrid]
+    tokens: Callable[[Any, Arguments, FrameGrid], Tokens]
+    attention: Callable[[Any], Iterable[Any]]
+    processors: tuple[str, ...]
+    sparse: Callable[[Any], Any] = dispatched
+    timestep: str = "timestep"
+    rope: Callable[[Any], tuple[int, float]] | None = None
+
+
+def _video(arguments: Arguments, order: str) -> tuple[int, ...]:
+    """Shape of ``hidden_states``."""
+    shape = tuple(arguments["hidden_states"].shape)
+    if len(shape) != 5:
+        raise ValueError(f"hidden_states has shape {list(shape)}, expected [{order}]")
+    return shape
+
+
+def _wan_reference(transformer: Any) -> int:
+    """121 frames for TI2V-5B, known by its latents of 48 channels; 81 for all others."""
+    config = transformer.config
+    return 31 if config.in_channels == config.out_channels == 48 else 21
+
+
+def _wan_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
+    sizes = _video(arguments, "batch, channels, frames, height, width")[2:]
+    frames, height, width = (size // patch for size, patch in zip(sizes, transformer.config.patch_size, strict=True))
+    return FrameGrid(frames, height * width)
+
+
+def _wan_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> Tokens:
+    return Tokens((TokenLayout(grid),))
+
+
+def _wan_attention(transformer: Any) -> list[Any]:
+    """VACE's control blocks have the same self-attention."""
+    return [block.attn1 for block in (*transformer.blocks, *getattr(transformer, "vace_blocks", ()))]
+
+
+def _wan_rope(transformer: Any) -> tuple[int, float]:
+    """The base is the default argument of ``WanRotaryPosEmbed``."""
+    return transformer.rope.t_dim, 10000.0
+
+
+def _hunyuan_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
+    sizes = _video(arguments, "batch, channels, frames, height, width")[2:]
+    config = transformer.config
+    patch = config.patch_size_t, config.patch_size, config.patch_size
+    frames, height, width = (size // step for size, step in zip(sizes, patch, strict=True))
+    return FrameGrid(frames, height * width)
+
+
+def _hunyuan_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> Tokens:
+    """[video | valid text | padding]: the transformer itself sorts the image's, the glyphs' and the prompt's tokens so.
+
+    Source: diffusers, ``HunyuanVideo15Transformer3DModel.forward``; an image of zeros is none.
+    """
+    masks = [arguments[name].bool() for name in ("encoder_attention_mask", "encoder_attention_mask_2")]
+    image = arguments["image_embeds"]
+    text = sum(mask.shape[1] for mask in masks) + image.shape[1]
+    images = image.shape[1] if bool(image.any()) else 0
+    valid = [count + images for count in torch.cat(masks, dim=1).sum(1).tolist()]
+    layouts = tuple(TokenLayout(grid, kv_after=count, q_after=count) for count in valid)
+    return Tokens(layouts, tuple(text - count for count in valid))
+
+
+def _hunyuan_rope(transformer: Any) -> tuple[int, float]:
+    return transformer.config.rope_axes_dim[0], transformer.config.rope_theta
+
+
+def _cosmos_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
+    shapes = arguments["vision_token_shapes"]
+    if len(shapes) != 1:
+        raise ValueError(f"there are {len(shapes)} videos in one sequence, expected one")
+    frames, height, width = shapes[0]
+    return FrameGrid(frames, height * width)
+
+
+def _cosmos_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> Tokens:
+    """Keys [text | video | sound and action]; the text is no query, it has causal attention of its own."""
+    text, length = arguments["und_len"], arguments["sequence_length"]
+    if int(arguments["vision_sequence_indexes"][0]) != text:
+        raise ValueError("the video does not stand right behind the text")
+    after = length - text - grid.tokens
+    return Tokens((TokenLayout(grid, kv_before=text, kv_after=after, q_after=after),))
+
+
+def _cogvideox_patch_t(transformer: Any) -> int:
+    """CogVideoX 1.5 joins latent frames in pairs, 1.0 does not."""
+    return transformer.config.patch_size_t or 1
+
+
+def _cogvideox_reference(transformer: Any) -> int:
+    """13 for CogVideoX (49 frames), 11 pairs for 1.5 (81 frames), by the configuration."""
+    config = transformer.config
+    latent = (config.sample_frames - 1) // config.temporal_compression_ratio + 1
+    return int(-(-latent // _cogvideox_patch_t(transformer)))
+
+
+def _cogvideox_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
+    _, frames, _, height, width = _video(arguments, "batch, frames, channels, height, width")
+    patch = transformer.config.patch_size
+    return FrameGrid(-(-frames // _cogvideox_patch_t(transformer)), (height // patch) * (width // patch))
+
+
+def _cogvideox_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> Tokens:
+    """[text | video], in queries and keys."""
+    text = arguments["encoder_hidden_states"].shape[1]
+    return Tokens((TokenLayout(grid, kv_before=text, q_before=text),))
+
+
+FAMILIES = (
+    Family(
+        name="wan",
+        transformers=("WanTransformer3DModel", "WanVACETransformer3DModel"),
+        reference=_wan_reference,
+        grid=_wan_grid,
+        tokens=_wan_tokens,
+        attention=_wan_attention,
+        processors=("WanAttnProcessor",),
+        rope=_wan_rope,
+    ),
+    Family(
+        name="hunyuan",
+        transformers=("HunyuanVideo15Transformer3DModel",),
+        reference=lambda transformer: 33,
+        grid=_hunyuan_grid,
+        tokens=_hunyuan_tokens,
+        attention=lambda transformer: [block.attn for block in transformer.transformer_blocks],
+        processors=("HunyuanVideo15AttnProcessor2_0",),
+        sparse=unmasked,
+        rope=_hunyuan_rope,
+    ),
+    Family(
+        name="cosmos3",
+        transformers=("Cosmos3OmniTransformer",),
+        reference=lambda transformer: 48,
+        grid=_cosmos_grid,
+        tokens=_cosmos_tokens,
+        attention=lambda transformer: [layer.self_attn for layer in transformer.layers],
+        processors=("Cosmos3AttnProcessor",),
+        timestep="vision_timesteps",
+    ),
+    Family(
+        name="cogvideox",
+        transformers=("CogVideoXTransformer3DModel",),
+        reference=_cogvideox_reference,
+        grid=_cogvideox_grid,
+        tokens=_cogvideox_tokens,
+        attention=lambda transformer: [block.attn1 for block in transformer.transformer_blocks],
+        processors=("CogVideoXAttnProcessor2_0", "FusedCogVideoXAttnProcessor2_0"),
+        sparse=text_first,
+    ),
+)
+
+
+def family_of(transformer: Any) -> Family | None:
+    """The family of a transformer, None if LVSA knows none."""
+    names = {base.__name__ for base in type(transformer).__mro__}
+    return next((family for family in FAMILIES if names.intersection(family.transformers)), None)

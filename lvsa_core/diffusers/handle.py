@@ -1,0 +1,181 @@
+"""``enable_lvsa``: LVSA on a pipeline, what ran in it, and the way back."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import weakref
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+
+from lvsa_core.budget import scaled_reference
+from lvsa_core.diffusers.dispatch import Call, running
+from lvsa_core.diffusers.families import FAMILIES, Family, family_of
+from lvsa_core.diffusers.knobs import Knobs
+from lvsa_core.diffusers.run import Report, Run
+from lvsa_core.pattern import plan
+from lvsa_core.riflex import frequencies, intrinsic_frequency, replace
+
+logger = logging.getLogger(__name__)
+
+#: Transformers under LVSA.
+_enabled: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def enable_lvsa(pipe: Any, **knobs: Any) -> Lvsa:
+    """Let a diffusers video pipeline make videos longer than those its model was trained on, by sparse attention.
+
+    Args:
+        pipe: a pipeline of Wan 2.1 or 2.2, HunyuanVideo 1.5, Cosmos 3 or CogVideoX.
+        knobs: see :class:`lvsa_core.diffusers.knobs.Knobs`.
+
+    Returns:
+        The handle: ``report()`` says what ran, ``disable()`` gives the untouched pipeline back.
+
+    Raises:
+        ValueError: if the pipeline has no video transformer that LVSA knows, LVSA is on already, or a knob's value is
+            out of range. TypeError: if there is no knob of a name.
+    """
+    chosen = Knobs.of(knobs)
+    components = getattr(pipe, "components", None)
+    models = [getattr(model, "_orig_mod", model) for model in (components or {}).values()]
+    found = [(model, family) for model in models if (family := family_of(model)) is not None]
+    if not found:
+        known = ", ".join(name for family in FAMILIES for name in family.transformers)
+        raise ValueError(
+            f"{type(pipe).__name__} has no video transformer that LVSA knows: "
+            f"give a diffusers pipeline with one of {known}"
+        )
+    if any(model in _enabled for model, _ in found):
+        raise ValueError(
+            "LVSA is already on for this pipeline's transformer: call disable() on what enable_lvsa() returned, "
+            "then enable it with other knobs"
+        )
+    return Lvsa(pipe, [model for model, _ in found], found[0][1], chosen)
+
+
+class Lvsa:
+    """LVSA on one pipeline.
+
+    Before each call of a transformer it works out the grid, the denoising step and the pattern. If these make the call
+    sparse, the video's self-attention layers get sparse processors for the time of the call; all other calls are the
+    untouched pipeline's.
+
+    Attributes:
+        family: name of the model's family. reference_latent_frames: up to which calls are dense, at scale 1.
+    """
+
+    def __init__(self, pipe: Any, transformers: list[Any], family: Family, knobs: Knobs) -> None:
+        self._family, self._knobs = family, knobs
+        first = transformers[0]
+        self.family = family.name
+        self.reference_latent_frames = knobs.reference_latent_frames or family.reference(first)
+        factor = getattr(pipe, "vae_scale_factor_temporal", 4) * (getattr(first.config, "patch_size_t", None) or 1)
+        self._arguments = knobs.plan_arguments(self.reference_latent_frames, factor)
+        self._run = Run(pipe)
+        self._replaced: list[tuple[Any, Any]] = []  # attention layers of the running sparse call, with their processors
+        self._surprises: set[str] = set()
+        self._transformers = weakref.WeakSet(transformers)  # weakly: a pipeline that is dropped frees its memory
+        self._hooks = self._riflex_hooks(transformers)
+        for transformer in transformers:
+            signature = inspect.signature(type(transformer).forward)
+            self._hooks += [
+                transformer.register_forward_pre_hook(partial(self._before, signature), with_kwargs=True),
+                transformer.register_forward_hook(self._after, always_call=True),
+            ]
+            _enabled.add(transformer)
+
+    def report(self) -> Report:
+        """What ran in the latest call of the pipeline."""
+        return self._run.report(self.family, self.reference_latent_frames)
+
+    def disable(self) -> None:
+        """Give the untouched pipeline back. May be called more than once."""
+        self._after()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        _enabled.difference_update(self._transformers)
+        self._transformers.clear()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _before(self, signature: inspect.Signature, transformer: Any, args: Any, kwargs: Any) -> None:
+        """Before a transformer's call: let its layers run sparse, or leave them alone."""
+        self._after()  # a call that KeyboardInterrupt ended has not cleaned up
+        arguments = signature.bind_partial(transformer, *args, **kwargs).arguments
+        self._run.advance(arguments.get(self._family.timestep))
+        call = self._plan(transformer, arguments)
+        layers = list(self._family.attention(transformer)) if call else []
+        other = {type(layer.processor).__name__ for layer in layers} - {*self._family.processors}
+        if other:
+            self._surprise("the attention has processors of its own", ", ".join(sorted(other)))
+            return
+        running.set(call)
+        for layer in layers:
+            self._replaced.append((layer, layer.processor))
+            layer.processor = self._family.sparse(layer.processor)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _after(self, *_: Any) -> None:
+        """After a transformer's call, also a failed one: the processors that were there before."""
+        for layer, processor in self._replaced:
+            layer.processor = processor
+        self._replaced = []
+        running.set(None)
+
+    def _plan(self, transformer: Any, arguments: Mapping[str, Any]) -> Call | None:
+        """The sparse call, or None for a dense one."""
+        parallel = getattr(transformer, "_parallel_config", None)
+        if getattr(parallel, "context_parallel_config", None) is not None:
+            self._surprise("context parallelism is not supported")
+            return None
+        try:
+            self._run.grid = grid = self._family.grid(transformer, arguments)
+            options = self._arguments
+            budget = scaled_reference(
+                options["reference_frames"], n_first=options["n_first"], sparsity_scale=options["sparsity_scale"]
+            )
+            if grid.frames <= budget:
+                self._run.reason = f"within the attention budget of {budget} latent frames"
+                return None
+            pattern = plan(grid.frames, step=self._run.step, **options)
+            if pattern.is_dense:
+                self._run.reason = "the pattern lets every frame attend to every frame"
+                return None
+            tokens = self._family.tokens(transformer, arguments, grid)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            self._surprise("the transformer's arguments are not those of a video", repr(error))
+            return None
+        return Call(pattern, tokens, self._knobs.backend, self._run, self._surprise)
+
+    def _surprise(self, reason: str, detail: str = "") -> None:
+        """Say why a call, or a layer of it, runs dense; once a reason, whatever its details."""
+        self._run.reason = f"{reason} ({detail})" if detail else reason
+        if reason not in self._surprises:
+            self._surprises.add(reason)
+            logger.warning("LVSA runs dense: %s", self._run.reason)
+
+    def _riflex_hooks(self, transformers: list[Any]) -> list[Any]:
+        """The hooks that change one temporal frequency of the rotary embedding; none if RIFLEx is off."""
+        knobs = self._knobs
+        if knobs.riflex_s is None:
+            return []
+        if self._family.rope is None:
+            known = " and ".join(family.name for family in FAMILIES if family.rope)
+            raise ValueError(f"RIFLEx is for {known}, and this is {self.family}: leave riflex_s out")
+        length = knobs.riflex_train_len or self.reference_latent_frames
+        dim, theta = self._family.rope(transformers[0])
+        k = intrinsic_frequency(dim, theta, length) if knobs.riflex_k is None else knobs.riflex_k
+        changed = frequencies(dim, theta, length=length, scale=knobs.riflex_s, k=k)
+        if knobs.riflex_s == 1:
+            return []
+
+        def retune(rope: Any, args: Any, table: Any) -> Any:
+            """The tables of a video that is longer than RIFLEx's training length."""
+            grid = self._run.grid
+            return replace(table, grid.frames, k, float(changed[k])) if grid and grid.frames > length else None
+
+        return [transformer.rope.register_forward_hook(retune) for transformer in transformers]

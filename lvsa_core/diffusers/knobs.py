@@ -1,0 +1,105 @@
+"""The knobs of ``enable_lvsa``: checked, and turned into arguments of ``lvsa_core.plan``."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from lvsa_core.budget import scaled_reference
+from lvsa_core.grid import check_int
+from lvsa_core.kernels import KERNELS
+from lvsa_core.riflex import check_scale
+
+#: Video frames between anchors where the user asks for no automatic interval and names none.
+DEFAULT_INTERVAL = 16
+
+
+@dataclass(frozen=True)
+class Knobs:
+    """What a user may choose; the names and defaults are those of the settings of the vLLM-Omni plugin.
+
+    Args:
+        window_size: half window, video frames.
+        n_first_frames: leading frames that are always anchors, video frames.
+        auto_keyframes: derive the distance between anchors from the training length.
+        key_frame_interval: that distance in video frames, with ``auto_keyframes=False``; None: 16.
+        rotate_keyframes: move the anchors by one latent frame each denoising step.
+        expand_window: grow the window past anchors.
+        sparsity_scale: multiplies the number of frames that a frame attends to.
+        reference_latent_frames: latent frames that the model was trained for; None: known from the model.
+        backend: kernel of the sparse attention: auto, a family (flash, flashinfer, sdpa), or the name of a kernel.
+        riflex_s: factor s of RIFLEx for videos longer than its training length; None or 1: off.
+        riflex_k: index of the temporal frequency that RIFLEx changes; None: the intrinsic one.
+        riflex_train_len: latent frames L of RIFLEx's training length; None: the reference.
+
+    Raises:
+        ValueError: if a value is out of range, or would have no effect.
+    """
+
+    window_size: int = 12
+    n_first_frames: int = 4
+    auto_keyframes: bool = True
+    key_frame_interval: int | None = None
+    rotate_keyframes: bool = True
+    expand_window: bool = True
+    sparsity_scale: float = 1.0
+    reference_latent_frames: int | None = None
+    backend: str = "auto"
+    riflex_s: float | None = None
+    riflex_k: int | None = None
+    riflex_train_len: int | None = None
+
+    def __post_init__(self) -> None:
+        optional = {"key_frame_interval": 1, "reference_latent_frames": 1, "riflex_k": 0, "riflex_train_len": 1}
+        given = {name: least for name, least in optional.items() if getattr(self, name) is not None}
+        for name, least in {"window_size": 0, "n_first_frames": 0, **given}.items():
+            check_int(name, getattr(self, name), least)
+        for name in ("auto_keyframes", "rotate_keyframes", "expand_window"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        scaled_reference(1, sparsity_scale=self.sparsity_scale)
+        families = list(dict.fromkeys(kernel.family for kernel in KERNELS.values()))
+        if self.backend not in ("auto", *families, *KERNELS):
+            raise ValueError(
+                f"there is no attention kernel {self.backend!r}: choose one of auto, {', '.join(families)}"
+            )
+        if self.auto_keyframes and self.key_frame_interval is not None:
+            raise ValueError("key_frame_interval has an effect with auto_keyframes=False only: give both, or neither")
+        if self.riflex_s is not None:
+            check_scale(self.riflex_s)
+        elif self.riflex_k is not None or self.riflex_train_len is not None:
+            raise ValueError("riflex_k and riflex_train_len have an effect with riflex_s only: give that too")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Knobs:
+        """The knobs of a call.
+
+        Raises:
+            TypeError: if there is no knob of a name, with the nearest that there is.
+        """
+        names = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}."
+                raise TypeError(f"enable_lvsa has no knob {name!r}; {hint}")
+        return cls(**given)
+
+    def plan_arguments(self, reference: int, factor: int) -> dict[str, Any]:
+        """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``.
+
+        Args:
+            reference: latent frames that the model was trained for. factor: video frames of a latent frame.
+        """
+        interval = None if self.auto_keyframes else max(1, (self.key_frame_interval or DEFAULT_INTERVAL) // factor)
+        return {
+            "reference_frames": reference,
+            "window": self.window_size // factor,
+            "n_first": self.n_first_frames // factor,
+            "sparsity_scale": self.sparsity_scale,
+            "keyframe_interval": interval,
+            "expand_window": self.expand_window,
+            "rotate": self.rotate_keyframes,
+        }

@@ -1,0 +1,104 @@
+"""A tiny CogVideoX model with random weights, scaled so that its video depends on its attention; diffusers runs it."""
+
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
+from transformers import T5Config, T5EncoderModel
+
+from lvsa_vllm_omni.cpu.checkpoint import Built, of_diffusers
+from lvsa_vllm_omni.cpu.tokenizer import CharacterTokenizer
+from lvsa_vllm_omni.cpu.weights import sharpen, spread
+
+TEXT_DIM, LATENT = 64, 16
+#: Pixels of a side, and video frames, for which the rotary positions are those of the training.
+SIDE, FRAMES = 64, 49
+#: Standard deviation of the attention's logits, before the softmax.
+LOGITS = 3.0
+#: Size of the predicted velocity. Larger, and rounding shows in the video; smaller, and a wrong attention does not.
+VELOCITY = 0.7
+#: Which sixths of a block's modulation are its gates: of the video and of the text (CogVideoXLayerNormZero.forward).
+GATE_VIDEO, GATE_TEXT = 2, 5
+
+
+def components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+    """Build CogVideoX-5B text-to-video: rotary positions, 49 frames."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tokenizer = CharacterTokenizer()
+        scheduler = CogVideoXDDIMScheduler(
+            prediction_type="v_prediction",
+            timestep_spacing="trailing",
+            rescale_betas_zero_snr=True,
+            clip_sample=False,
+            snr_shift_scale=1.0,
+        )
+        return Built(
+            "CogVideoXPipeline",
+            {
+                "scheduler": of_diffusers(scheduler),
+                "text_encoder": ("transformers", "T5EncoderModel", _text_encoder(tokenizer.size)),
+                "tokenizer": ("transformers", "T5TokenizerFast", tokenizer),
+                "transformer": of_diffusers(_transformer(layers, heads, head_dim)),
+                "vae": of_diffusers(_vae()),
+            },
+        )
+
+
+def _text_encoder(vocabulary: int) -> T5EncoderModel:
+    config = T5Config(
+        vocab_size=vocabulary,
+        d_model=TEXT_DIM,
+        d_kv=16,
+        d_ff=128,
+        num_layers=2,
+        num_heads=4,
+        feed_forward_proj="gated-gelu",
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    return T5EncoderModel(config)
+
+
+def _vae() -> AutoencoderKLCogVideoX:
+    return AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 16, 16),
+        latent_channels=LATENT,
+        layers_per_block=1,
+        norm_num_groups=4,
+        sample_height=SIDE,
+        sample_width=SIDE,
+        scaling_factor=0.7,
+    )
+
+
+def _transformer(layers: int, heads: int, head_dim: int) -> CogVideoXTransformer3DModel:
+    model = CogVideoXTransformer3DModel(
+        num_attention_heads=heads,
+        attention_head_dim=head_dim,
+        in_channels=LATENT,
+        out_channels=LATENT,
+        time_embed_dim=64,
+        text_embed_dim=TEXT_DIM,
+        num_layers=layers,
+        sample_width=SIDE // 8,
+        sample_height=SIDE // 8,
+        sample_frames=FRAMES,
+        use_rotary_positional_embeddings=True,
+    )
+    _scale_up(model)
+    return model
+
+
+@torch.no_grad()
+def _scale_up(model: Any) -> None:
+    """Make every part of the model count; with the usual initialisation the video is its starting noise and no more.
+
+    The gates are opened, as the modulation by the time of a step alone would leave them around zero.
+    """
+    spread(model)
+    for block in model.transformer_blocks:
+        sharpen((block.attn1.norm_q, block.attn1.norm_k), LOGITS)
+        for norm in (block.norm1, block.norm2):
+            norm.linear.bias.unflatten(0, (6, -1))[[GATE_VIDEO, GATE_TEXT]] += 1.0
+    model.proj_out.weight *= VELOCITY
