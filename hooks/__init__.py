@@ -13,7 +13,7 @@ from .families import (
     package_of,
 )
 from .hunyuan_hook import HUNYUAN
-from .spec import FamilySpec, HookError, ImpossibleRequest, LayoutMismatch, MissingModel, StaysDense
+from .spec import FamilySpec, HookError, ImpossibleRequest, LayoutMismatch, MissingModel, Rope, StaysDense
 from .wan_hook import WAN
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "ImpossibleRequest",
     "LayoutMismatch",
     "MissingModel",
+    "Rope",
     "StaysDense",
     "check_names",
     "dense_reason",

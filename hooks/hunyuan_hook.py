@@ -7,7 +7,7 @@ from typing import Any
 
 from lvsa_core import FrameGrid
 
-from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch
+from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch, Rope
 
 
 def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
@@ -32,6 +32,12 @@ def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
     return FrameGrid(frames, rows * columns)
 
 
+def rope(transformer: Any) -> Rope:
+    """Each frequency stands once in the tables."""
+    module = transformer.rope
+    return Rope(module, module.patch_size_t, module.rope_dim[0], module.theta, width=1)
+
+
 HUNYUAN = FamilySpec(
     name="hunyuan",
     transformer="vllm_omni.diffusion.models.hunyuan_video.hunyuan_video_15_transformer:"
@@ -39,6 +45,7 @@ HUNYUAN = FamilySpec(
     forward_parameters=("hidden_states", "timestep"),
     attention=("HunyuanVideo15Attention",),
     grid=grid,
+    rope=rope,
     text="behind",
     masks_only_padding="alone",  # the text is cut to what is valid of it, which differs only within a batch
     dense="the text's rows, which see the whole video; the refiner of the text, which sees no video",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from lvsa_core import FrameGrid, TokenLayout
 from lvsa_core.exchange import Shards
@@ -28,6 +28,23 @@ class StaysDense(ValueError):
 
 class ImpossibleRequest(ValueError):
     """No video of the size or length that a request asks for can be made; the message says which can."""
+
+
+class Rope(NamedTuple):
+    """The temporal axis of a transformer's rotary embedding.
+
+    Args:
+        module: whose ``forward(hidden_states [B, C, T, H, W])`` gives cosines and sines, frame-major, the temporal axis
+            first. patch: latent frames that are one frame of tokens.
+        channels: of the temporal axis, twice the number of its frequencies. theta: base of the frequencies.
+        width: channels of the tables that one frequency fills.
+    """
+
+    module: Any
+    patch: int
+    channels: int
+    theta: float
+    width: int
 
 
 def _nothing(transformer: Any, arguments: Mapping[str, Any]) -> tuple[int, int]:
@@ -55,6 +72,7 @@ class FamilySpec:
             LVSA leaves out anyway: always, in a batch of one, or never.
         step_parameter: the argument that is a new object in every denoising step, used where the pipeline does not
             publish its step.
+        rope: ``transformer -> Rope``, for RIFLEx; None: the family has no such embedding.
         dense: what of the model's attention stays the engine's own, and why; for the table of models.
     """
 
@@ -68,6 +86,7 @@ class FamilySpec:
     text: Literal["none", "behind", "keys first"] = "none"
     masks_only_padding: Literal["always", "alone", "never"] = "never"
     step_parameter: str = "timestep"
+    rope: Callable[[Any], Rope] | None = None
     dense: str = ""
 
     def layout(

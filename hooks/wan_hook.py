@@ -7,7 +7,7 @@ from typing import Any
 
 from lvsa_core import FrameGrid
 
-from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch
+from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch, Rope
 
 _AXES = ("latent frames", "latent rows (of 8 pixels, TI2V-5B 16)", "latent columns (of 8 pixels, TI2V-5B 16)")
 
@@ -35,11 +35,19 @@ def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
     return FrameGrid(patches[0], patches[1] * patches[2])
 
 
+def rope(transformer: Any) -> Rope:
+    """Frequencies are doubled in the tables; their base is the default argument of ``WanRotaryPosEmbed``."""
+    module = transformer.rope
+    channels = module.attention_head_dim - 4 * (module.attention_head_dim // 6)
+    return Rope(module, module.patch_size[0], channels, theta=10000.0, width=2)
+
+
 WAN = FamilySpec(
     name="wan",
     transformer="vllm_omni.diffusion.models.wan2_2.wan2_2_transformer:WanTransformer3DModel",
     forward_parameters=("hidden_states", "timestep"),
     attention=("WanSelfAttention",),
     grid=grid,
+    rope=rope,
     dense="cross-attention: its keys are the text and the image, a few hundred tokens",
 )

@@ -61,24 +61,27 @@ def check_scale(scale: float) -> float:
     return scale
 
 
-def replace(table: tuple[Tensor, Tensor], frames: int, k: int, frequency: float) -> tuple[Tensor, Tensor]:
+def replace(
+    table: tuple[Tensor, Tensor], frames: int, k: int, frequency: float, width: int = 2
+) -> tuple[Tensor, Tensor]:
     """Tables of a rotary embedding with temporal frequency ``k`` replaced.
 
     Args:
         table: cosines and sines, both of T * P rows of D channels in whatever shape [.., D], frame-major; the temporal
-            axis comes first and each frequency fills two neighbouring channels.
+            axis comes first and each frequency fills ``width`` neighbouring channels.
         frames: T. k: index of the frequency. frequency: the new one, radians a latent frame.
 
     Returns:
         New tables of the same shapes, dtypes and devices; the angles are computed in float64.
     """
     angles = torch.arange(frames, dtype=torch.float64) * frequency
-    cos, sin = (_with_column(old, new(angles), k) for old, new in zip(table, (torch.cos, torch.sin), strict=True))
+    values = torch.cos(angles), torch.sin(angles)
+    cos, sin = (_with_columns(old, new, k * width, width) for old, new in zip(table, values, strict=True))
     return cos, sin
 
 
-def _with_column(table: Tensor, values: Tensor, k: int) -> Tensor:
-    """A copy of ``table`` whose channels 2k and 2k + 1 hold one of ``values`` for each frame."""
+def _with_columns(table: Tensor, values: Tensor, first: int, width: int) -> Tensor:
+    """A copy of ``table`` whose channels from ``first`` on hold one of ``values`` for each frame."""
     rows = table.reshape(len(values), -1, table.shape[-1]).clone()
-    rows[..., 2 * k : 2 * k + 2] = values.to(table.device, table.dtype).view(-1, 1, 1)
+    rows[..., first : first + width] = values.to(table.device, table.dtype).view(-1, 1, 1)
     return rows.view(table.shape)

@@ -53,6 +53,7 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
                 f"{kernel.name} does not give; set LVSA_BACKEND=auto, or use Ulysses"
             )
         scope = Scope(spec, preset, settings, mode, kernel, compat.shard(placement))
+        _retune(transformer, spec, settings, scope.arguments["reference_frames"])
         seam.give_scope(transformer, scope)
         if shared := parallelism.titles(placement):
             journal.placed(shared, decision.verdict, decision.reason)
@@ -101,6 +102,20 @@ def _adopt_ring(layer: Any, spec: FamilySpec) -> None:
         backend, chosen = compat.default_backend(layer.head_size)
         runner.attn_backend_pref, runner.attn_backend_explicit = backend.get_name(), chosen["backend_explicit"]
     layer.ring_runner = LvsaRing(layer.attention, runner)
+
+
+def _retune(transformer: Any, spec: FamilySpec, settings: LvsaSettings, length: int) -> None:
+    """RIFLEx, if it is asked for."""
+    scale = settings.riflex_scale
+    if scale in (None, 1):
+        return
+    if spec.rope is None:
+        raise HookError(
+            f"LVSA_RIFLEX_SCALE={scale:g}: the rotary embedding of {spec.name} is none that RIFLEx knows (it knows "
+            f"Wan's and HunyuanVideo's); unset it"
+        )
+    rope = spec.rope(transformer)
+    journal.retuned(seam.retune_rope(rope, length, scale), rope.channels // 2, length, scale)
 
 
 def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: Any) -> Preset:

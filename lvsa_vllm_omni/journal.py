@@ -38,6 +38,14 @@ def hooked(
     )
 
 
+def retuned(k: int, frequencies: int, length: int, scale: float) -> None:
+    """RIFLEx is on."""
+    logger.info(
+        "[LVSA] RIFLEx: temporal frequency %d of %d has a period of %g latent frames in requests beyond %d",
+        *(k, frequencies, length * scale, length),
+    )
+
+
 def placed(placement: str, verdict: str, reason: str) -> None:
     """On several devices: how they share the work, and what LVSA does there."""
     logger.info("[LVSA] placement %s: %s, %s", placement, verdict, reason)

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from lvsa_core import riflex
 from lvsa_core.kernels import release
-from lvsa_vllm_omni.hooks import FamilySpec, HookError, MissingModel, dense_reason
+from lvsa_vllm_omni.hooks import FamilySpec, HookError, MissingModel, Rope, dense_reason
 from lvsa_vllm_omni.scope import Scope
 
 #: Our attribute on a class we patched: the function that takes the patch off.
@@ -152,6 +153,35 @@ def check(spec: FamilySpec) -> None:
         MissingModel: if the installed engine has no such class. HookError: if it does not fit.
     """
     _resolve(spec)
+
+
+def retune_rope(rope: Rope, length: int, scale: float) -> int:
+    """RIFLEx: slow one temporal frequency in requests that are longer than the training horizon.
+
+    Target: ``forward`` of one transformer's rotary embedding.
+    Why: its tables are made inside the transformer, and sequence parallelism shards them where they come out.
+    How: on the instance, before the engine puts its own wrapper around it; tables are never changed in place.
+    Remove when: the engine has an option for it.
+
+    Args:
+        length: of the training videos, in latent frames. scale: the period becomes so many times that.
+
+    Returns:
+        The index of the frequency.
+
+    Source: arXiv 2502.15894.
+    """
+    k = riflex.intrinsic_frequency(rope.channels, rope.theta, length)
+    frequency = float(riflex.frequencies(rope.channels, rope.theta, length=length, scale=scale, k=k)[k])
+    original = rope.module.forward
+
+    @functools.wraps(original)
+    def forward(hidden_states: torch.Tensor) -> Any:
+        table, frames = original(hidden_states), hidden_states.shape[2] // rope.patch
+        return riflex.replace(table, frames, k, frequency, rope.width) if frames > length else table
+
+    rope.module.forward = forward
+    return k
 
 
 def scope_of(transformer: Any) -> Scope | None:

@@ -82,6 +82,8 @@ class LvsaSettings(BaseSettings):
     """multiplies the attention budget"""
     reference_latent_frames: int | None = Field(None, ge=1)
     """training horizon in latent frames; the preset's if unset: Wan 21, Wan 2.2 TI2V-5B 31"""
+    riflex_scale: float | None = Field(None, ge=1, allow_inf_nan=False)
+    """RIFLEx for requests beyond the training horizon: their length over it, such as 4; off if unset or 1"""
     vae_temporal_factor: int | None = Field(None, ge=1)
     """video to latent frames, for the settings given in video frames; the preset's if unset: 4"""
     preset: str | None = None

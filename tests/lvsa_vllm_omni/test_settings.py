@@ -28,6 +28,7 @@ TABLE = {
     "EXPAND_WINDOW": True,
     "SPARSITY_SCALE": 1.0,
     "REFERENCE_LATENT_FRAMES": None,
+    "RIFLEX_SCALE": None,
     "VAE_TEMPORAL_FACTOR": None,
     "PRESET": None,
     "STRICT": False,
@@ -58,7 +59,7 @@ def test_the_documentation_is_the_code() -> None:
         if field.default is not None:
             assert default == str(field.default).lower()
         else:
-            assert default in ("false", "preset", "automatic")
+            assert default in ("false", "off", "preset", "automatic")
     assert re.findall(r"LVSA_(\w+)", DOCS.read_text().split("## No longer needed")[1].split("##")[0]) == [
         name.upper() for name in OBSOLETE
     ]

@@ -1,0 +1,49 @@
+"""RIFLEx on the engine's own rotary embeddings: the tables of a model whose one temporal frequency is another."""
+
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lvsa_vllm_omni.hooks import HUNYUAN, WAN
+from lvsa_vllm_omni.seam import retune_rope
+
+
+def wan() -> Any:
+    from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanRotaryPosEmbed
+
+    return WanRotaryPosEmbed(128, (1, 2, 2), 1024)
+
+
+def hunyuan() -> Any:
+    from vllm_omni.diffusion.models.hunyuan_video.hunyuan_video_15_transformer import HunyuanVideo15RotaryPosEmbed
+
+    return HunyuanVideo15RotaryPosEmbed(1, 1, [16, 56, 56], 256.0)
+
+
+@pytest.mark.parametrize(
+    ("spec", "make", "length", "k", "base", "width"),
+    [(WAN, wan, 21, 3, 10000.0 ** (-2 / 44), 2), (WAN, wan, 31, 4, 10000.0 ** (-2 / 44), 2),
+     (HUNYUAN, hunyuan, 33, 2, 256.0 ** (-2 / 16), 1)],
+)  # fmt: skip
+def test_the_tables(spec: Any, make: Any, length: int, k: int, base: float, width: int) -> None:
+    rope, frames, scale = make(), 4 * length - 3, 4.0
+    video = torch.empty(1, 16, frames, 4, 6)
+    before = rope(video)
+    assert retune_rope(spec.rope(SimpleNamespace(rope=rope)), length, scale) == k
+    after = rope(video)
+    patches = before[0].numel() // before[0].shape[-1] // frames
+    angles = torch.arange(frames, dtype=torch.float64)
+    for old, new, function in zip(before, after, (torch.cos, torch.sin), strict=True):
+        rows: Tensor = old.reshape(frames, patches, -1).double().clone()
+        for channel in range(k * width, (k + 1) * width):
+            was = function(angles * base**k)
+            torch.testing.assert_close(rows[:, 0, channel], was, rtol=0, atol=1e-4)  # the model's own frequency
+            rows[:, :, channel] = function(angles * (2 * math.pi / (length * scale)))[:, None]
+        assert new.shape == old.shape and new.dtype == old.dtype
+        torch.testing.assert_close(new.reshape(frames, patches, -1).double(), rows, rtol=0, atol=1e-7)
+    short = torch.empty(1, 16, length, 4, 6)
+    assert all(torch.equal(x, y) for x, y in zip(rope(short), make()(short), strict=True))
