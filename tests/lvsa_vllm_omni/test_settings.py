@@ -72,6 +72,7 @@ VALUES = {
     "KEY_FRAME_INTERVAL": ("8", 8),
     "SPARSITY_SCALE": ("0.5", 0.5),
     "REFERENCE_LATENT_FRAMES": ("33", 33),
+    "RIFLEX_SCALE": ("2.5", 2.5),
     "VAE_TEMPORAL_FACTOR": ("8", 8),
     "PRESET": ("wan", "wan"),
     "MASK_LOG": ("3,5-7", "3,5-7"),
