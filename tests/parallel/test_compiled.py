@@ -12,7 +12,7 @@ from worker import Result
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 
 
-@pytest.mark.parametrize(("family", "strategy"), [("wan", "ring2"), ("hunyuan", "ring2"), ("cosmos3", "ulysses2")])
+@pytest.mark.parametrize(("family", "strategy"), [("hunyuan", "ring2"), ("cosmos3", "ulysses2")])
 def test_compiled_blocks(
     run: Callable[..., list[Result]], alone: Callable[..., Result], family: str, strategy: str
 ) -> None:
