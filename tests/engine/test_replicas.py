@@ -1,0 +1,132 @@
+"""Replicas of a model in several runtimes, as on several machines: a head, which has one too, and headless ones."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from test_serving import REQUEST, START_UP_SECONDS, Server, frames
+
+pytestmark = [
+    pytest.mark.multiproc,
+    # Every runtime takes the first device, and needs it whole: on real machines each has its own.
+    pytest.mark.skipif(torch.accelerator.is_available(), reason="three runtimes on one machine run on the CPU"),
+]
+
+ON = {"LVSA_WAN_HOOK": "1"}
+
+
+@dataclass
+class Runtimes:
+    """What one command each has started."""
+
+    alone: Server  #: one runtime, without replicas
+    head: Server  #: answers HTTP, and holds the first replica
+    headless: Server  #: holds the second replica
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def vllm_serve(checkpoint: Path, log: Path, *options: str, **settings: str) -> Iterator[Server]:
+    """One runtime with these LVSA_* settings and no others, ended with all that it started."""
+    port = free_port()
+    vllm = Path(sys.executable).with_name("vllm")
+    address = () if "--headless" in options else ("--host", "127.0.0.1", "--port", str(port))
+    command = [str(vllm), "serve", str(checkpoint), "--omni", "--enforce-eager", *address, *options]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LVSA_")}
+    environment |= {"LVSA_CPU": "1", **settings}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        )
+    try:
+        yield Server(process, port, log)
+    finally:
+        with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(5)  # not more: vLLM-Omni 0.30's head, once it has had a headless replica, stays
+        process.kill()
+        process.wait()
+        time.sleep(1)  # multiprocessing's own process removes what the others shared
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait(ready: Callable[[], bool], *servers: Server) -> None:
+    """Wait until ``ready``; a runtime that ends meanwhile, or that takes too long, is an error with its log."""
+    deadline = time.monotonic() + START_UP_SECONDS
+    while not ready():
+        late = time.monotonic() > deadline
+        for server in servers:
+            assert server.process.poll() is None and not late, f"{server.log}:\n{server.log.read_text()[-4000:]}"
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def runtimes(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtimes]:
+    """All runtimes, started at once: each spends most of its start importing."""
+    logs = tmp_path_factory.mktemp("replicas")
+    stage = ("--stage-id", "0", "--omni-master-address", "127.0.0.1", "--omni-master-port", str(free_port()))
+    with (
+        # Same kernel under another name, which shows whose settings a runtime reads.
+        vllm_serve(checkpoint, logs / "headless", "--headless", *stage, **ON, LVSA_BACKEND="sdpa") as headless,
+        vllm_serve(checkpoint, logs / "head", "--omni-lb-policy", "round-robin", *stage, **ON) as head,
+        vllm_serve(checkpoint, logs / "alone", **ON) as alone,
+    ):
+        started = Runtimes(alone, head, headless)
+        wait(lambda: alone.healthy() and head.healthy(), alone, head, headless)
+        wait(lambda: bool(head.lines("attached remote replica stage=0 replica=1")), head, headless)
+        yield started
+
+
+def video(server: Server) -> bytes:
+    """The mp4 of one long request with a seed."""
+    status, body = server.post(**REQUEST, num_frames=97, fps=16)
+    assert status == 200, body[:500]
+    return body
+
+
+def workers(server: Server, start: str) -> list[str]:
+    """Process ids of the log lines with ``start``."""
+    lines = [line for line in server.log.read_text().splitlines() if start in line]
+    return [re.findall(r"pid=(\d+)\)", line)[-1] for line in lines]
+
+
+def test_every_replica_makes_the_video_of_one_runtime(runtimes: Runtimes) -> None:
+    sparse, replicas = video(runtimes.alone), (runtimes.head, runtimes.headless)
+    assert frames(sparse) == (97, 64, 64)
+
+    # Two requests would do, but a message that the second replica is ready may reach the head after the first of them.
+    installed, answers = "[LVSA] installed on 2 blocks num_patches=16 total_lat_frames=25", 0
+    while answers < 2 or (answers < 6 and not all(replica.lines(installed) for replica in replicas)):
+        assert video(runtimes.head) == sparse
+        answers += 1
+    assert all(replica.lines(installed) for replica in replicas)
+    assert sum(len(replica.lines(installed)) for replica in replicas) == answers
+
+    hooked = [workers(replica, "[LVSA] hooked WanTransformer3DModel") for replica in replicas]
+    assert [len(processes) for processes in hooked] == [1, 1]
+    assert hooked[0] != hooked[1]
+    assert [sorted({*workers(replica, installed)}) for replica in replicas] == hooked
+    assert not any(replica.lines("[LVSA-FALLBACK]") for replica in replicas)
+
+
+def test_every_runtime_reads_its_own_settings(runtimes: Runtimes) -> None:
+    said = "[LVSA] enabled for wan: backend="
+    assert {line.split()[4] for line in runtimes.head.lines(said)} == {"backend=auto"}
+    assert {line.split()[4] for line in runtimes.headless.lines(said)} == {"backend=sdpa"}
