@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
-from transformers import T5Config, T5EncoderModel
 
 from lvsa_vllm_omni.cpu.checkpoint import Built, of_diffusers
+from lvsa_vllm_omni.cpu.text_encoder import t5_encoder
 from lvsa_vllm_omni.cpu.tokenizer import CharacterTokenizer
 from lvsa_vllm_omni.cpu.weights import sharpen, spread
 
@@ -37,27 +37,12 @@ def components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int 
             "CogVideoXPipeline",
             {
                 "scheduler": of_diffusers(scheduler),
-                "text_encoder": ("transformers", "T5EncoderModel", _text_encoder(tokenizer.size)),
+                "text_encoder": ("transformers", "T5EncoderModel", t5_encoder(tokenizer.size, TEXT_DIM)),
                 "tokenizer": ("transformers", "T5TokenizerFast", tokenizer),
                 "transformer": of_diffusers(_transformer(layers, heads, head_dim)),
                 "vae": of_diffusers(_vae()),
             },
         )
-
-
-def _text_encoder(vocabulary: int) -> T5EncoderModel:
-    config = T5Config(
-        vocab_size=vocabulary,
-        d_model=TEXT_DIM,
-        d_kv=16,
-        d_ff=128,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        is_encoder_decoder=False,
-        use_cache=False,
-    )
-    return T5EncoderModel(config)
 
 
 def _vae() -> AutoencoderKLCogVideoX:

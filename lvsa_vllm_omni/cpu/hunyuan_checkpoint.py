@@ -11,11 +11,10 @@ from transformers import (
     SiglipImageProcessor,
     SiglipVisionConfig,
     SiglipVisionModel,
-    T5Config,
-    T5EncoderModel,
 )
 
 from lvsa_vllm_omni.cpu.checkpoint import Built, Parts, of_diffusers
+from lvsa_vllm_omni.cpu.text_encoder import t5_encoder
 from lvsa_vllm_omni.cpu.tokenizer import ByteTokenizer
 from lvsa_vllm_omni.cpu.weights import sharpen, spread
 
@@ -59,7 +58,7 @@ def _parts(task: str, layers: int, heads: int, head_dim: int, image_dim: int) ->
     return {
         "scheduler": of_diffusers(FlowMatchEulerDiscreteScheduler(shift=5.0)),
         "text_encoder": ("transformers", "Qwen2_5_VLTextModel", _text_encoder(tokenizer)),
-        "text_encoder_2": ("transformers", "T5EncoderModel", _glyph_encoder(len(glyphs))),
+        "text_encoder_2": ("transformers", "T5EncoderModel", t5_encoder(len(glyphs), TEXT_DIM)),
         "tokenizer": ("transformers", "Qwen2Tokenizer", tokenizer),
         "tokenizer_2": ("transformers", "ByT5Tokenizer", glyphs),
         "transformer": of_diffusers(_transformer(task, layers, heads, head_dim, image_dim)),
@@ -86,22 +85,6 @@ def _text_encoder(tokenizer: ByteTokenizer) -> Qwen2_5_VLTextModel:
     # A token as large as the mark that the model adds to tell text from image: less, and all prompts are alike.
     torch.nn.init.normal_(encoder.embed_tokens.weight)
     return encoder
-
-
-def _glyph_encoder(vocabulary: int) -> T5EncoderModel:
-    """Build the encoder of the words in quotation marks, which the video is to show as writing."""
-    config = T5Config(
-        vocab_size=vocabulary,
-        d_model=TEXT_DIM,
-        d_kv=16,
-        d_ff=128,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        is_encoder_decoder=False,
-        use_cache=False,
-    )
-    return T5EncoderModel(config)
 
 
 def _image_encoder() -> SiglipVisionModel:

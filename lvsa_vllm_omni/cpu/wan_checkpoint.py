@@ -4,9 +4,10 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
-from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel, UMT5Config, UMT5EncoderModel
+from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from lvsa_vllm_omni.cpu.checkpoint import Built, Parts, of_diffusers
+from lvsa_vllm_omni.cpu.text_encoder import umt5_encoder
 from lvsa_vllm_omni.cpu.tokenizer import CharacterTokenizer
 from lvsa_vllm_omni.cpu.weights import sharpen, spread
 
@@ -106,7 +107,7 @@ def _text_parts() -> Parts:
     tokenizer = CharacterTokenizer()
     return {
         "scheduler": of_diffusers(flow_scheduler()),
-        "text_encoder": ("transformers", "UMT5EncoderModel", _text_encoder(tokenizer.size)),
+        "text_encoder": ("transformers", "UMT5EncoderModel", umt5_encoder(tokenizer.size, TEXT_DIM)),
         "tokenizer": ("transformers", "T5TokenizerFast", tokenizer),
     }
 
@@ -129,21 +130,6 @@ def _image_parts() -> Parts:
         "image_encoder": ("transformers", "CLIPVisionModel", encoder),
         "image_processor": ("transformers", "CLIPImageProcessor", processor),
     }
-
-
-def _text_encoder(vocabulary: int) -> UMT5EncoderModel:
-    config = UMT5Config(
-        vocab_size=vocabulary,
-        d_model=TEXT_DIM,
-        d_kv=16,
-        d_ff=128,
-        num_layers=2,
-        num_heads=4,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=0,
-        eos_token_id=1,
-    )
-    return UMT5EncoderModel(config)
 
 
 def _vae() -> AutoencoderKLWan:
