@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from lvsa_core.attention import attend
+from lvsa_core.diffusers.ranks import Ranks
 from lvsa_core.diffusers.run import Run
+from lvsa_core.diffusers.shared import shared_attend
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels import select
 from lvsa_core.pattern import Pattern
@@ -24,19 +26,23 @@ class Tokens(NamedTuple):
     Args:
         layouts: one for all samples of a batch, or one each.
         padding: for each layout, the rows of padded text at the end of queries and keys, which are never attended.
+        behind: tokens after the video that are of one sequence with it, and divided among ranks together.
     """
 
     layouts: tuple[TokenLayout, ...]
     padding: tuple[int, ...] = (0,)
+    behind: int = 0
 
 
 @dataclass(frozen=True)
 class Call:
-    """A transformer call that runs sparse.
+    """A transformer call whose attention is LVSA's: a sparse one, or any that ranks share.
 
     Args:
         pattern, tokens: of this call. kernel: that the user asked for. run: the pipeline's call it belongs to.
-        surprise: told, as a reason and its detail, why a layer ran dense after all.
+        surprise: told, as a reason and its detail, why a layer ran dense after all; where ranks share the sequence
+            there is no such way out, and it raises.
+        ranks: that share the sequence, None if there is one.
     """
 
     pattern: Pattern
@@ -44,6 +50,7 @@ class Call:
     kernel: str
     run: Run
     surprise: Callable[[str, str], None]
+    ranks: Ranks | None = None
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, dense: str) -> Tensor:
         """Sparse attention of one layer; dense, with the padding masked, if the tokens are not those expected.
@@ -52,7 +59,7 @@ class Call:
             q: [B, S, H, D]. k, v: [B, Sk, Hkv, D]. scale: multiplies the scores.
             dense: diffusers' name of the dense backend, empty for its active one.
         """
-        layouts, padding = self.tokens
+        layouts, padding, _ = self.tokens
         assert len(layouts) in (1, len(q))
         try:
             if len(set(layouts)) == 1:
@@ -61,6 +68,8 @@ class Call:
             rows = zip(samples, layouts, padding, strict=True)
             return torch.cat([self._sparse(q[i], k[i], v[i], layout, padded, scale) for i, layout, padded in rows])
         except ValueError as error:
+            if self.ranks is not None:
+                raise
             self.surprise("the attention's tokens are not those expected", str(error))
         hidden = torch.tensor(padding, device=q.device)[:, None]
         mask = (torch.arange(k.shape[1], device=q.device) < k.shape[1] - hidden).expand(len(q), -1)
@@ -69,8 +78,13 @@ class Call:
     def _sparse(self, q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout, padding: int, scale: float) -> Tensor:
         """Attention of samples that share a layout; the rows of padding come out zero."""
         q, k, v = (x[:, : x.shape[1] - padding] for x in (q, k, v))
-        out = attend(q, k, v, self.pattern, layout, scale=scale, kernel=self.kernel)
-        self.run.ran_sparse(self.pattern, select(self.kernel, q.device, q.dtype, q.shape[3]).name)
+        if self.ranks is None:
+            out = attend(q, k, v, self.pattern, layout, scale=scale, kernel=self.kernel)
+        else:
+            behind, ranks = self.tokens.behind, self.ranks
+            out = shared_attend(q, k, v, self.pattern, layout, ranks, behind=behind, scale=scale, kernel=self.kernel)
+        if not self.pattern.is_dense:
+            self.run.ran_sparse(self.pattern, select(self.kernel, q.device, q.dtype, q.shape[3]).name)
         return torch.nn.functional.pad(out, (0, 0, 0, 0, 0, padding)) if padding else out
 
 

@@ -1,47 +1,16 @@
-"""What LVSA needs to know about diffusers' video transformers: one :class:`Family` each, data and small functions."""
+"""The families of diffusers' video transformers that LVSA knows: data and small functions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from lvsa_core.diffusers.dispatch import Tokens
-from lvsa_core.diffusers.processors import dispatched, text_first, unmasked
+from lvsa_core.diffusers.family import Arguments, Family
+from lvsa_core.diffusers.processors import text_first, unmasked
+from lvsa_core.diffusers.sharding import Sharding
 from lvsa_core.grid import FrameGrid, TokenLayout
-
-Arguments = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Family:
-    """One model family.
-
-    Args:
-        name: as in the plugin's settings.
-        transformers: names of diffusers' transformer classes; subclasses are covered.
-        reference: ``transformer -> latent frames`` that the model was trained for.
-        grid: ``(transformer, arguments of its forward) -> FrameGrid``; raises ValueError if they are not a video's.
-        tokens: ``(transformer, arguments, grid) -> Tokens``; raises as ``grid``.
-        attention: ``transformer -> its video self-attention layers``.
-        processors: names of the processor classes that these may have.
-        sparse: ``processor -> the one for a sparse call``.
-        timestep: parameter of ``forward`` that is a new object in every denoising step.
-        rope: ``transformer -> (channels, theta)`` of the temporal axis; None if RIFLEx does not know the family.
-    """
-
-    name: str
-    transformers: tuple[str, ...]
-    reference: Callable[[Any], int]
-    grid: Callable[[Any, Arguments], FrameGrid]
-    tokens: Callable[[Any, Arguments, FrameGrid], Tokens]
-    attention: Callable[[Any], Iterable[Any]]
-    processors: tuple[str, ...]
-    sparse: Callable[[Any], Any] = dispatched
-    timestep: str = "timestep"
-    rope: Callable[[Any], tuple[int, float]] | None = None
 
 
 def _video(arguments: Arguments, order: str) -> tuple[int, ...]:
@@ -118,7 +87,7 @@ def _cosmos_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> T
     if int(arguments["vision_sequence_indexes"][0]) != text:
         raise ValueError("the video does not stand right behind the text")
     after = length - text - grid.tokens
-    return Tokens((TokenLayout(grid, kv_before=text, kv_after=after, q_after=after),))
+    return Tokens((TokenLayout(grid, kv_before=text, kv_after=after, q_after=after),), behind=after)
 
 
 def _cogvideox_patch_t(transformer: Any) -> int:
@@ -154,6 +123,16 @@ FAMILIES = (
         tokens=_wan_tokens,
         attention=_wan_attention,
         processors=("WanAttnProcessor",),
+        sharding=Sharding(
+            blocks=lambda transformer: [*transformer.blocks, *getattr(transformer, "vace_blocks", ())],
+            rows={
+                "hidden_states": (3, 1),
+                "control_hidden_states": (3, 1),
+                "temb": (4, 1),  # TI2V-5B has one for each token
+                "rotary_emb": ((4, 1), (4, 1)),
+            },
+            joined="norm_out",
+        ),
         rope=_wan_rope,
     ),
     Family(
@@ -164,6 +143,11 @@ FAMILIES = (
         tokens=_hunyuan_tokens,
         attention=lambda transformer: [block.attn for block in transformer.transformer_blocks],
         processors=("HunyuanVideo15AttnProcessor2_0",),
+        sharding=Sharding(
+            blocks=lambda transformer: transformer.transformer_blocks,
+            rows={"hidden_states": (3, 1), "freqs_cis": ((2, 0), (2, 0))},
+            joined="norm_out",
+        ),
         sparse=unmasked,
         rope=_hunyuan_rope,
     ),
@@ -175,6 +159,13 @@ FAMILIES = (
         tokens=_cosmos_tokens,
         attention=lambda transformer: [layer.self_attn for layer in transformer.layers],
         processors=("Cosmos3AttnProcessor",),
+        sharding=Sharding(
+            blocks=lambda transformer: transformer.layers,
+            rows={"gen_seq": (2, 0), "rotary_emb": (None, None, (2, 0), (2, 0))},
+            joined="norm_moe_gen",
+            dim=0,
+        ),
+        latents=lambda arguments: arguments["vision_tokens"][0],
         timestep="vision_timesteps",
     ),
     Family(
@@ -185,6 +176,11 @@ FAMILIES = (
         tokens=_cogvideox_tokens,
         attention=lambda transformer: [block.attn1 for block in transformer.transformer_blocks],
         processors=("CogVideoXAttnProcessor2_0", "FusedCogVideoXAttnProcessor2_0"),
+        sharding=Sharding(
+            blocks=lambda transformer: transformer.transformer_blocks,
+            rows={"hidden_states": (3, 1), "image_rotary_emb": ((2, 0), (2, 0))},
+            joined="norm_final",
+        ),
         sparse=text_first,
     ),
 )

@@ -6,20 +6,31 @@ import inspect
 import logging
 import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lvsa_core.budget import scaled_reference
+from lvsa_core.diffusers.agreement import agree
 from lvsa_core.diffusers.dispatch import Call, running
-from lvsa_core.diffusers.families import FAMILIES, Family, family_of
+from lvsa_core.diffusers.families import FAMILIES, family_of
+from lvsa_core.diffusers.family import Family
 from lvsa_core.diffusers.knobs import Knobs
+from lvsa_core.diffusers.ranks import Ranks
+from lvsa_core.diffusers.rope import riflex_hooks
 from lvsa_core.diffusers.run import Report, Run
-from lvsa_core.pattern import plan
-from lvsa_core.riflex import frequencies, intrinsic_frequency, replace
+from lvsa_core.diffusers.sharding import divide, suspend_own_parallelism
+from lvsa_core.grid import FrameGrid
+from lvsa_core.pattern import Pattern, plan
 
 logger = logging.getLogger(__name__)
+
+#: Caches that look at the video to decide what to skip.
+RANKWISE_CACHES = ("FirstBlockCacheConfig",)
 
 #: Transformers under LVSA.
 _enabled: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -62,7 +73,7 @@ class Lvsa:
 
     Before each call of a transformer it works out the grid, the denoising step and the pattern. If these make the call
     sparse, the video's self-attention layers get sparse processors for the time of the call; all other calls are the
-    untouched pipeline's.
+    untouched pipeline's. Where ranks share the sequence, all calls have them, as LVSA divides it itself.
 
     Attributes:
         family: name of the model's family. reference_latent_frames: up to which calls are dense, at scale 1.
@@ -76,10 +87,11 @@ class Lvsa:
         factor = getattr(pipe, "vae_scale_factor_temporal", 4) * (getattr(first.config, "patch_size_t", None) or 1)
         self._arguments = knobs.plan_arguments(self.reference_latent_frames, factor)
         self._run = Run(pipe)
-        self._replaced: list[tuple[Any, Any]] = []  # attention layers of the running sparse call, with their processors
+        self._undo = ExitStack()  # what the running call has changed
         self._surprises: set[str] = set()
+        self._ranks: Ranks | None = None  # of the running call
         self._transformers = weakref.WeakSet(transformers)  # weakly: a pipeline that is dropped frees its memory
-        self._hooks = self._riflex_hooks(transformers)
+        self._hooks = riflex_hooks(transformers, family, knobs, self.reference_latent_frames, self._run)
         for transformer in transformers:
             signature = inspect.signature(type(transformer).forward)
             self._hooks += [
@@ -114,68 +126,75 @@ class Lvsa:
             self._surprise("the attention has processors of its own", ", ".join(sorted(other)))
             return
         running.set(call)
+        if call and call.ranks:
+            suspend_own_parallelism(transformer, self._undo)
+            length = call.tokens.layouts[0].grid.tokens + call.tokens.behind
+            divide(transformer, self._family.sharding, call.ranks, length, self._undo)
         for layer in layers:
-            self._replaced.append((layer, layer.processor))
+            self._undo.callback(setattr, layer, "processor", layer.processor)
             layer.processor = self._family.sparse(layer.processor)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after(self, *_: Any) -> None:
-        """After a transformer's call, also a failed one: the processors that were there before."""
-        for layer, processor in self._replaced:
-            layer.processor = processor
-        self._replaced = []
+        """After a transformer's call, also a failed one: everything as it was before."""
+        self._undo.close()
         running.set(None)
 
     def _plan(self, transformer: Any, arguments: Mapping[str, Any]) -> Call | None:
-        """The sparse call, or None for a dense one."""
-        parallel = getattr(transformer, "_parallel_config", None)
-        if getattr(parallel, "context_parallel_config", None) is not None:
-            self._surprise("context parallelism is not supported")
-            return None
+        """The call that LVSA's attention computes, or None for the untouched pipeline's."""
+        self._ranks = ranks = Ranks.of(transformer)
         try:
             self._run.grid = grid = self._family.grid(transformer, arguments)
-            options = self._arguments
-            budget = scaled_reference(
-                options["reference_frames"], n_first=options["n_first"], sparsity_scale=options["sparsity_scale"]
-            )
-            if grid.frames <= budget:
-                self._run.reason = f"within the attention budget of {budget} latent frames"
-                return None
-            pattern = plan(grid.frames, step=self._run.step, **options)
-            if pattern.is_dense:
-                self._run.reason = "the pattern lets every frame attend to every frame"
+            pattern = self._pattern(grid)
+            if ranks is None and pattern.is_dense:
                 return None
             tokens = self._family.tokens(transformer, arguments, grid)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             self._surprise("the transformer's arguments are not those of a video", repr(error))
             return None
-        return Call(pattern, tokens, self._knobs.backend, self._run, self._surprise)
+        if ranks:
+            self._meet(ranks, transformer, grid, self._family.latents(arguments))
+        return Call(pattern, tokens, self._knobs.backend, self._run, self._surprise, ranks)
+
+    def _pattern(self, grid: FrameGrid) -> Pattern:
+        """The pattern of this step; notes the reason if it is dense."""
+        options = self._arguments
+        budget = scaled_reference(
+            options["reference_frames"], n_first=options["n_first"], sparsity_scale=options["sparsity_scale"]
+        )
+        if grid.frames <= budget:
+            self._run.reason = f"within the attention budget of {budget} latent frames"
+            return Pattern(grid.frames)
+        pattern = plan(grid.frames, step=self._run.step, **options)
+        if pattern.is_dense:
+            self._run.reason = "the pattern lets every frame attend to every frame"
+        return pattern
+
+    def _meet(self, ranks: Ranks, transformer: Any, grid: FrameGrid, latents: Tensor) -> None:
+        """At a call's first step, compare knobs and noise with the other ranks."""
+        cache = type(getattr(transformer, "_cache_config", None)).__name__
+        if cache in RANKWISE_CACHES:
+            raise ValueError(
+                f"{cache} lets each rank decide by its own part of the video what to skip, and ranks would wait for "
+                f"each other: call transformer.disable_cache() under context parallelism"
+            )
+        if self._run.ranks > 1:
+            return
+        shared = {"reference_latent_frames": self.reference_latent_frames, "(ulysses, ring)": ranks.degrees}
+        facts = {**asdict(self._knobs), **shared, "latent frames": grid.frames, "patches": grid.patches}
+        agree(ranks, facts, latents)
+        self._run.ranks = ranks.count
 
     def _surprise(self, reason: str, detail: str = "") -> None:
-        """Say why a call, or a layer of it, runs dense; once a reason, whatever its details."""
-        self._run.reason = f"{reason} ({detail})" if detail else reason
+        """Say why a call, or a layer of it, runs dense; once a reason, whatever its details.
+
+        Raises:
+            ValueError: if ranks share the sequence, which LVSA alone can divide.
+        """
+        said = f"{reason} ({detail})" if detail else reason
+        if self._ranks is not None:
+            raise ValueError(f"LVSA cannot share this call among ranks: {said}; run it on one, or call disable()")
+        self._run.reason = said
         if reason not in self._surprises:
             self._surprises.add(reason)
-            logger.warning("LVSA runs dense: %s", self._run.reason)
-
-    def _riflex_hooks(self, transformers: list[Any]) -> list[Any]:
-        """The hooks that change one temporal frequency of the rotary embedding; none if RIFLEx is off."""
-        knobs = self._knobs
-        if knobs.riflex_s is None:
-            return []
-        if self._family.rope is None:
-            known = " and ".join(family.name for family in FAMILIES if family.rope)
-            raise ValueError(f"RIFLEx is for {known}, and this is {self.family}: leave riflex_s out")
-        length = knobs.riflex_train_len or self.reference_latent_frames
-        dim, theta = self._family.rope(transformers[0])
-        k = intrinsic_frequency(dim, theta, length) if knobs.riflex_k is None else knobs.riflex_k
-        changed = frequencies(dim, theta, length=length, scale=knobs.riflex_s, k=k)
-        if knobs.riflex_s == 1:
-            return []
-
-        def retune(rope: Any, args: Any, table: Any) -> Any:
-            """The tables of a video that is longer than RIFLEx's training length."""
-            grid = self._run.grid
-            return replace(table, grid.frames, k, float(changed[k])) if grid and grid.frames > length else None
-
-        return [transformer.rope.register_forward_hook(retune) for transformer in transformers]
+            logger.warning("LVSA runs dense: %s", said)

@@ -21,6 +21,7 @@ class Report:
         density: attended pairs of frames over all pairs, in the latest of these; 1.0 if there was none.
         kernel: that computed them, None if there was none.
         reason: why the latest dense step was dense, empty if there was none.
+        ranks: that made the video together.
     """
 
     family: str
@@ -32,16 +33,18 @@ class Report:
     density: float = 1.0
     kernel: str | None = None
     reason: str = ""
+    ranks: int = 1
 
     def __str__(self) -> str:
         if not self.steps:
             return f"LVSA on {self.family} (trained on {self.reference} latent frames): no step has run yet"
         sparse = f"density {self.density:.1%}, kernel {self.kernel}" if self.sparse_steps else ""
         dense = f"dense: {self.reason}" if self.reason else ""
+        shared = f"shared by {self.ranks} ranks" if self.ranks > 1 else ""
         return (
             f"LVSA on {self.family} (trained on {self.reference} latent frames): {self.frames} latent frames of "
             f"{self.patches} patches, {self.sparse_steps} of {self.steps} steps sparse; "
-            f"{'; '.join(part for part in (sparse, dense) if part)}"
+            f"{'; '.join(part for part in (sparse, dense, shared) if part)}"
         )
 
 
@@ -68,6 +71,7 @@ class Run:
         self.kernel: str | None = None
         self.reason = ""
         self.sparse_steps: set[int] = set()
+        self.ranks = 1
 
     def advance(self, timestep: Any) -> int:
         """The denoising step of the transformer call that is about to run, from 0.
@@ -100,4 +104,5 @@ class Run:
             density=self.pattern.density if self.pattern else 1.0,
             kernel=self.kernel,
             reason=self.reason,
+            ranks=self.ranks,
         )

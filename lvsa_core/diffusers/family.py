@@ -1,0 +1,49 @@
+"""What LVSA needs to know about a family of diffusers' video transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from lvsa_core.diffusers.dispatch import Tokens
+from lvsa_core.diffusers.processors import dispatched
+from lvsa_core.diffusers.sharding import Sharding
+from lvsa_core.grid import FrameGrid
+
+Arguments = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family.
+
+    Args:
+        name: as in the plugin's settings.
+        transformers: names of diffusers' transformer classes; subclasses are covered.
+        reference: ``transformer -> latent frames`` that the model was trained for.
+        grid: ``(transformer, arguments of its forward) -> FrameGrid``; raises ValueError if they are not a video's.
+        tokens: ``(transformer, arguments, grid) -> Tokens``; raises as ``grid``.
+        attention: ``transformer -> its video self-attention layers``.
+        processors: names of the processor classes that these may have.
+        sharding: where the sequence is divided among ranks.
+        sparse: ``processor -> the one for a sparse call``.
+        timestep: parameter of ``forward`` that is a new object in every denoising step.
+        rope: ``transformer -> (channels, theta)`` of the temporal axis; None if RIFLEx does not know the family.
+        latents: ``arguments -> a tensor`` of the video's latents.
+    """
+
+    name: str
+    transformers: tuple[str, ...]
+    reference: Callable[[Any], int]
+    grid: Callable[[Any, Arguments], FrameGrid]
+    tokens: Callable[[Any, Arguments, FrameGrid], Tokens]
+    attention: Callable[[Any], Iterable[Any]]
+    processors: tuple[str, ...]
+    sharding: Sharding
+    sparse: Callable[[Any], Any] = dispatched
+    timestep: str = "timestep"
+    rope: Callable[[Any], tuple[int, float]] | None = None
+    latents: Callable[[Arguments], Tensor] = lambda arguments: arguments["hidden_states"]

@@ -1,0 +1,103 @@
+"""Attention over a sequence that ranks share: heads by Ulysses, then anchors and halo over the ring."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lvsa_core.attention import attend
+from lvsa_core.diffusers.ranks import Ranks, heads_from_rows, joined, padded, rows_from_heads
+from lvsa_core.exchange import Shards
+from lvsa_core.grid import TokenLayout
+from lvsa_core.pattern import Pattern
+from lvsa_core.ring import ring_attend
+
+
+def shared_attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    layout: TokenLayout,
+    ranks: Ranks,
+    *,
+    behind: int = 0,
+    scale: float,
+    kernel: str,
+) -> Tensor:
+    """:func:`lvsa_core.attend` of a sequence that ranks share; called by all of them.
+
+    Args:
+        q, k, v: [B, S, H or Hkv, D]: this rank's part of ``[video | behind]``, between the text, which every rank has.
+        pattern: which frame attends to which. layout: of the whole sequence. ranks: that share it.
+        behind: of the tokens after the video, those that are divided among the ranks with it.
+        scale: multiplies the scores. kernel: as for :func:`lvsa_core.attend`.
+
+    Returns:
+        As ``q``.
+
+    Raises:
+        ValueError: if the tokens are not those, or Ulysses cannot divide the heads; before anything is sent.
+
+    Source: Ulysses, arXiv 2309.14509; both together, arXiv 2405.07719.
+    """
+    length, ulysses = layout.grid.tokens + behind, dist.get_world_size(ranks.ulysses)
+    rows = ranks.rows(length)
+    for name, x, tokens in (("q", q, layout.q_tokens), ("k", k, layout.kv_tokens)):
+        if x.shape[1] != tokens - length + rows:
+            raise ValueError(f"a rank should have {tokens - length + rows} tokens of {name}, but it has {x.shape[1]}")
+    if q.shape[2] % ulysses:
+        raise ValueError(
+            f"ulysses_degree={ulysses} does not divide the {q.shape[2]} heads: choose one that does, and ring_degree"
+        )
+    if k.shape[2] % ulysses:  # fewer heads of keys than ranks
+        k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], 2) for x in (k, v))
+    q_first, q_rows, q_last = _pieces(q, layout.q_before, rows, ranks)
+    k_first, k_rows, k_last = _pieces(k, layout.kv_before, rows, ranks)
+    v_first, v_rows, v_last = _pieces(v, layout.kv_before, rows, ranks)
+    keys, values = (k_first, k_rows, k_last), (v_first, v_rows, v_last)
+
+    if dist.get_world_size(ranks.ring) > 1 and length % ranks.count == 0:
+        text = tuple(torch.cat([first, last], 1) for first, _, last in (keys, values))
+        out = ring_attend(
+            torch.cat([q_rows, q_first, q_last], 1),
+            k_rows,
+            v_rows,
+            pattern,
+            Shards(layout.grid, dist.get_world_size(ranks.ring), after=behind),
+            ranks.ring,
+            text=(text[0], text[1]) if text[0].shape[1] else None,
+            scale=scale,
+            kernel=kernel,
+        )
+        middle, first, last = torch.split(out, [q_rows.shape[1], q_first.shape[1], q_last.shape[1]], 1)
+    else:
+        held, own = _own_rows(layout, length, q_rows.shape[1], ranks)
+        key, value = (
+            torch.cat([first, joined(x, 1, ranks.ring)[:, :length], last], 1) for first, x, last in (keys, values)
+        )
+        queries = torch.cat([q_first, q_rows[:, :held], q_last], 1)
+        out = attend(queries, key, value, pattern, own, scale=scale, kernel=kernel)
+        first, middle, last = torch.split(out, [q_first.shape[1], held, q_last.shape[1]], 1)
+        middle = padded(middle, 1, q_rows.shape[1])
+    first, last = (joined(x, 2, ranks.ulysses) if x.shape[1] else x.new_empty(q[:, :0].shape) for x in (first, last))
+    return torch.cat([first, rows_from_heads(middle, ranks.ulysses), last], 1)
+
+
+def _pieces(x: Tensor, before: int, rows: int, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
+    """Of this rank's heads the text before the rows, the rows of all ranks of its Ulysses group, the text after."""
+    each = x.shape[2] // dist.get_world_size(ranks.ulysses)
+    own = x.narrow(2, dist.get_rank(ranks.ulysses) * each, each)
+    return own[:, :before], heads_from_rows(x[:, before : before + rows], ranks.ulysses), own[:, before + rows :]
+
+
+def _own_rows(layout: TokenLayout, length: int, rows: int, ranks: Ranks) -> tuple[int, TokenLayout]:
+    """How many of the rows of the ring's part are no padding, and their attention to all keys."""
+    start, video = min(dist.get_rank(ranks.ring) * rows, length), layout.grid.tokens
+    held = min(rows, length - start)
+    in_video = max(0, min(start + held, video) - start)
+    text = layout.q_after - (length - video)
+    return held, replace(layout, q_offset=min(start, video), q_rows=in_video, q_after=held - in_video + text)

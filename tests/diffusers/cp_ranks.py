@@ -1,0 +1,222 @@
+"""Pipelines in processes that share a video by diffusers' context parallelism, over gloo."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from videos import KNOBS, SHORT, generate, load, transformers_of
+
+#: What takes long to import; the processes are copies of one that has it.
+PRELOAD = [
+    "torch.distributed",
+    "diffusers.hooks.context_parallel",
+    *(
+        f"diffusers.pipelines.{name}"
+        for name in (
+            "wan.pipeline_wan",
+            "hunyuan_video1_5.pipeline_hunyuan_video1_5",
+            "cosmos.pipeline_cosmos3_omni",
+            "cogvideo.pipeline_cogvideox",
+        )
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of a pipeline by all ranks.
+
+    Args:
+        kind: of checkpoint. ulysses, ring: degrees. groups: of so many ranks in all, which each make the video.
+        options: of the pipeline's call. knobs: of ``enable_lvsa``.
+        first: whether LVSA is enabled before the ranks are.
+    """
+
+    kind: str
+    ulysses: int = 1
+    ring: int = 1
+    groups: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    first: bool = False
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        chosen = ", ".join(f"{key}={value}" for key, value in {**self.options, **self.knobs}.items())
+        return f"{self.kind} ulysses {self.ulysses} ring {self.ring} {chosen}".strip()
+
+
+def parallelize(pipe: Any, case: Case) -> None:
+    """As a user does it: with a plan of no splits for the families that diffusers has none for."""
+    from diffusers import ContextParallelConfig
+    from torch.distributed.device_mesh import init_device_mesh
+
+    mesh = None
+    if case.groups > 1:
+        shape, names = (case.groups, case.ring, case.ulysses), ("data", "ring", "ulysses")
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+    for transformer in transformers_of(pipe):
+        config = ContextParallelConfig(ulysses_degree=case.ulysses, ring_degree=case.ring, mesh=mesh)
+        transformer.enable_parallelism(config=config, cp_plan=None if case.kind.startswith("wan") else {})
+
+
+def make(case: Case, folder: Path) -> dict[str, Any]:
+    """The latents, what LVSA says of them, the pattern of each step, and the bytes of keys sent by `ring_attend`."""
+    from lvsa_core.diffusers import enable_lvsa
+    from lvsa_core.ring import traffic
+
+    pipe, knobs = load(case.kind, folder), {**KNOBS, **case.knobs}
+    if not case.first:
+        parallelize(pipe, case)
+    lvsa = enable_lvsa(pipe, **knobs)
+    if case.first:
+        parallelize(pipe, case)
+    patterns: dict[int, Any] = {}
+    note = lvsa._run.ran_sparse
+
+    def noted(pattern: Any, kernel: str) -> None:
+        patterns[lvsa._run.step] = pattern
+        note(pattern, kernel)
+
+    lvsa._run.ran_sparse = noted  # type: ignore[method-assign]
+    traffic.keys = 0
+    latents = generate(case.kind, pipe, **case.options)
+    return {"latents": latents, "patterns": patterns, "report": lvsa.report(), "sent": traffic.keys}
+
+
+def given_back(folder: Path) -> torch.Tensor:
+    """Latents of Wan by diffusers' own Ulysses, after LVSA has shared a video and is disabled."""
+    from lvsa_core.diffusers import enable_lvsa
+
+    pipe, case = load("wan", folder), Case("wan", ulysses=dist.get_world_size())
+    parallelize(pipe, case)
+    lvsa = enable_lvsa(pipe, **KNOBS)
+    generate("wan", pipe)
+    lvsa.disable()
+    return generate("wan", pipe)
+
+
+class Holder:
+    """A pipeline as far as LVSA looks at one: for a transformer whose pipeline has no tiny checkpoint."""
+
+    def __init__(self, transformer: Any) -> None:
+        self.components = {"transformer": transformer}
+
+
+def vace(ulysses: int, ring: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Output of a tiny VACE transformer in one process and shared; its control blocks hold the sequence too."""
+    from diffusers import ContextParallelConfig, WanVACETransformer3DModel
+
+    from lvsa_core.diffusers import enable_lvsa
+
+    torch.manual_seed(0)
+    transformer = WanVACETransformer3DModel(
+        num_attention_heads=4, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16, freq_dim=32,
+        ffn_dim=32, num_layers=2, vace_layers=[0, 1], vace_in_channels=8, rope_max_seq_len=64,
+    ).eval()  # fmt: skip
+    arguments = {
+        "hidden_states": torch.randn(1, 4, 11, 6, 10),
+        "control_hidden_states": torch.randn(1, 8, 11, 6, 10),
+        "encoder_hidden_states": torch.randn(1, 7, 16),
+        "timestep": torch.tensor([5]),
+    }
+    outputs, pipe = [], Holder(transformer)
+    for shared in (False, True):
+        if shared:
+            config = ContextParallelConfig(ulysses_degree=ulysses, ring_degree=ring)
+            transformer.enable_parallelism(config=config, cp_plan={})
+        lvsa = enable_lvsa(pipe, **KNOBS)
+        with torch.no_grad():
+            outputs.append(transformer(**arguments, return_dict=False)[0])
+        assert lvsa.report().sparse_steps == 1
+        lvsa.disable()
+    return outputs[0], outputs[1]
+
+
+def faults(folder: Path) -> dict[str, str]:
+    """What ranks are told that disagree, or ask for what cannot be shared, by the name of the fault."""
+    from diffusers import FirstBlockCacheConfig
+
+    from lvsa_core import FrameGrid, Pattern, TokenLayout
+    from lvsa_core.diffusers import agreement, enable_lvsa
+    from lvsa_core.diffusers.ranks import Ranks
+    from lvsa_core.diffusers.shared import shared_attend
+
+    rank, said = dist.get_rank(), {}
+
+    def told(name: str, call: Callable[[Any], Any], knobs: Mapping[str, Any] | None = None) -> None:
+        pipe = load("wan", folder)
+        parallelize(pipe, Case("wan", ring=dist.get_world_size()))
+        enable_lvsa(pipe, **{**KNOBS, **(knobs or {})})
+        try:
+            call(pipe)
+            said[name] = "no error"
+        except (RuntimeError, ValueError) as error:
+            said[name] = f"{type(error).__name__}: {error}"
+
+    def cached(pipe: Any) -> None:
+        pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.1))
+        generate("wan", pipe)
+
+    def processor_of_its_own(pipe: Any) -> None:
+        attention = pipe.transformer.blocks[0].attn1
+        attention.processor = type("Mine", (type(attention.processor),), {})()
+        generate("wan", pipe)
+
+    def three_heads(pipe: Any) -> None:
+        other = load("wan", folder)
+        parallelize(other, Case("wan", ulysses=2))
+        ranks, x = Ranks.of(other.transformer), torch.zeros(1, 4, 3, 8)
+        assert ranks is not None
+        shared_attend(x, x, x, Pattern(4), TokenLayout(FrameGrid(4, 2)), ranks, scale=1.0, kernel="auto")
+
+    told("knobs", lambda pipe: generate("wan", pipe), {"window_size": 4 + 4 * rank})
+    told("seeds", lambda pipe: generate("wan", pipe, seed=rank))
+    told("lengths", lambda pipe: generate("wan", pipe, SHORT + 4 * rank))
+    told("cache", cached)
+    told("processor", processor_of_its_own)
+    told("heads", three_heads)
+    agreement.WAIT = 2.0
+    if rank == 0:
+        told("absent", lambda pipe: generate("wan", pipe))
+    dist.barrier()
+    return said
+
+
+def in_ranks(ranks: int, function: Callable[..., Any], *args: Any, folder: Path) -> list[Any]:
+    """What ``function(*args)`` gives in each of so many processes; raises if one of them does.
+
+    Args:
+        folder: an empty one.
+    """
+    multiprocessing.set_forkserver_preload(PRELOAD)
+    torch.multiprocessing.start_processes(
+        _rank, (ranks, folder, function, args), nprocs=ranks, start_method="forkserver"
+    )
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(ranks)]
+
+
+def _rank(rank: int, ranks: int, folder: Path, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=ranks, timeout=timedelta(seconds=60)
+    )
+    torch.save(function(*args), folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def make_all(cases: list[Case], folders: Mapping[str, Path]) -> list[Any]:
+    """Every case; of two ranks also VACE, what Wan makes with LVSA off again, and the faults."""
+    made: list[Any] = [make(case, folders[case.kind]) for case in cases]
+    if dist.get_world_size() > 2:
+        return made
+    return [*made, vace(2, 1), vace(1, 2), given_back(folders["wan"]), faults(folders["wan"])]
