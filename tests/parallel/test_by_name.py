@@ -13,7 +13,7 @@ BY_NAME = {"diffusion_attention_config": {"per_role": {"self": {"backend": "LVSA
 
 @pytest.mark.parametrize("strategy", ["ulysses2", "ring2", "allgather2"])
 def test_long_and_short(run: Callable[..., list[Result]], alone: Callable[..., Result], strategy: str) -> None:
-    """The engine builds its ring for a backend that it does not know; dense requests take the platform's all the same."""
+    """The engine builds its ring for a backend that it does not know; dense requests take the platform's."""
     about, placed = FAMILIES["wan"], ALL[strategy]
     named = replace(about, engine=BY_NAME)
     one, results = alone(about, placed, "even"), run(named, placed, "even", {"LVSA_STRICT": "1"})
