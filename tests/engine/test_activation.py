@@ -206,12 +206,13 @@ def test_a_hook_that_does_not_fit_stops_start_up(starting: Any, monkeypatch: pyt
     assert "lacks hidden_states; install the vllm-omni version" in str(error.value)
 
 
-def test_ring_attention_is_refused(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ring_that_cannot_be_replaced_is_refused(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a version of the engine whose layers keep their ring elsewhere; here a single worker's have none."""
     from lvsa_core import Placement
     from lvsa_vllm_omni import compat
 
     monkeypatch.setattr(compat, "placement", lambda config: Placement(ring=2))
-    refused = pytest.raises(Exception, match=r"LVSA cannot run here: ring attention \(degree 2\) bypasses")
+    refused = pytest.raises(Exception, match=r"attention layer has no ring that LVSA can replace: use Ulysses")
     with refused, starting({"LVSA_WAN_HOOK": "1"}):
         pass
 
