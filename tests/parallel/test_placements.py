@@ -24,7 +24,7 @@ def marked(case: tuple[str, str, str]) -> Any:
     return pytest.param(*case, id="-".join(case), marks=() if case in USUAL else pytest.mark.exhaustive)
 
 
-@pytest.mark.parametrize(("family", "strategy", "size"), [marked(case) for case in CASES])
+@pytest.mark.parametrize(("family", "strategy", "size"), map(marked, CASES))
 def test_ranks_do_what_one_does(run: Run, alone: Callable[..., Result], family: str, strategy: str, size: str) -> None:
     placed = ALL[strategy]
     one, results = alone(FAMILIES[family], placed, size), run(FAMILIES[family], placed, size)
