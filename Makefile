@@ -10,7 +10,7 @@ MODEL ?=
 PROMPT ?= A red fox runs through fresh snow, the camera follows it
 export MODEL PROMPT
 
-.PHONY: help setup demo test test-fast placements check format clean
+.PHONY: help setup demo test test-fast check format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -40,10 +40,7 @@ test: $(READY) ## run all tests, also those that start the engine
 	@$(BIN)/python -m pytest
 
 test-fast: $(READY) ## run the tests that need no engine
-	@$(BIN)/python -m pytest -m 'not engine and not multiproc and not gpu and not exhaustive'
-
-placements: $(READY) ## run every model family under every kind of parallelism
-	@$(BIN)/python -m pytest tests/parallel -m ''
+	@$(BIN)/python -m pytest -m 'not engine and not multiproc and not gpu'
 
 check: $(READY) ## lint and check types
 	@$(BIN)/ruff check .

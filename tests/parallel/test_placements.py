@@ -1,7 +1,6 @@
 """Several ranks make the video of one, by the same pattern, whatever the placement."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,20 +10,7 @@ from worker import Result
 Run = Callable[..., list[Result]]
 
 
-#: What every run of the tests does; `make placements` runs the whole table, which takes a quarter of an hour.
-USUAL = {
-    *(("wan", name, "odd") for name in ("tp2", "cfg2", "hsdp2", "ulysses2", "allgather2", "pp2")),
-    *((family, name, "even") for family in ("wan", "hunyuan", "cosmos3") for name in ("ring2", "ulysses2-ring2")),
-    *(("hunyuan", name, "odd") for name in ("ulysses2", "allgather2")),
-    ("cosmos3", "ulysses2", "odd"),
-}
-
-
-def marked(case: tuple[str, str, str]) -> Any:
-    return pytest.param(*case, id="-".join(case), marks=() if case in USUAL else pytest.mark.exhaustive)
-
-
-@pytest.mark.parametrize(("family", "strategy", "size"), map(marked, CASES))
+@pytest.mark.parametrize(("family", "strategy", "size"), CASES, ids=["-".join(case) for case in CASES])
 def test_ranks_do_what_one_does(run: Run, alone: Callable[..., Result], family: str, strategy: str, size: str) -> None:
     placed = ALL[strategy]
     one, results = alone(FAMILIES[family], placed, size), run(FAMILIES[family], placed, size)
