@@ -17,3 +17,9 @@ def only_the_platform_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("LVSA_") and name != "LVSA_CPU":
             monkeypatch.delenv(name)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The placements first: beside a process in which engines have run each takes several times as long."""
+    items.sort(key=lambda item: "parallel" not in item.path.parts)
