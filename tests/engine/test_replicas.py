@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from free_port import free_port
 from test_serving import REQUEST, START_UP_SECONDS, Server, frames
 
 pytestmark = [
@@ -34,13 +34,6 @@ class Runtimes:
     headless: Server  #: holds the second replica
 
 
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextmanager
 def vllm_serve(checkpoint: Path, log: Path, *options: str, **settings: str) -> Iterator[Server]:
     """One runtime with these LVSA_* settings and no others, ended with all that it started."""
@@ -49,7 +42,8 @@ def vllm_serve(checkpoint: Path, log: Path, *options: str, **settings: str) -> I
     address = () if "--headless" in options else ("--host", "127.0.0.1", "--port", str(port))
     command = [str(vllm), "serve", str(checkpoint), "--omni", "--enforce-eager", *address, *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LVSA_")}
-    environment |= {"LVSA_CPU": "1", **settings}
+    # Else vLLM-Omni picks the workers' port early, of those which its other runtimes may then take.
+    environment |= {"LVSA_CPU": "1", "MASTER_PORT": str(free_port()), **settings}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True

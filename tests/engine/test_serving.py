@@ -4,7 +4,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import av
 import pytest
+from free_port import free_port
 
 START_UP_SECONDS = 300
 
@@ -63,12 +63,10 @@ class Server:
 
 def serve(checkpoint: Path, log: Path, **settings: str) -> Server:
     """Start the server on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     vllm = Path(sys.executable).with_name("vllm")
     command = [str(vllm), "serve", str(checkpoint), "--omni", "--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "LVSA_CPU": "1", **settings}
+    environment = {**os.environ, "LVSA_CPU": "1", "MASTER_PORT": str(free_port()), **settings}
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import worker
+from free_port import free_port
 
 #: Of a forked process: the engine logs much, and the ranks share few cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -45,7 +45,7 @@ class Ranks:
         """Run a case; one result a rank, in their order. What goes wrong in a rank is its result's ``error``."""
         self._cases += 1
         logs = [self.folder / f"case{self._cases}-rank{rank}.log" for rank in range(case.ranks)]
-        port, processes, pipes = _free_port(), [], []
+        port, processes, pipes = free_port(), [], []
         for rank, log in enumerate(logs):
             here, there = self.context.Pipe(duplex=False)
             process = self.context.Process(target=worker.main, args=(case, rank, port, log, there), daemon=True)
@@ -89,12 +89,6 @@ def _silent(rank: int, process: Any, log: Path) -> worker.Result:
         what = f"ended with exit code {process.exitcode}"
     lines = log.read_text(errors="replace").splitlines()[-SHOWN:] if log.exists() else []
     return worker.Result(rank, error="\n".join([f"rank {rank} {what}; the end of its output:", *lines]))
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager
