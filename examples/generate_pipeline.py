@@ -17,7 +17,7 @@ from generate_flags import Model
 from lvsa_core import Decision, Pattern, show
 from lvsa_core.diffusers import enable_lvsa
 from lvsa_core.diffusers.knobs import Knobs
-from lvsa_vllm_omni.schedule import schedule
+from lvsa_core.schedule import schedule
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def plans(job: Job, pipe: Any, knobs: Knobs, reference: int) -> tuple[list[Patte
     """The pattern of every denoising step, and whether they are used; ``reference`` is the training length."""
     frames, factor = _latent(job, pipe)
     arguments = knobs.plan_arguments(reference, factor)
-    steps = [schedule(frames, step, arguments, "always") for step in range(job.arguments.steps)]
+    steps = [schedule(frames, step, arguments) for step in range(job.arguments.steps)]
     return [pattern for pattern, _ in steps], steps[0][1]
 
 

@@ -28,12 +28,13 @@ class Transfer(NamedTuple):
 
 @dataclass(frozen=True)
 class Shards:
-    """A sequence ``[before | video | after]`` of tokens that ranks hold in equal parts, in order.
+    """A sequence ``[before | video | after | pad]`` of tokens that ranks hold in equal parts, in order.
 
     Args:
         grid: the video. before, after: other tokens of the sequence (control, sound); every query sees them, and they
             see everything. Text that every rank holds is not among them.
         ranks: parts.
+        pad: rows at the end that are no tokens; nobody attends to them.
 
     Raises:
         ValueError: if the sequence cannot be divided.
@@ -43,11 +44,13 @@ class Shards:
     ranks: int
     before: int = 0
     after: int = 0
+    pad: int = 0
 
     def __post_init__(self) -> None:
         check_int("ranks", self.ranks, 1)
-        if self.tokens % self.ranks:
-            raise ValueError(f"{self.tokens} tokens cannot be divided among {self.ranks} ranks")
+        check_int("pad", self.pad, 0)
+        if (self.tokens + self.pad) % self.ranks:
+            raise ValueError(f"{self.tokens + self.pad} tokens cannot be divided among {self.ranks} ranks")
 
     @property
     def tokens(self) -> int:
@@ -56,8 +59,12 @@ class Shards:
 
     @property
     def rows(self) -> int:
-        """Tokens of one rank."""
-        return self.tokens // self.ranks
+        """Rows of one rank."""
+        return (self.tokens + self.pad) // self.ranks
+
+    def held(self, rank: int) -> int:
+        """How many of a rank's rows are tokens; they come first."""
+        return self.overlap(rank, 0, self.tokens)[1]
 
     def overlap(self, rank: int, start: int, end: int) -> tuple[int, int]:
         """The tokens of ``[start, end)`` that a rank holds, as (first, how many)."""
@@ -88,8 +95,10 @@ class Exchange:
         pattern, shards = self.pattern, self.shards
         patches, video = shards.grid.patches, shards.before
         first, rows = shards.overlap(rank, video, video + shards.grid.tokens)
+        if not shards.held(rank):
+            return ()
         anchors = range(pattern.frames) if pattern.is_dense else pattern.anchors
-        if rows < shards.rows:  # other tokens see everything
+        if rows < shards.held(rank):  # other tokens see everything
             window = range(pattern.frames)
         else:
             queries = range((first - video) // patches, -(-(first - video + rows) // patches))
@@ -118,7 +127,7 @@ class Exchange:
 
     def _to(self, rank: int) -> Iterator[Transfer]:
         shards, patches, end = self.shards, self.shards.grid.patches, self.shards.before + self.shards.grid.tokens
-        pieces = [(0, shards.before), (end, shards.after)]
+        pieces = [(0, shards.before), (end, shards.after)] if shards.held(rank) else []
         pieces += [(shards.before + frame * patches, patches) for frame in self.frames(rank)]
         row = 0
         for start, count in _joined(pieces):
@@ -139,7 +148,7 @@ def _layout(plan: Exchange, rank: int, text: int) -> TokenLayout:
     first, rows = shards.overlap(rank, video, end)
     return TokenLayout(
         shards.grid,
-        kv_before=text + shards.before + shards.after,
+        kv_before=text + (shards.before + shards.after if shards.held(rank) else 0),
         q_before=shards.overlap(rank, 0, video)[1],
         q_after=shards.overlap(rank, end, shards.tokens)[1],
         q_offset=first - video if rows else 0,

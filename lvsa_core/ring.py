@@ -54,6 +54,7 @@ def ring_attend(
 
     Args:
         q: [B, rows + text queries, H, D]: the rank's rows of the sequence, then the text's, the same on every rank.
+            The outputs of rows that are padding are zero.
         k, v: [B, rows, Hkv, D], the rank's rows of the sequence.
         pattern: which frame attends to which.
         shards: the sequence, and how many ranks hold it.
@@ -77,14 +78,14 @@ def ring_attend(
     scale = check_shard(q, k, v, text, pattern, shards, scale)
     chosen = select(kernel, q.device, q.dtype, q.shape[3]).kernel
     plan, text_rows = exchange(pattern, shards), 0 if text is None else text[0].shape[1]
-    held = q[:, : shards.rows]
+    others = q[:, shards.rows :]
+    q, k, v = (x[:, : shards.held(rank)] for x in (q, k, v))
 
     keys, values = (_gathered(x, plan, rank, text_rows) for x in (k, v))
     if text is not None:
         keys[:text_rows], values[:text_rows] = (x.transpose(0, 1) for x in text)
     pending = _start(plan, rank, group, ((k, keys[text_rows:]), (v, values[text_rows:])))
 
-    others = q[:, shards.rows :]
     if others.shape[1]:
         others = _text_queries(others, k, v, text, group, chosen, scale)
 
@@ -92,13 +93,16 @@ def ring_attend(
     if overlap is None:
         overlap = _pays(q, k, plan, rank)
     arriving = None
-    if overlap and ready and isinstance(chosen, PrefixWindow):
+    if overlap and ready and q.shape[1] and isinstance(chosen, PrefixWindow):
         arriving = Arriving(ready, pending)
     else:
         pending()
     layout = plan.layout(rank, text_rows)
-    out = run(chosen, held, keys.transpose(0, 1), values.transpose(0, 1), pattern, layout, scale, arriving)
-    return torch.cat([out, others], 1) if others.shape[1] else out
+    out = torch.empty_like(q)
+    if q.shape[1]:
+        out = run(chosen, q, keys.transpose(0, 1), values.transpose(0, 1), pattern, layout, scale, arriving)
+    padding = out.new_zeros(out.shape[0], shards.rows - out.shape[1], *out.shape[2:])
+    return torch.cat([out, padding, others], 1) if padding.shape[1] or others.shape[1] else out
 
 
 def _gathered(x: Tensor, plan: Exchange, rank: int, text_rows: int) -> Tensor:
@@ -156,13 +160,21 @@ def _text_queries(
     kernel: Any,
     scale: float,
 ) -> Tensor:
-    """Queries [B, S, H, D] that see all keys of all ranks: the ranks' outputs, joined in the same order on each."""
+    """Queries [B, S, H, D] that see all keys of all ranks: the ranks' outputs, joined in the same order on each.
+
+    A rank without keys, which never is the first, has a log-sum-exp of minus infinity.
+    """
     if not hasattr(kernel, "attention"):
         raise KernelUnavailable(
             f"the kernel {kernel.name} gives no log-sum-exp, which text queries need under ring attention: use Ulysses"
         )
     q = q.contiguous()
-    parts = _all_gathered(kernel.attention(q, k, v, scale), group)
+    if k.shape[1]:
+        own = kernel.attention(q, k, v, scale)
+    else:
+        wide = torch.promote_types(q.dtype, torch.float32)
+        own = torch.zeros_like(q), q.new_full((len(q), q.shape[2], q.shape[1]), -torch.inf, dtype=wide)
+    parts = _all_gathered(own, group)
     if text is not None:
         parts.append(kernel.attention(q, *text, scale))
     (out, lse), *rest = parts

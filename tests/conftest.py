@@ -1,6 +1,7 @@
 """Shared by all tests: a clean environment, and the CPU platform where the machine has no accelerator."""
 
 import os
+from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
@@ -9,6 +10,20 @@ import pytest
 os.environ["LVSA_CPU"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def pytest_report_header() -> str:
+    """What the tests run on, as several versions may be installed."""
+    found = {name: distribution_version(name) for name in ("torch", "vllm", "vllm-omni", "diffusers")}
+    return "on: " + ", ".join(f"{name} {version}" for name, version in found.items() if version)
+
+
+def distribution_version(name: str) -> str | None:
+    """The version of an installed distribution, None if there is none."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvsa_core.budget import scaled_reference
 from lvsa_core.diffusers.agreement import agree
 from lvsa_core.diffusers.dispatch import Call, running
 from lvsa_core.diffusers.families import FAMILIES, family_of
@@ -25,7 +24,7 @@ from lvsa_core.diffusers.rope import riflex_hooks
 from lvsa_core.diffusers.run import Report, Run
 from lvsa_core.diffusers.sharding import divide, suspend_own_parallelism
 from lvsa_core.grid import FrameGrid
-from lvsa_core.pattern import Pattern, plan
+from lvsa_core.schedule import schedule
 
 logger = logging.getLogger(__name__)
 
@@ -145,9 +144,11 @@ class Lvsa:
         self._ranks = ranks = Ranks.of(transformer)
         try:
             self._run.grid = grid = self._family.grid(transformer, arguments)
-            pattern = self._pattern(grid)
-            if ranks is None and pattern.is_dense:
-                return None
+            pattern, decision = schedule(grid.frames, self._run.step, self._arguments)
+            if pattern.is_dense:
+                self._run.reason = decision.reason
+                if ranks is None:
+                    return None
             tokens = self._family.tokens(transformer, arguments, grid)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             self._surprise("the transformer's arguments are not those of a video", repr(error))
@@ -155,20 +156,6 @@ class Lvsa:
         if ranks:
             self._meet(ranks, transformer, grid, self._family.latents(arguments))
         return Call(pattern, tokens, self._knobs.backend, self._run, self._surprise, ranks)
-
-    def _pattern(self, grid: FrameGrid) -> Pattern:
-        """The pattern of this step; notes the reason if it is dense."""
-        options = self._arguments
-        budget = scaled_reference(
-            options["reference_frames"], n_first=options["n_first"], sparsity_scale=options["sparsity_scale"]
-        )
-        if grid.frames <= budget:
-            self._run.reason = f"within the attention budget of {budget} latent frames"
-            return Pattern(grid.frames)
-        pattern = plan(grid.frames, step=self._run.step, **options)
-        if pattern.is_dense:
-            self._run.reason = "the pattern lets every frame attend to every frame"
-        return pattern
 
     def _meet(self, ranks: Ranks, transformer: Any, grid: FrameGrid, latents: Tensor) -> None:
         """At a call's first step, compare knobs and noise with the other ranks."""

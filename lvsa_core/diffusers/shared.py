@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -60,14 +58,14 @@ def shared_attend(
     v_first, v_rows, v_last = _pieces(v, layout.kv_before, rows, ranks)
     keys, values = (k_first, k_rows, k_last), (v_first, v_rows, v_last)
 
-    if dist.get_world_size(ranks.ring) > 1 and length % ranks.count == 0:
+    if dist.get_world_size(ranks.ring) > 1:
         text = tuple(torch.cat([first, last], 1) for first, _, last in (keys, values))
         out = ring_attend(
             torch.cat([q_rows, q_first, q_last], 1),
             k_rows,
             v_rows,
             pattern,
-            Shards(layout.grid, dist.get_world_size(ranks.ring), after=behind),
+            Shards(layout.grid, dist.get_world_size(ranks.ring), after=behind, pad=ranks.count * rows - length),
             ranks.ring,
             text=(text[0], text[1]) if text[0].shape[1] else None,
             scale=scale,
@@ -75,13 +73,11 @@ def shared_attend(
         )
         middle, first, last = torch.split(out, [q_rows.shape[1], q_first.shape[1], q_last.shape[1]], 1)
     else:
-        held, own = _own_rows(layout, length, q_rows.shape[1], ranks)
-        key, value = (
-            torch.cat([first, joined(x, 1, ranks.ring)[:, :length], last], 1) for first, x, last in (keys, values)
+        query, key, value = (
+            torch.cat([first, x[:, :length], last], 1) for first, x, last in ((q_first, q_rows, q_last), keys, values)
         )
-        queries = torch.cat([q_first, q_rows[:, :held], q_last], 1)
-        out = attend(queries, key, value, pattern, own, scale=scale, kernel=kernel)
-        first, middle, last = torch.split(out, [q_first.shape[1], held, q_last.shape[1]], 1)
+        out = attend(query, key, value, pattern, layout, scale=scale, kernel=kernel)
+        first, middle, last = torch.split(out, [q_first.shape[1], length, q_last.shape[1]], 1)
         middle = padded(middle, 1, q_rows.shape[1])
     first, last = (joined(x, 2, ranks.ulysses) if x.shape[1] else x.new_empty(q[:, :0].shape) for x in (first, last))
     return torch.cat([first, rows_from_heads(middle, ranks.ulysses), last], 1)
@@ -92,12 +88,3 @@ def _pieces(x: Tensor, before: int, rows: int, ranks: Ranks) -> tuple[Tensor, Te
     each = x.shape[2] // dist.get_world_size(ranks.ulysses)
     own = x.narrow(2, dist.get_rank(ranks.ulysses) * each, each)
     return own[:, :before], heads_from_rows(x[:, before : before + rows], ranks.ulysses), own[:, before + rows :]
-
-
-def _own_rows(layout: TokenLayout, length: int, rows: int, ranks: Ranks) -> tuple[int, TokenLayout]:
-    """How many of the rows of the ring's part are no padding, and their attention to all keys."""
-    start, video = min(dist.get_rank(ranks.ring) * rows, length), layout.grid.tokens
-    held = min(rows, length - start)
-    in_video = max(0, min(start + held, video) - start)
-    text = layout.q_after - (length - video)
-    return held, replace(layout, q_offset=min(start, video), q_rows=in_video, q_after=held - in_video + text)

@@ -206,6 +206,8 @@ def in_ranks(ranks: int, function: Callable[..., Any], *args: Any, folder: Path)
 
 def _rank(rank: int, ranks: int, folder: Path, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
+    if not torch.accelerator.is_available():  # diffusers 0.42 divides by it, to give each rank a device
+        torch.accelerator.device_count = lambda: 1
     dist.init_process_group(
         "gloo", init_method=f"file://{folder / 'store'}", rank=rank, world_size=ranks, timeout=timedelta(seconds=60)
     )

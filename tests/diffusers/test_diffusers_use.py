@@ -122,7 +122,7 @@ def test_every_knob_is_used(pipeline: Pipeline, enable_lvsa: Callable[..., Any])
     lvsa.disable()
     lvsa = enable_lvsa(pipe, reference_latent_frames=6, sparsity_scale=2.0)
     generate("wan", pipe)
-    assert lvsa.report().reason == "within the attention budget of 12 latent frames"
+    assert lvsa.report().reason == "within the attention budget of 12 latent frames (training horizon 6)"
 
 
 def test_report(pipeline: Pipeline, enable_lvsa: Callable[..., Any]) -> None:
@@ -138,7 +138,7 @@ def test_report(pipeline: Pipeline, enable_lvsa: Callable[..., Any]) -> None:
     generate("wan", pipe, SHORT, steps=2)
     assert str(lvsa.report()) == (
         "LVSA on wan (trained on 5 latent frames): 5 latent frames of 16 patches, 0 of 2 steps sparse; "
-        "dense: within the attention budget of 5 latent frames"
+        "dense: within the attention budget of 5 latent frames (training horizon 5)"
     )
 
 

@@ -24,13 +24,15 @@ def cases(ranks: int) -> dict[str, Case]:
     whole, cut = (Shards(FrameGrid(frames, 6), ranks) for frames in (24, {2: 21, 3: 20, 4: 22}[ranks]))
     cut_pattern = plan(cut.grid.frames, reference_frames=9, window=1)
     base = Case(pattern, whole)
+    behind = Case(pattern, whole, text=5, text_queries=True)
+    few, tiny = FrameGrid(13, 5), FrameGrid(3, 2)
     return {
         "frames": base,
         "next step": moved(base),
         "rows within frames": Case(cut_pattern, cut),
         "overlap": replace(base, overlap=True),
         "overlap, text behind": Case(cut_pattern, cut, text=5, text_queries=True, overlap=True),
-        "text behind": replace(base, text=5, text_queries=True),
+        "text behind": behind,
         "text behind, batch": Case(cut_pattern, cut, text=3, text_queries=True, batch=2),
         "text keys": replace(base, text=5, heads=(4, 2)),
         "text keys, overlap": replace(base, text=5, heads=(4, 1), overlap=True),
@@ -44,6 +46,17 @@ def cases(ranks: int) -> dict[str, Case]:
         "bfloat16": replace(base, dtype=torch.bfloat16, text=4, text_queries=True, overlap=True),
         "float16": replace(base, dtype=torch.float16),
         "float64": replace(base, dtype=torch.float64, text=4, text_queries=True),
+        "padding": replace(base, shards=Shards(FrameGrid(24, 7), ranks, pad=-24 * 7 % ranks + ranks), text=3),
+        "padding, text behind": replace(
+            behind,
+            pattern=plan(13, reference_frames=5, window=1),
+            shards=Shards(few, ranks, pad=-few.tokens % ranks + 5 * ranks),
+            overlap=True,
+        ),
+        "padding after sound": replace(base, shards=Shards(whole.grid, ranks, after=5, pad=-149 % ranks), text=3),
+        "ranks of padding alone": replace(
+            behind, pattern=Pattern(3), shards=Shards(tiny, ranks, pad=6 * (ranks - 1)), overlap=True
+        ),
         "concatenated": replace(base, kernel="sdpa-concatenated", text=4, overlap=True),
     }  # fmt: skip
 
@@ -76,7 +89,7 @@ def test_bytes_are_those_of_the_pattern(ranks: tuple[int, dict[str, list[dict[st
     shards, heads, kv_heads = case.shards, *case.heads
     rows = 0
     for rank in range(count):
-        held = range(rank * shards.rows, (rank + 1) * shards.rows)
+        held = range(rank * shards.rows, min((rank + 1) * shards.rows, shards.tokens))
         for token in range(shards.tokens):
             if token not in held and any(attends(case, row, token) for row in held):
                 rows += 1
