@@ -12,7 +12,7 @@ from lvsa_core.reference import token_mask
 def visible_keys(call: Call, query: int) -> list[int]:
     """Keys of one query token, from the words of the layout's docstring."""
     layout, patches = call.layout, call.layout.grid.patches
-    video = range(layout.kv_before, layout.kv_before + layout.grid.tokens)
+    video = {layout.kv_before + row: layout.held_frames[row // patches] for row in range(layout.kv_rows)}
     others = [*range(layout.kv_before), *range(layout.kv_tokens - layout.kv_after, layout.kv_tokens)]
     row = query - layout.q_before
     if not 0 <= row < layout.video_rows:
@@ -20,7 +20,7 @@ def visible_keys(call: Call, query: int) -> list[int]:
     frame = (row + layout.q_offset) // patches
     if frame >= layout.grid.frames:
         return []
-    return [*others, *(key for key in video if call.pattern.allows(frame, (key - layout.kv_before) // patches))]
+    return [*others, *(key for key, of in video.items() if call.pattern.allows(frame, of))]
 
 
 @settings(max_examples=40)
