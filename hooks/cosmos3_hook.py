@@ -7,7 +7,7 @@ from typing import Any
 
 from lvsa_core import FrameGrid
 
-from .spec import FamilySpec, LayoutMismatch, StaysDense
+from .spec import FamilySpec, LayoutMismatch
 
 
 def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
@@ -27,15 +27,12 @@ def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
 def around(transformer: Any, arguments: Mapping[str, Any]) -> tuple[int, int]:
     """Control tokens before the video, action and sound tokens after it.
 
-    Raises:
-        StaysDense: with several controls, each of which attends to the video in a sequence of its own.
+    Several controls have a layer of their own, which is called for each of them, beside the same video.
     """
     controls, action, sound = (arguments.get(name) for name in ("control_latents", "action_latents", "sound_latents"))
-    count = 0 if controls is None else len(controls) if isinstance(controls, list | tuple) else 1
-    if count > 1:
-        raise StaysDense(f"each of {count} controls has attention of its own, which is the engine's")
+    controlled = controls is not None and len(controls) > 0
     after = (0 if action is None else action.shape[1]) + (0 if sound is None else sound.shape[2])
-    return count * grid(transformer, arguments).tokens, after
+    return grid(transformer, arguments).tokens if controlled else 0, after
 
 
 COSMOS3 = FamilySpec(
@@ -43,9 +40,10 @@ COSMOS3 = FamilySpec(
     transformer="vllm_omni.diffusion.models.cosmos3.transformer_cosmos3:Cosmos3VFMTransformer",
     forward_parameters=("video_shape", "timestep", "control_latents", "action_latents", "sound_latents"),
     attention=("Cosmos3CrossAttention",),
+    attention_layers=("attn", "multi_control_attn"),
     grid=grid,
     around=around,
     text="keys first",
     masks_only_padding="always",
-    dense="the text's attention, which is causal and sees no video; a request with several controls",
+    dense="the text's attention, which is causal and sees no video",
 )

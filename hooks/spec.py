@@ -59,8 +59,9 @@ class FamilySpec:
         name: the family as it stands in settings and log lines.
         transformer: upstream class of the video transformer, ``package.module:Class``; subclasses are covered.
         forward_parameters: parameters of its ``forward`` that ``grid`` and the step read.
-        attention: names of the upstream classes whose engine attention layer is the video's self-attention.
-        attention_layer: their attribute that holds the engine's ``Attention``.
+        optional_parameters: more of them, which only some versions or subclasses have.
+        attention: names of the upstream classes whose engine attention layers are the video's self-attention.
+        attention_layers: their attributes that hold the engine's ``Attention``; only the first must be there.
         grid: ``(transformer, forward arguments by name) -> FrameGrid`` of the unsharded video; raises
             :class:`LayoutMismatch` if the arguments are not a video's, :class:`ImpossibleRequest` if the model cannot
             make that video.
@@ -81,8 +82,9 @@ class FamilySpec:
     forward_parameters: tuple[str, ...]
     attention: tuple[str, ...]
     grid: Callable[[Any, Mapping[str, Any]], FrameGrid]
-    attention_layer: str = "attn"
+    attention_layers: tuple[str, ...] = ("attn",)
     around: Callable[[Any, Mapping[str, Any]], tuple[int, int]] = _nothing
+    optional_parameters: tuple[str, ...] = ()
     text: Literal["none", "behind", "keys first"] = "none"
     masks_only_padding: Literal["always", "alone", "never"] = "never"
     step_parameter: str = "timestep"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lvsa_core import FrameGrid
+from lvsa_core.vace import reference_frames
 
 from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch, Rope
 
@@ -14,6 +15,8 @@ _AXES = ("latent frames", "latent rows (of 8 pixels, TI2V-5B 16)", "latent colum
 
 def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
     """Frames and patches of ``hidden_states`` [B, C, T, H, W] after patching by ``transformer.config.patch_size``.
+
+    VACE's reference images, latent frames before the video's, are none of the video's.
 
     Raises:
         LayoutMismatch: if ``hidden_states`` has another number of dimensions.
@@ -32,7 +35,17 @@ def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
             raise ImpossibleRequest(
                 f"a video of {size} {axis} cannot be made: the model takes {step} to {limit * step} of them"
             )
-    return FrameGrid(patches[0], patches[1] * patches[2])
+    return FrameGrid(patches[0] - _references(transformer, arguments), patches[1] * patches[2])
+
+
+def around(transformer: Any, arguments: Mapping[str, Any]) -> tuple[int, int]:
+    """VACE's reference images before the video."""
+    return _references(transformer, arguments) * grid(transformer, arguments).patches, 0
+
+
+def _references(transformer: Any, arguments: Mapping[str, Any]) -> int:
+    condition = arguments.get("vace_context")
+    return 0 if condition is None else reference_frames(condition, transformer.config.in_channels)
 
 
 def rope(transformer: Any) -> Rope:
@@ -47,7 +60,9 @@ WAN = FamilySpec(
     transformer="vllm_omni.diffusion.models.wan2_2.wan2_2_transformer:WanTransformer3DModel",
     forward_parameters=("hidden_states", "timestep"),
     attention=("WanSelfAttention",),
+    optional_parameters=("vace_context",),
     grid=grid,
+    around=around,
     rope=rope,
     dense="cross-attention: its keys are the text and the image, a few hundred tokens",
 )

@@ -13,25 +13,30 @@ from lvsa_vllm_omni.hooks import FamilySpec
 from lvsa_vllm_omni.scope import Scope, running_forward
 
 
-@torch.library.custom_op("lvsa::attend", mutates_args=())
-def lvsa_attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+#: A CUDA graph would replay the step and the pattern of its capture: torch.compile leaves these operators out of its own.
+_TAGS = tuple(tag for tag in [getattr(torch.Tag, "cudagraph_unsafe", None)] if tag is not None)
+
+
+@torch.library.custom_op("lvsa::attend", mutates_args=(), tags=_TAGS)
+def lvsa_attend(q: Tensor, k: Tensor, v: Tensor, scale: float, whole: bool) -> Tensor:
     """Sparse attention of the running call, opaque to torch.compile: step and geometry are read inside.
 
     Args:
         q: [B, S, H, D]. k, v: [B, S, Hkv, D]. scale: multiplies the scores.
+        whole: whether the layer takes no part in sequence parallelism.
 
     Returns:
         [B, S, H, D], contiguous.
     """
-    return running_forward().attend(q, k, v, scale).contiguous()
+    return running_forward().attend(q, k, v, scale, whole=whole).contiguous()
 
 
 @lvsa_attend.register_fake
-def _(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def _(q: Tensor, k: Tensor, v: Tensor, scale: float, whole: bool) -> Tensor:
     return q.new_empty(q.shape)
 
 
-@torch.library.custom_op("lvsa::attend_ring", mutates_args=())
+@torch.library.custom_op("lvsa::attend_ring", mutates_args=(), tags=_TAGS)
 def lvsa_attend_ring(
     q: Tensor, k: Tensor, v: Tensor, text_k: Tensor | None, text_v: Tensor | None, scale: float
 ) -> Tensor:
@@ -76,6 +81,7 @@ class LvsaImpl(AttentionImpl):
     ) -> None:
         self.softmax_scale = softmax_scale
         self.scope: Scope | None = None
+        self.whole = False  # whether the layer takes no part in sequence parallelism
         if dense is None:
             from lvsa_vllm_omni.plugin import activate_by_name
 
@@ -103,7 +109,7 @@ class LvsaImpl(AttentionImpl):
         if attn_metadata is not None and not is_plain(attn_metadata, scope.spec, query.shape[0]):
             _report_mask(scope, query.shape[1])
             return self.dense.forward(query, key, value, attn_metadata)
-        return lvsa_attend(query, key, value, self.softmax_scale)
+        return lvsa_attend(query, key, value, self.softmax_scale, self.whole)
 
 
 class LvsaRing:

@@ -20,8 +20,6 @@ class LvsaFallbackError(RuntimeError):
 #: Events since the process started, by name: "request:sparse", "request:dense", "fallback:<reason>".
 counts: Counter[str] = Counter()
 
-_fallbacks: set[tuple[str, str]] = set()
-
 
 def enabled(families: str, settings: str) -> None:
     """The one summary line of start-up."""
@@ -56,8 +54,15 @@ def refused(reason: str) -> None:
     logger.error("[LVSA] refused: %s", reason)
 
 
-def not_used(model: str, reason: str) -> None:
-    """A model has been loaded in which nothing is LVSA's; ``reason`` is empty where none is known."""
+def not_used(model: str, switch: str, reason: str) -> None:
+    """A model has been loaded in which nothing is LVSA's.
+
+    Args:
+        model: its pipeline. switch: the setting that would change it. reason: why it is so. Either may be empty.
+    """
+    if switch:
+        logger.warning("[LVSA] is on, but not for %s, which runs dense throughout: set %s=1", model, switch)
+        return
     logger.warning(
         "[LVSA] is on, but %s holds no transformer that it supports: it runs dense throughout%s",
         *(model, f" ({reason})" if reason else ""),
@@ -88,7 +93,7 @@ def dense(grid: FrameGrid, reason: str) -> None:
 
 
 def fallback(origin: str, reason: str, seq_len: int, *, strict: bool, warn: bool, **details: object) -> None:
-    """A surprise in a running request: one line for each origin and reason, or an error.
+    """A surprise in a running request: a line if ``warn``, or an error.
 
     Raises:
         LvsaFallbackError: if ``strict``.
@@ -98,12 +103,10 @@ def fallback(origin: str, reason: str, seq_len: int, *, strict: bool, warn: bool
     line = f"[LVSA-FALLBACK] origin={origin} reason={reason} seq_len={seq_len}{more}"
     if strict:
         raise LvsaFallbackError(f"{line}; LVSA_STRICT=1 makes this an error, unset it to run dense instead")
-    if warn and (origin, reason) not in _fallbacks:
-        _fallbacks.add((origin, reason))
+    if warn:
         logger.warning("%s", line)
 
 
 def reset() -> None:
-    """Forget what has happened: counters at zero, every fallback is reported again."""
+    """Counters at zero."""
     counts.clear()
-    _fallbacks.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,31 +31,33 @@ class Forward:
     around: tuple[int, int]  # tokens that the transformer puts before and after the video
     pattern: Pattern
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, *, whole: bool = False) -> Tensor:
         """Sparse attention of one layer, dense if the tokens are not the grid's.
 
         Args:
             q: [B, S, H, D]. k, v: [B, S, Hkv, D]. scale: multiplies the scores.
+            whole: whether the layer takes no part in sequence parallelism.
 
         Raises:
             LvsaFallbackError: instead of running dense, if LVSA_STRICT=1.
         """
-        shard = self.scope.shard
-        padding = getattr(compat.forward_context(), "sp_padding_size", 0) or 0
+        shard = compat.WHOLE if whole else self.scope.shard
+        padding = 0 if whole else getattr(compat.forward_context(), "sp_padding_size", 0) or 0
         try:
             layout = self.scope.spec.layout(
                 self.grid, self.around, q.shape[1], k.shape[1], padding, shard.rank, shard.ranks
             )
         except LayoutMismatch:
             return self._dense(q, k, v, "sequence-length", self._tokens(k, padding))
-        kernel, (rows, keys) = self.scope.settings.backend, (layout.q_tokens, layout.kv_tokens)
+        kernel, rows = self.scope.settings.backend, q.shape[1]
+        q, k, v = q[:, : layout.q_tokens], k[:, : layout.kv_tokens], v[:, : layout.kv_tokens]
         try:
-            out = attend(q[:, :rows], k[:, :keys], v[:, :keys], self.pattern, layout, scale=scale, kernel=kernel)
-            return out if rows == q.shape[1] else pad(out, (0, 0, 0, 0, 0, q.shape[1] - rows))
+            out = attend(q, k, v, self.pattern, layout, scale=scale, kernel=kernel)
         except torch.OutOfMemoryError:  # dense attention needs little less: let the engine handle it
             raise
         except (ValueError, RuntimeError) as error:
-            return self._dense(q, k, v, "refused", {"error": repr(str(error))})
+            out = self._dense(q, k, v, "refused", {"error": repr(str(error))})
+        return out if rows == q.shape[1] else pad(out, (0, 0, 0, 0, 0, rows - q.shape[1]))
 
     def attend_ring(self, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float) -> Tensor:
         """Sparse attention of one layer where every rank has only its own keys, dense if the tokens are not the grid's.
@@ -112,6 +114,7 @@ class Scope:
         dense: the dense implementation of one of them, for surprises inside the operator.
         dense_ring: the engine's ring of one of them, None where there is none.
         shard: the part of the sequence that this process's attention holds.
+        pipeline: gives the pipeline that the transformer is in, None where that is not known.
     """
 
     def __init__(
@@ -131,6 +134,7 @@ class Scope:
         self.blocks = 0
         self.dense: Any = None
         self.dense_ring: Any = None
+        self.pipeline: Callable[[], Any] = lambda: None
 
     @contextmanager
     def call(self, transformer: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
@@ -143,7 +147,7 @@ class Scope:
             agreement.check()
             self.agreed = True
         request = step.running_request()
-        step.advance(request, arguments.get(self.spec.step_parameter))
+        step.advance(request, self.pipeline(), arguments.get(self.spec.step_parameter))
         forward = self._plan(transformer, arguments, request)
         diagnostics.before_call(self.settings, request, forward.pattern if forward else None)
         before, self.sparse = self.sparse, forward is not None
@@ -168,7 +172,7 @@ class Scope:
             decision = Decision("dense", str(reason))
         except ImpossibleRequest as error:
             raise compat.client_error(str(error)) from error
-        except (LayoutMismatch, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             self.fallback("grid", "layout", 0, error=repr(str(error)))
             return None
         new = self._once(request, (id(self), decision.verdict, grid))
@@ -188,6 +192,7 @@ class Scope:
         return new
 
     def fallback(self, origin: str, reason: str, seq_len: int, **details: object) -> None:
-        """Report a surprise, or raise it as LVSA_STRICT asks."""
-        strict, warn = self.settings.strict, self.settings.warn_fallback
+        """Report a surprise, once a request, or raise it as LVSA_STRICT asks."""
+        strict = self.settings.strict
+        warn = self.settings.warn_fallback and self._once(step.running_request(), (origin, reason))
         journal.fallback(origin, reason, seq_len, strict=strict, warn=warn, family=self.spec.name, **details)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from lvsa_core import riflex
 from lvsa_core.kernels import release
-from lvsa_vllm_omni.hooks import FamilySpec, HookError, MissingModel, Rope, dense_reason
+from lvsa_vllm_omni.hooks import SPECS, FamilySpec, HookError, MissingModel, Rope, dense_reason
 from lvsa_vllm_omni.scope import Scope
 
 #: Our attribute on a class we patched: the function that takes the patch off.
@@ -45,15 +46,20 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
     cls = _resolve(spec)
     if MARK in vars(cls):
         return vars(cls)[MARK]
-    original_init, original_call, own_call = cls.__init__, cls.__call__, vars(cls).get("__call__")
+    names = ("__init__", "__call__")
+    original_init, original_call = (getattr(cls, name) for name in names)
+    own = {name: vars(cls)[name] for name in names if name in vars(cls)}
 
     @functools.wraps(original_init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original_init(self, *args, **kwargs)
-        adopt(self)
+        if _nearest(type(self)) is cls:
+            adopt(self)
 
     @functools.wraps(original_call)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if _nearest(type(self)) is not cls:
+            return original_call(self, *args, **kwargs)
         scope = scope_of(self)
         if scope is None or not scope.settled:  # a subclass may have built more layers after our __init__
             scope = adopt(self)
@@ -64,11 +70,11 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
     def undo() -> None:
         if vars(cls).get(MARK) is not undo:
             return
-        cls.__init__ = original_init
-        if own_call is None:
-            del cls.__call__
-        else:
-            cls.__call__ = own_call
+        for name in names:
+            if name in own:
+                setattr(cls, name, own[name])
+            else:
+                delattr(cls, name)
         delattr(cls, MARK)
 
     cls.__init__, cls.__call__ = __init__, __call__
@@ -76,20 +82,26 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
     return undo
 
 
-def install_runner(unused: Callable[[str, str], None]) -> Callable[[], None]:
-    """Tell of a model in which nothing was adopted, answer a client's error as such, free what kernels keep.
+def _nearest(transformer: type) -> type | None:
+    """The class that is hooked, of a transformer's own and its bases: a family of a subclass goes before its base's."""
+    return next((cls for cls in transformer.__mro__ if MARK in vars(cls)), None)
+
+
+def install_runner(unused: Callable[[str, str, str], None]) -> Callable[[], None]:
+    """Tell scopes their pipeline, and users of a model without any; answer a client's error as such; free workspaces.
 
     Target: ``load_model``, ``execute_model`` and, where there is one, ``execute_model_batch`` of
         ``DiffusionModelRunner``.
-    Why: LVSA that is switched on for a model it does not know must not be silent; and the executor of a single device
-        turns every exception of a request into an internal server error, also one of the client's
-        (``OmniClientError``), which the executor of several devices answers with its own status. Between requests the
-        engine may go to sleep, and must find the memory free.
-    How: look for a scope in the model that was loaded; hand a client's error on as the engine's own output does.
+    Why: LVSA that is switched on for a model it does not know must not be silent; some pipelines alone know the
+        denoising step; and the executor of a single device turns every exception of a request into an internal server
+        error, also one of the client's (``OmniClientError``), which the executor of several devices answers with its
+        own status. Between requests the engine may go to sleep, and must find the memory free.
+    How: look for scopes in the model that was loaded; hand a client's error on as the engine's own output does.
     Remove when: the engine tells plugins of its models; ``UniProcDiffusionExecutor`` keeps the status.
 
     Args:
-        unused: called with the name of the pipeline's class, and the reason where its model is known to stay dense.
+        unused: called with the name of the pipeline's class, the setting that would switch LVSA on for it if there is
+            one, and the reason where its model is known to stay dense.
 
     Returns:
         A function that takes the patch off again.
@@ -114,8 +126,13 @@ def install_runner(unused: Callable[[str, str], None]) -> Callable[[], None]:
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original_load(self, *args, **kwargs)
         pipeline = getattr(self, "pipeline", None)
-        if isinstance(pipeline, torch.nn.Module) and not any(scope_of(module) for module in pipeline.modules()):
-            unused(type(pipeline).__name__, dense_reason({type(module).__name__ for module in pipeline.modules()}))
+        if isinstance(pipeline, torch.nn.Module):
+            scopes = [scope for module in pipeline.modules() if (scope := scope_of(module)) is not None]
+            for scope in scopes:
+                scope.pipeline = weakref.ref(pipeline)
+            if not scopes:
+                classes = {type(module) for module in pipeline.modules()}
+                unused(type(pipeline).__name__, _switch(classes), dense_reason({cls.__name__ for cls in classes}))
         return result
 
     @functools.wraps(original_execute)
@@ -184,6 +201,12 @@ def retune_rope(rope: Rope, length: int, scale: float) -> int:
     return k
 
 
+def _switch(classes: set[type]) -> str:
+    """The setting of the family that has one of these classes or its base, empty if none has."""
+    names = {base.__name__ for cls in classes for base in cls.__mro__}
+    return next((spec.setting for spec in SPECS.values() if spec.transformer_class in names), "")
+
+
 def scope_of(transformer: Any) -> Scope | None:
     """The scope that a transformer was given, None if it was not adopted."""
     return vars(transformer).get(SCOPE)
@@ -194,31 +217,31 @@ def give_scope(transformer: Any, scope: Scope) -> None:
     setattr(transformer, SCOPE, scope)
 
 
-def attention_layers(transformer: Any, spec: FamilySpec) -> list[Any]:
-    """The engine's attention layers of a transformer that are the video's self-attention.
+def attention_layers(transformer: Any, spec: FamilySpec) -> list[list[Any]]:
+    """The engine's attention layers of a transformer that are the video's self-attention, for each of its blocks.
 
     Raises:
-        HookError: if such a module has no engine layer where the family says.
+        HookError: if a block has no engine layer where the family says.
     """
-    layers = []
+    blocks = []
     for name, module in transformer.named_modules():
         if not any(cls.__name__ in spec.attention for cls in type(module).__mro__):
             continue
-        layer = getattr(module, spec.attention_layer, None)
-        if not hasattr(layer, "attention"):
+        first, *others = (getattr(module, attribute, None) for attribute in spec.attention_layers)
+        if not hasattr(first, "attention"):
             raise HookError(
                 f"{spec.setting}: {name} ({type(module).__name__}) should hold the engine's attention layer as "
-                f"{spec.attention_layer!r}, found {type(layer).__name__}; {_remedy(spec)}"
+                f"{spec.attention_layers[0]!r}, found {type(first).__name__}; {_remedy(spec)}"
             )
-        layers.append(layer)
-    return layers
+        blocks.append([first, *(layer for layer in others if hasattr(layer, "attention"))])
+    return blocks
 
 
 def read_arguments(cls: type, spec: FamilySpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of a transformer's call that the family reads, by name; one that was not given is left out."""
     positions = _positions(cls)
     found = {}
-    for name in spec.forward_parameters:
+    for name in (*spec.forward_parameters, *spec.optional_parameters):
         position = positions.get(name, len(args))
         if name in kwargs:
             found[name] = kwargs[name]
@@ -239,7 +262,7 @@ def _resolve(spec: FamilySpec) -> Any:
     module_name, _, class_name = spec.transformer.partition(":")
     try:
         module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         raise MissingModel(f"{spec.setting}: this vLLM-Omni has no {module_name} ({error}); {_remedy(spec)}") from None
     cls = getattr(module, class_name, None)
     if cls is None:

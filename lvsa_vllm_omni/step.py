@@ -40,9 +40,10 @@ class Request:
         if published is None:
             if token is not self._token or self._count < 0:
                 self._token, self._count = token, self._count + 1
-            self.step = self._count
-        else:
-            self.step = published
+            published = self._count
+        if published < self.step:  # one request in several runs, as a long transfer in chunks
+            self.reported.clear()
+        self.step = published
         return self.step
 
 
@@ -58,6 +59,9 @@ def running_request() -> Request:
     return _running
 
 
-def advance(request: Request, token: Any) -> int:
-    """The request's step, published by the pipeline (Wan) or told by ``token``."""
-    return request.advance(getattr(compat.forward_context(), "denoise_step_idx", None), token)
+def advance(request: Request, pipeline: Any, token: Any) -> int:
+    """The request's step, published in its context (Wan) or by its pipeline (Cosmos 3), else told by ``token``."""
+    published = getattr(compat.forward_context(), "denoise_step_idx", None)
+    if published is None:
+        published = getattr(pipeline, "current_step_index", None)
+    return request.advance(published, token)

@@ -15,6 +15,8 @@ import pytest
 import torch
 from lvsa_log import Log
 
+from lvsa_core import Pattern, TokenLayout, attend, reference_attend
+
 HERE = Path(__file__).parent
 
 #: An accelerator's attention has no float32 kernels. Then rounding is that of bfloat16 through the whole model.
@@ -137,15 +139,32 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     seen: list[Call] = []
     attend = scope.Forward.attend
 
-    def watched(self: Any, q: Any, k: Any, v: Any, scale: float) -> Any:
+    def watched(self: Any, q: Any, k: Any, v: Any, scale: float, **more: Any) -> Any:
         step = compat.forward_context().denoise_step_idx
         pattern = self.pattern
         seen.append(
             Call(step, self.grid.frames, self.grid.patches, pattern.offset, pattern.keyframe_interval, q.shape[1])
         )
-        return attend(self, q, k, v, scale)
+        return attend(self, q, k, v, scale, **more)
 
     monkeypatch.setattr(scope.Forward, "attend", watched)
+    return seen
+
+
+@pytest.fixture
+def attended(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Pattern, TokenLayout]]:
+    """The sparse calls, each of which is compared with the reference."""
+    from lvsa_vllm_omni import scope
+
+    seen: list[tuple[Pattern, TokenLayout]] = []
+
+    def both(q: Any, k: Any, v: Any, pattern: Pattern, layout: TokenLayout, **more: Any) -> Any:
+        out, expected = (f(q, k, v, pattern, layout, **more) for f in (attend, reference_attend))
+        torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-3 if q.dtype == torch.float32 else 6e-2)
+        seen.append((pattern, layout))
+        return out
+
+    monkeypatch.setattr(scope, "attend", both)
     return seen
 
 

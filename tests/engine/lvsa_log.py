@@ -13,5 +13,10 @@ class Log(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
 
+    @property
+    def messages(self) -> list[str]:
+        """The lines as they are printed."""
+        return [record.getMessage() for record in self.records]
+
     def clear(self) -> None:
         self.records.clear()

@@ -31,10 +31,10 @@ def dense_video(starting: Any) -> np.ndarray:
     """A long video of the plain engine; also looks at the layers of an engine on which nothing asks for LVSA."""
     from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
 
-    unused: list[tuple[str, str]] = []
+    unused: list[tuple[str, ...]] = []
     stop_watching = seam.install_runner(lambda *model: unused.append(model))
     with starting() as engine:
-        assert unused == [("Wan22Pipeline", "")]
+        assert unused == [("Wan22Pipeline", "LVSA_WAN_HOOK", "")]
         stop_watching()
         assert seam.MARK not in vars(WanTransformer3DModel)
         (transformer,) = engine.transformers
@@ -267,6 +267,8 @@ def test_a_surprise_goes_dense_with_one_line_or_fails(
         (line,) = lines(log, "[LVSA-FALLBACK]")
         assert line.startswith("[LVSA-FALLBACK] origin=attention reason=sequence-length seq_len=400 family=wan ")
         assert journal.counts["fallback:sequence-length"] == 3 * 2 * 2  # steps, branches of guidance, blocks
+        engine.video(LONG, steps=1)
+        assert len(lines(log, "[LVSA-FALLBACK]")) == 2  # every request says it
 
         with monkeypatch.context() as patch:
             patch.setattr(Attention, "forward", masked(Attention.forward))

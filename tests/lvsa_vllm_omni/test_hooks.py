@@ -9,7 +9,7 @@ import torch
 
 from lvsa_core import FrameGrid, TokenLayout
 from lvsa_core.exchange import Shards
-from lvsa_vllm_omni.hooks import COSMOS3, HUNYUAN, SPECS, WAN, ImpossibleRequest, LayoutMismatch, StaysDense
+from lvsa_vllm_omni.hooks import COSMOS3, HUNYUAN, SPECS, WAN, ImpossibleRequest, LayoutMismatch
 from lvsa_vllm_omni.seam import read_arguments
 from lvsa_vllm_omni.settings import FAMILIES
 
@@ -86,8 +86,18 @@ def test_what_stands_around_the_video_of_cosmos() -> None:
     assert COSMOS3.around(COSMOS_MODEL, {**call, "control_latents": [control], "action_latents": None}) == (30, 0)
     assert COSMOS3.around(COSMOS_MODEL, {**call, "action_latents": action}) == (0, 16)
     assert COSMOS3.around(COSMOS_MODEL, {**call, "sound_latents": sound}) == (0, 25)
-    with pytest.raises(StaysDense, match="each of 2 controls has attention of its own"):
-        COSMOS3.around(COSMOS_MODEL, {**call, "control_latents": [control, control]})
+    assert COSMOS3.around(COSMOS_MODEL, {**call, "control_latents": [control, control]}) == (30, 0)  # one at a time
+    assert COSMOS3.around(COSMOS_MODEL, {**call, "control_latents": []}) == (0, 0)
+
+
+def test_reference_images_of_vace_stand_before_the_video() -> None:
+    condition = torch.ones(1, 96, 7, 8, 12)
+    condition[:, 16:, :2] = 0
+    model = SimpleNamespace(config=SimpleNamespace(patch_size=(1, 2, 2), rope_max_seq_len=1024, in_channels=16))
+    call = {**latents(1, 16, 7, 8, 12), "vace_context": condition}
+    assert WAN.grid(model, call) == FrameGrid(5, 24)
+    assert WAN.around(model, call) == (2 * 24, 0)
+    assert WAN.around(model, latents(1, 16, 7, 8, 12)) == (0, 0)
 
 
 GRID = FrameGrid(3, 4)

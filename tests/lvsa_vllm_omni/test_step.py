@@ -37,3 +37,12 @@ def test_a_request_ends_with_its_context() -> None:
     assert not request.runs_in(Context())
     del context
     assert not request.runs_in(None)
+
+
+def test_a_request_in_several_runs_is_reported_anew() -> None:
+    request = Request(Context())
+    for step in (0, 1):
+        request.advance(step, None)
+        request.reported.add(step)
+    assert request.advance(0, None) == 0
+    assert not request.reported

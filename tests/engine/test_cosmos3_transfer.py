@@ -1,0 +1,43 @@
+"""Cosmos 3 after control videos, by the pipeline's own transfer: in chunks, and with guidance by the controls."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import start
+from families import FAMILIES
+from lvsa_log import Log
+
+from lvsa_core import Pattern, TokenLayout
+from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+
+FAMILY = FAMILIES["cosmos3"]
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Its chunks of 9 latent frames are beyond the training horizon."""
+    folder = write_checkpoint("cosmos3", tmp_path_factory.mktemp("checkpoint") / "cosmos3")
+    knobs = {"REFERENCE_LATENT_FRAMES": "4", "WINDOW_SIZE": "4", "AUTO_KEYFRAMES": "0", "KEY_FRAME_INTERVAL": "12"}
+    settings = {FAMILY.hook: "1", **{f"LVSA_{name}": value for name, value in knobs.items()}}
+    with start(folder, settings, **FAMILY.options) as running:
+        yield running
+
+
+@pytest.mark.parametrize("hints", [("depth",), ("depth", "seg")], ids=len)
+def test_transfer_in_chunks(
+    engine: Any, attended: list[tuple[Pattern, TokenLayout]], log: Log, hints: tuple[str, ...]
+) -> None:
+    """By the pipeline itself: three branches of guidance, one without controls, all sparse; each chunk from step 0."""
+    control = np.random.default_rng(7).integers(0, 255, (65, 192, 320, 3), dtype=np.uint8)
+    options = {"num_video_frames_per_chunk": 33, "control_guidance": 2.0, "resolution": "256"}
+    engine.video(65, steps=4, extra_args={**{hint: {"control": control} for hint in hints}, **options})
+    calls = [(pattern.offset, layout.q_before > 0) for pattern, layout in attended]
+    patches = attended[0][1].grid.patches
+    assert {layout.grid.frames for _, layout in attended} == {9}
+    assert {layout.q_before for _, layout in attended} == {0, 9 * patches}
+    full = [True] * FAMILY.blocks * len(hints)
+    branches = [*full, *[False] * FAMILY.blocks, *full]
+    assert calls == [(step % 3, beside) for _chunk in range(2) for step in range(4) for beside in branches]
+    assert sum(line.startswith("[LVSA] installed on") for line in log.messages) == 2
