@@ -1,7 +1,7 @@
 """A model on paper of LVSA on many GPUs: bytes, time and memory of one layer under Ulysses, LVSA's exchange and both.
 
     python benchmarks/scaling.py
-    python benchmarks/scaling.py --gpus 8,40 --minutes 1,10 --network 25 --json scaling.json --figure scaling.png
+    python benchmarks/scaling.py --gpus 8,40 --minutes 1,4 --network 25 --json scaling.json --figure scaling.png
 
 Nothing is measured. The inputs are bandwidths and FLOP rates, and what a model's preset says about its shape; the bytes
 follow from who holds which rows and heads. A split u x r has Ulysses groups of u neighbouring GPUs and divides the
@@ -17,17 +17,22 @@ sequence among r of them, by LVSA's exchange; u must divide the heads. u x 1 is 
 - LVSA's kernels and the linear layers run at the given rates; norms, text encoder and VAE take nothing.
 - Memory of a GPU: the weights, and of one layer the hidden state and its norm, Q, K, V, what the strategy gathers and
   copies, and two outputs.
+- A video is no longer than the model's table of rotary positions, which its code in diffusers gives; rows beyond it are
+  marked.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
+
+import diffusers
 
 from lvsa_core import FrameGrid
 from lvsa_vllm_omni.presets import Preset, load_preset
@@ -46,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--preset", default="wan2.1-14b", help="a model of configs/ with a shape")
     parser.add_argument("--size", default="1280x720")
     parser.add_argument("--gpus", type=_numbers(int), default=[8, 16, 40, 64], help="separated by commas")
-    parser.add_argument("--minutes", type=_numbers(float), default=[1 / 3, 1, 2, 5, 10], help="lengths of the video")
+    parser.add_argument("--minutes", type=_numbers(float), default=[1 / 3, 1, 2, 4], help="lengths of the video")
     parser.add_argument("--machine", type=int, default=rates.machine, help="GPUs of one machine")
     parser.add_argument("--nvlink", type=float, default=rates.nvlink / 1e9, help="GB/s of a GPU within a machine")
     parser.add_argument("--network", type=float, default=rates.network / 1e9, help="GB/s of a GPU between machines")
@@ -75,6 +80,19 @@ def latent_frames(preset: Preset, minutes: float) -> int:
     return round(minutes * 60 * preset.fps) // preset.vae_temporal_factor + 1
 
 
+def minutes_of(preset: Preset, frames: int) -> float:
+    """Of a video of so many latent frames."""
+    return (frames - 1) * preset.vae_temporal_factor / preset.fps / 60
+
+
+def most_frames(preset: Preset) -> int | None:
+    """Latent frames in the model's table of rotary positions; None where it makes them for any length."""
+    names = preset.match["transformer"]
+    models = [getattr(diffusers, name, None) for name in ([names] if isinstance(names, str) else names)]
+    tables = [inspect.signature(model).parameters.get("rope_max_seq_len") for model in models if model]
+    return min((table.default for table in tables if table), default=None)
+
+
 def named(shape: Shape, cluster: Cluster, gpus: int) -> dict[str, Split]:
     """The splits of the columns that the heads allow."""
     whole, machine = Split(gpus, 1), Split(cluster.machine, gpus // cluster.machine)
@@ -88,7 +106,7 @@ def rows_of(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """All numbers of every length on every number of GPUs."""
     preset, cluster = arguments.preset, arguments.cluster
     width, height = map(int, arguments.size.split("x"))
-    patches = preset.shape.patches(height, width)
+    patches, limit = preset.shape.patches(height, width), most_frames(preset)
     for gpus in arguments.gpus:
 
         def case(frames: int, split: Split, gpus: int = gpus) -> Case:
@@ -105,11 +123,13 @@ def rows_of(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "gpus": gpus,
                 "minutes": minutes,
                 "frames": case(frames, best).grid.frames,
+                "most_frames": limit,
+                "most_minutes": None if limit is None else minutes_of(preset, limit),
                 "all_gather": case(frames, best).gathered_by_all,
                 "ways": {name: found[split] for name, split in
                          {**named(preset.shape, cluster, gpus), "best": best}.items()},
                 "fits_minutes": {
-                    name: (fits[split] - 1) * preset.vae_temporal_factor / preset.fps / 60
+                    name: minutes_of(preset, fits[split])
                     for name, split in named(preset.shape, cluster, gpus).items()
                 },
             }  # fmt: skip
@@ -129,6 +149,7 @@ def report(rows: list[dict[str, Any]], memory: float) -> Iterator[str]:
             split = f"{way['split']}: " if way and name in ("hybrid", "best") else ""
             cells.append(f"{split}{way['seconds'] * 1e3:.1f} ({way['waiting'] / way['seconds']:.0%})" if way else "-")
         yield f"| {length(row)} | {row['frames']} | {row['gpus']} | {' | '.join(cells)} |"
+    yield from beyond(rows)
     yield ""
     yield "GB that a GPU receives for a layer, mean; in brackets what the busiest sends or receives:"
     yield ""
@@ -148,18 +169,32 @@ def report(rows: list[dict[str, Any]], memory: float) -> Iterator[str]:
         cells = [f"{way['keys'] / 1e9:.2f}" if way else "-" for way in ways]
         yield f"| {length(row)} | {row['gpus']} | {' | '.join(cells)} |"
     yield ""
-    yield f"Minutes of the longest video that fits in {memory:g} GB:"
+    yield f"Minutes of the longest video that fits in {memory:g} GB, in brackets where the model's table ends before:"
     yield ""
     yield "| GPUs | Ulysses | exchange | hybrid |"
     yield "|---|---|---|---|"
     for gpus, fits in {row["gpus"]: row["fits_minutes"] for row in rows}.items():
-        cells = [f"{fits[name]:.1f}" if name in fits else "-" for name in STRATEGIES[:3]]
+        cells = [fitting(fits[name], rows[0]["most_minutes"]) if name in fits else "-" for name in STRATEGIES[:3]]
         yield f"| {gpus} | {' | '.join(cells)} |"
 
 
+def fitting(minutes: float, most: float | None) -> str:
+    """The longest video that can be requested, and what would fit if the model took more."""
+    return f"{minutes:.1f}" if most is None or minutes <= most else f"{most:.1f} ({minutes:.1f})"
+
+
+def beyond(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """The note on the rows that are marked."""
+    if any("*" in length(row) for row in rows):
+        yield ""
+        yield f"* beyond the model's table of positions: {rows[0]['most_frames']} latent frames"
+
+
 def length(row: dict[str, Any]) -> str:
-    """Of a row's video, for people."""
-    return f"{row['minutes']:g} min" if row["minutes"] >= 1 else f"{row['minutes'] * 60:.0f} s"
+    """Of a row's video, for people; marked if the model cannot make it."""
+    most = row["most_frames"]
+    mark = "*" if most is not None and row["frames"] > most else ""
+    return (f"{row['minutes']:g} min" if row["minutes"] >= 1 else f"{row['minutes'] * 60:.0f} s") + mark
 
 
 def draw(rows: list[dict[str, Any]], file: Path) -> None:

@@ -57,7 +57,7 @@ class Bytes:
         self.received = [a + b for a, b in zip(self.received, other.received, strict=True)]
 
     def seconds(self, cluster: Cluster) -> float:
-        """Time of the busier link and direction."""
+        """Time of this GPU's busier link and direction."""
         most = (max(pair) for pair in zip(self.sent, self.received, strict=True))
         return max(n / rate for n, rate in zip(most, (cluster.nvlink, cluster.network), strict=True))
 
@@ -163,12 +163,8 @@ def measure(case: Case) -> dict[str, Any]:
     for pattern in case.patterns():
         moved = halo(case, pattern)
         computed = attention_seconds(case, pattern)
-        slowest = max(
-            max(moved[gpu].seconds(case.cluster), computed[gpu // case.split.ulysses][1])
-            + computed[gpu // case.split.ulysses][0]
-            - computed[gpu // case.split.ulysses][1]
-            for gpu in range(case.gpus)
-        )
+        arrived = max(one.seconds(case.cluster) for one in moved)  # everyone's keys: the next layer starts together
+        slowest = max(max(arrived, local) + whole - local for whole, local in computed)
         steps.append((busiest + slowest, max(whole for whole, _ in computed)))
         for one, other in zip(moved, shuffled, strict=True):
             one.add(other)

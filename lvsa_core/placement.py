@@ -46,12 +46,19 @@ class Placement:
         for name, degree in vars(self).items():
             check_int(name, degree, 1)
 
-    def decide(self, text: Literal["none", "behind", "keys first"] = "none") -> Decision:
+    def decide(self, text: Literal["none", "behind", "keys first"] = "none", *, lse: bool = True) -> Decision:
         """Whether LVSA runs under this placement.
 
         Args:
             text: where the family's text stands in the self-attention; ``behind``: in the queries too.
+            lse: whether the kernel gives a log-sum-exp, by which outputs on parts of the keys are joined.
         """
+        if self.ring > 1 and text == "behind" and not lse:
+            return Decision(
+                "refused",
+                "under Ring the text's queries need the log-sum-exp, which the kernel does not give: use Ulysses, or "
+                "another kernel",
+            )
         if self.ring > 1:
             rows = "a ring rank's rows are gathered by Ulysses" if self.ulysses > 1 else "each rank holds its rows"
             joined = ", and the text's attention is joined from all ranks" if text == "behind" else ""

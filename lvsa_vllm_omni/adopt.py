@@ -32,47 +32,31 @@ def adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mode
 
 
 def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mode) -> Scope:
-    from lvsa_vllm_omni.backend import LvsaImpl
-
-    layers = seam.attention_layers(transformer, spec)
-    if not layers and not _is_stage(transformer):
+    blocks = seam.attention_layers(transformer, spec)
+    if not blocks and not _is_stage(transformer):
         raise HookError(f"{spec.setting}: {type(transformer).__name__} holds no {' or '.join(spec.attention)}")
     config = compat.diffusion_config()
     placement = compat.placement(config)
-    decision = placement.decide(spec.text)
-    if decision.verdict == "refused":
-        raise HookError(f"LVSA cannot run here: {decision.reason}")
-
     scope = seam.scope_of(transformer)
     if scope is None:
         preset = _preset(transformer, spec, settings, config)
-        kernel = _kernel(settings, config, layers)
-        if placement.ring > 1 and spec.text == "behind" and not hasattr(kernel.kernel, "attention"):
+        kernel = _kernel(settings, config, blocks[0][0].head_size if blocks else 128)
+        decision = placement.decide(spec.text, lse=hasattr(kernel.kernel, "attention"))
+        if decision.verdict == "refused":
             raise HookError(
-                f"LVSA cannot run here: under Ring the text's queries need the log-sum-exp, which the kernel "
-                f"{kernel.name} does not give; set LVSA_BACKEND=auto, or use Ulysses"
+                f"LVSA cannot run here: {decision.reason} (LVSA_BACKEND={settings.backend} chose {kernel.name})"
             )
         scope = Scope(spec, preset, settings, mode, kernel, compat.shard(placement))
         _retune(transformer, spec, settings, scope.arguments["reference_frames"])
         seam.give_scope(transformer, scope)
         if shared := parallelism.titles(placement):
             journal.placed(shared, decision.verdict, decision.reason)
+        if agreement.ranks() > 1 and (limit := parallelism.time_limit()):
+            journal.logger.warning_once("[LVSA] %s", limit, scope="global")
         agreement.publish(settings, scope.arguments["reference_frames"])
     before = scope.blocks
-    for layer in layers:
-        _check_options(layer)
-        if not isinstance(layer.attention, LvsaImpl):
-            dense = layer.attention
-            layer.attention = LvsaImpl(
-                layer.num_heads, layer.head_size, layer.softmax_scale, layer.causal, layer.num_kv_heads, dense=dense
-            )
-        if placement.ring > 1:
-            _adopt_ring(layer, spec)
-        if layer.attention.scope is None:
-            layer.attention.scope = scope
-            scope.dense = layer.attention.dense
-            scope.dense_ring = layer.ring_runner.dense if placement.ring > 1 else None
-            scope.blocks += 1
+    for layers in blocks:
+        scope.blocks += any([_adopt_layer(layer, scope, ring=placement.ring > 1) for layer in layers])
     if scope.blocks != before:
         journal.hooked(
             type(transformer).__name__,
@@ -84,6 +68,28 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
             type(scope.dense).__name__,
         )
     return scope
+
+
+def _adopt_layer(layer: Any, scope: Scope, *, ring: bool) -> bool:
+    """Make a layer LVSA's; whether it was not before."""
+    from lvsa_vllm_omni.backend import LvsaImpl
+
+    _check_options(layer)
+    whole = bool(getattr(layer, "skip_sequence_parallel", False))
+    if not isinstance(layer.attention, LvsaImpl):
+        dense = layer.attention
+        layer.attention = LvsaImpl(
+            layer.num_heads, layer.head_size, layer.softmax_scale, layer.causal, layer.num_kv_heads, dense=dense
+        )
+    layer.attention.whole = whole
+    if ring and not whole:
+        _adopt_ring(layer, scope.spec)
+        scope.dense_ring = layer.ring_runner.dense
+    if layer.attention.scope is not None:
+        return False
+    layer.attention.scope = scope
+    scope.dense = layer.attention.dense
+    return True
 
 
 def _adopt_ring(layer: Any, spec: FamilySpec) -> None:
@@ -131,11 +137,10 @@ def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: 
     return presets.match_preset(facts, spec.name)
 
 
-def _kernel(settings: LvsaSettings, config: Any, layers: list[Any]) -> Selection:
+def _kernel(settings: LvsaSettings, config: Any, head_size: int) -> Selection:
     """The kernel that will run, or KernelUnavailable."""
     dtype = getattr(config, "dtype", None)
     dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
-    head_size = layers[0].head_size if layers else 128
     try:
         return select(settings.backend, compat.device(), dtype, head_size)
     except KernelUnavailable as error:

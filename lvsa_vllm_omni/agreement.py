@@ -23,12 +23,17 @@ class SettingsDiffer(RuntimeError):
     """Ranks have different settings; the message names the setting, the values and the ranks."""
 
 
+def ranks() -> int:
+    """How many processes run the model together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
 def publish(settings: LvsaSettings, reference_frames: int) -> None:
     """Tell the other ranks this one's settings, when a model is loaded; without other ranks nothing happens.
 
     It goes through the store that the ranks met at: no collective, so that no rank waits for one that has LVSA off.
     """
-    if _ranks() > 1:
+    if ranks() > 1:
         _store().set(_KEY.format(dist.get_rank()), json.dumps(_facts(settings, reference_frames)))
 
 
@@ -36,11 +41,11 @@ def check() -> None:
     """Compare with what the other ranks have told, at the first request.
 
     Raises:
-        SettingsDiffer: on every rank, if one has told something else, or nothing.
+        SettingsDiffer: on every rank that has LVSA, if one has told something else, or nothing (it has LVSA off).
     """
-    if _ranks() == 1:
+    if ranks() == 1:
         return
-    store, keys, mine = _store(), [_KEY.format(rank) for rank in range(_ranks())], dist.get_rank()
+    store, keys, mine = _store(), [_KEY.format(rank) for rank in range(ranks())], dist.get_rank()
     try:
         store.wait(keys, timedelta(seconds=WAIT))
     except dist.DistStoreError:  # out of time
@@ -66,10 +71,6 @@ def _facts(settings: LvsaSettings, reference_frames: int) -> dict[str, object]:
         if name not in _LOCAL
     }
     return {**named, "the reference in latent frames": reference_frames, "lvsa-vllm-omni": version("lvsa-vllm-omni")}
-
-
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def _store() -> dist.Store:

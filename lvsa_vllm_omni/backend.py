@@ -12,8 +12,7 @@ from lvsa_vllm_omni import compat, journal
 from lvsa_vllm_omni.hooks import FamilySpec
 from lvsa_vllm_omni.scope import Scope, running_forward
 
-
-#: A CUDA graph would replay the step and the pattern of its capture: torch.compile leaves these operators out of its own.
+#: A CUDA graph would replay the step and the pattern of its capture: torch.compile leaves these operators out of them.
 _TAGS = tuple(tag for tag in [getattr(torch.Tag, "cudagraph_unsafe", None)] if tag is not None)
 
 
@@ -28,7 +27,7 @@ def lvsa_attend(q: Tensor, k: Tensor, v: Tensor, scale: float, whole: bool) -> T
     Returns:
         [B, S, H, D], contiguous.
     """
-    return running_forward().attend(q, k, v, scale, whole=whole).contiguous()
+    return running_forward().attend(q, k, v, scale, whole).contiguous()
 
 
 @lvsa_attend.register_fake

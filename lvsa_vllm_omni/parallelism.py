@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -48,8 +49,14 @@ STRATEGIES: tuple[Strategy, ...] = (
     Strategy("Ring", "--ring-degree 2", Placement(ring=2)),
     Strategy("AllGather-KV", "--allgather-degree 2", Placement(allgather_kv=2), {"cosmos3": _CAUSAL}),
     Strategy("Ulysses x Ring", "--ulysses-degree 2 --ring-degree 2", Placement(ulysses=2, ring=2)),
+    Strategy(
+        "Ulysses x Ring, any number of heads",
+        "--ulysses-degree 2 --ring-degree 2 --ulysses-mode advanced_uaa",
+        Placement(ulysses=2, ring=2),
+    ),
     Strategy("Ulysses x CFG", "--ulysses-degree 2 --cfg-parallel-size 2", Placement(ulysses=2, cfg=2)),
     Strategy("Ring x CFG", "--ring-degree 2 --cfg-parallel-size 2", Placement(ring=2, cfg=2)),
+    Strategy("tensor x CFG", "--tensor-parallel-size 2 --cfg-parallel-size 2", Placement(tp=2, cfg=2)),
     Strategy("tensor x Ulysses", "--tensor-parallel-size 2 --ulysses-degree 2", Placement(tp=2, ulysses=2)),
     Strategy("tensor x Ring", "--tensor-parallel-size 2 --ring-degree 2", Placement(tp=2, ring=2)),
     Strategy(
@@ -79,8 +86,50 @@ STRATEGIES: tuple[Strategy, ...] = (
             ("AllGather-KV", "--allgather-degree", "allgather_kv"),
         )
     ),
-    Strategy("HSDP x Ulysses", "--use-hsdp --hsdp-shard-size 2 --ulysses-degree 2", Placement(hsdp=2, ulysses=2)),
+    *(
+        Strategy(
+            f"HSDP x {title}", f"--use-hsdp --hsdp-shard-size 2 {option} 2", Placement(hsdp=2, **{degree: 2}), limits
+        )
+        for title, option, degree, limits in (
+            ("CFG", "--cfg-parallel-size", "cfg", {}),
+            ("Ulysses", "--ulysses-degree", "ulysses", {}),
+            ("Ring", "--ring-degree", "ring", {}),
+            ("AllGather-KV", "--allgather-degree", "allgather_kv", {"cosmos3": _CAUSAL}),
+        )
+    ),
+    Strategy(
+        "HSDP x Ulysses x Ring",
+        "--use-hsdp --hsdp-shard-size 4 --ulysses-degree 2 --ring-degree 2",
+        Placement(hsdp=4, ulysses=2, ring=2),
+    ),
+    Strategy("replicas, data parallel", "--stage-id 0 --omni-dp-size-local 2", Placement()),
 )
+
+
+#: Seconds that the engine gives a request on several workers, and its output, where nothing else is set.
+USUAL_TIME_LIMIT = 600.0
+
+
+def time_limit() -> str:
+    """What to do about the engine's time-outs of a request on several workers; empty where the user has raised both.
+
+    The executor shuts the workers down when one of them has not answered in time. The engine itself reads the
+    variables, in the process of a worker as in its own.
+    """
+    from vllm_omni.diffusion import diffusion_engine
+    from vllm_omni.diffusion.executor import multiproc_executor
+
+    limits = {
+        "VLLM_OMNI_DLO_DP_WAVE_TIMEOUT": getattr(multiproc_executor, "_DLO_DP_WAVE_TIMEOUT_S", math.inf),
+        "VLLM_OMNI_ASYNC_OUTPUT_TIMEOUT": getattr(diffusion_engine, "_async_output_timeout", lambda: math.inf)(),
+    }
+    short = {name: seconds for name, seconds in limits.items() if seconds <= USUAL_TIME_LIMIT}
+    if not short:
+        return ""
+    return (
+        f"vLLM-Omni gives up a request after {min(short.values()):g} s on several workers, and may shut them all down: "
+        f"for long videos set {' and '.join(short)} to more seconds than one takes, and start again"
+    )
 
 
 def titles(placement: Placement) -> str:
@@ -90,6 +139,18 @@ def titles(placement: Placement) -> str:
         "ring": "Ring", "allgather_kv": "AllGather-KV",
     }  # fmt: skip
     return " x ".join(f"{name} {degree}" for key, name in names.items() if (degree := getattr(placement, key)) > 1)
+
+
+def refusals(*, lse: bool) -> Iterator[str]:
+    """What does not run with a kernel: family, placement and reason.
+
+    Args:
+        lse: whether it gives a log-sum-exp.
+    """
+    for name, spec in SPECS.items():
+        decision = Placement(ring=2).decide(spec.text, lse=lse)
+        if decision.verdict == "refused":
+            yield f"{name} under Ring: refused, {decision.reason}"
 
 
 def table() -> Iterator[Sequence[str]]:

@@ -31,7 +31,7 @@ class Forward:
     around: tuple[int, int]  # tokens that the transformer puts before and after the video
     pattern: Pattern
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, *, whole: bool = False) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, whole: bool = False) -> Tensor:
         """Sparse attention of one layer, dense if the tokens are not the grid's.
 
         Args:

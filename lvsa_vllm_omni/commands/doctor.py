@@ -102,6 +102,7 @@ def _kernels(settings: LvsaSettings, problems: list[str]) -> Iterator[str]:
     try:
         chosen = select(settings.backend, device, torch.bfloat16, 128)
         yield f"kernel on {device}, bfloat16, head size 128: {chosen}"
+        yield from parallelism.refusals(lse=hasattr(chosen.kernel, "attention"))
     except KernelUnavailable as error:
         yield f"kernel on {device}: {error}"
         problems.append(str(error))

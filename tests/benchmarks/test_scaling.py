@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import statistics
 import sys
 from pathlib import Path
 
@@ -121,6 +122,26 @@ def test_no_network_is_faster_than_computing() -> None:
     assert second["waiting"] > 0.9 * second["seconds"]
 
 
+def test_everyone_waits_for_the_busiest_sender() -> None:
+    """Of the exchange alone, where GPUs that receive little still have most of their attention before them."""
+    one = Case(WAN, FrameGrid(81, 3600), 21, Split(1, 9), Cluster(machine=1))
+    (pattern, *_), result = one.patterns(), measure(one)
+    moved, computed = halo(one, pattern), attention_seconds(one, pattern)
+    slowest = max(gpu.seconds(one.cluster) for gpu in moved)
+    own = max(max(gpu.seconds(one.cluster), b) + a - b for gpu, (a, b) in zip(moved, computed, strict=True))
+    every = max(max(slowest, b) + a - b for a, b in computed)
+    assert every > own and result["waiting"] == pytest.approx(
+        statistics.mean(waiting(one, pattern) for pattern in one.patterns())
+    )
+
+
+def waiting(case: Case, pattern: Pattern) -> float:
+    """Seconds beyond the attention itself, if nobody goes on before all transfers have ended."""
+    slowest = max(gpu.seconds(case.cluster) for gpu in halo(case, pattern))
+    computed = attention_seconds(case, pattern)
+    return max(max(slowest, local) + whole - local for whole, local in computed) - max(whole for whole, _ in computed)
+
+
 def test_memory() -> None:
     """K and V as projected and as gathered, and what fits."""
     ulysses, alone = case(Split(4, 1)), case(Split(1, 4))
@@ -150,5 +171,18 @@ def test_prints_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "hybrid" not in results["rows"][0]["ways"] and results["rows"][2]["ways"]["hybrid"]["split"] == "8 x 5"
     for row in results["rows"]:
         assert row["ways"]["best"]["seconds"] == min(way["seconds"] for way in row["ways"].values())
-    assert "| 1 min | 241 | 40 |" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| 1 min | 241 | 40 |" in printed and "*" not in printed.partition("Milliseconds")[2]
+    assert "| 40 | 4.3 (19.5) | 4.3 (25.3) | 4.3 (19.5) |" in printed
+    assert {row["most_frames"] for row in results["rows"]} == {1024}
     assert (tmp_path / "scaling.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_the_model_cannot_make(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Beyond Wan's table of positions rows are marked; HunyuanVideo has none."""
+    for preset, marked in (("wan2.1-14b", True), ("hunyuan-video-1.5", False)):
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--preset", preset, "--gpus", "8", "--minutes", "1,4.5"])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        printed = capsys.readouterr().out
+        assert "| 1 min |" in printed and ("| 4.5 min* |" if marked else "| 4.5 min |") in printed
+        assert ("* beyond the model's table of positions: 1024 latent frames" in printed) == marked

@@ -38,7 +38,7 @@ class Family:
 
 FAMILIES = {
     "wan-i2v": Family("LVSA_WAN_HOOK", 81, 97, 161, 16, image=True),
-    "wan-ti2v": Family("LVSA_WAN_HOOK", 121, 145, 241, 32),
+    "wan-ti2v": Family("LVSA_WAN_HOOK", 121, 145, 241, 32, image=True),  # then each token has a timestep of its own
     "wan-a14b": Family("LVSA_WAN_HOOK", 81, 97, 161, 16, transformers=2),
     "hunyuan-i2v": Family("LVSA_HUNYUAN_HOOK", 129, 145, 193, 16, text="behind", image=True),
     "hunyuan": Family("LVSA_HUNYUAN_HOOK", 129, 145, 193, 16, text="behind"),

@@ -38,7 +38,9 @@ def submit(engine: Any, name: str, frames: int, *, size: tuple[int, int] = (64, 
     """Put one request into the running engine's queue, and return at once; ``name`` is its id."""
     from vllm_omni.inputs.data import OmniDiffusionSamplingParams
 
-    prompt = {"prompt": options.pop("prompt", "a cat on a mat"), "negative_prompt": "bad"}
+    prompt: dict[str, Any] = {"prompt": options.pop("prompt", "a cat on a mat"), "negative_prompt": "bad"}
+    if "image" in options:
+        prompt["multi_modal_data"] = {"image": options.pop("image")}
     defaults = {"seed": 42, "guidance_scale": 4.0, "num_inference_steps": options.pop("steps", STEPS)}
     parameters = OmniDiffusionSamplingParams(height=size[0], width=size[1], num_frames=frames, **(defaults | options))
     engine.omni.engine.add_request(

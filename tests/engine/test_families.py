@@ -11,6 +11,7 @@ import torch
 from conftest import start
 from families import FAMILIES, Family, latent
 from lvsa_log import Log
+from test_batching import MEMORY_LINE, TIME_LINE, outcomes, steps, submit
 from torch import Tensor
 
 from lvsa_core import Pattern, TokenLayout, attend, keyframe_interval, reference_attend
@@ -119,6 +120,24 @@ def test_the_anchors_rotate_with_the_step(
         assert [call.pattern.offset for call in attended] == [i // a_step % interval for i in range(5 * a_step)]
 
 
+def test_a_request_that_fails_leaves_nothing_behind(
+    engine: Any, family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = engine.video(family.long, **family.request())
+    left = iter(range(2 * family.blocks + 1))  # into the second step, or the second branch
+
+    def broken(*given: Any, **more: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyError("broken on purpose")
+        return attend(*given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scope, "attend", broken)
+        submit(engine, "broken", family.long, **family.request())
+        assert "broken on purpose" in str(outcomes(engine, {"broken"})["broken"])
+    assert np.array_equal(engine.video(family.long, **family.request()), first)
+
+
 def test_text_is_where_the_family_says(engine: Any, family: Family, attended: list[Attended]) -> None:
     """Its length differs between prompts, and between the two branches of guidance."""
     lengths: list[set[int]] = []
@@ -160,7 +179,9 @@ def test_log(engine: Any, family: Family, log: Log) -> None:
     for line in installed:
         assert line.endswith(f"family={family.hook.split('_')[1].lower()}")
         assert f"total_lat_frames={latent(family.long)} " in line and f"on {family.blocks} blocks" in line
-    for line in ("[LVSA-TIME]", "[LVSA-MEM]"):
-        assert [text.split("step=")[1].split()[0] for text in starting(line)] == [str(step) for step in range(4)]
+    assert steps(TIME_LINE, starting("[LVSA-TIME]")) == steps(MEMORY_LINE, starting("[LVSA-MEM]")) == "0123"
     assert len(starting("[LVSA-MASK]")) >= 1
+    for line in starting("[LVSA-MASK]"):
+        head, *rows = line.splitlines()
+        assert head.startswith("[LVSA-MASK] step=") and {*"".join(rows)} == {*"GWX."}
     assert not starting("[LVSA-FALLBACK]")

@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from conftest import start
 from families import FAMILIES
 
+from lvsa_core import Pattern
 from lvsa_vllm_omni import scope
 from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
 
@@ -18,8 +20,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("name", ["hunyuan", "cosmos3"])
+@pytest.mark.parametrize("name", ["wan-a14b", "hunyuan", "cosmos3"])
 def test_two_graphs_in_fifty_rotating_steps(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for two transformers, which share the class of their blocks."""
     from torch._dynamo.utils import counters
 
     family, folder = FAMILIES[name], write_checkpoint(name, tmp_path / name)
@@ -27,10 +30,13 @@ def test_two_graphs_in_fifty_rotating_steps(name: str, tmp_path: Path, monkeypat
         eager = engine.video(family.long)
 
     offsets: set[int] = set()
-    plan = scope.Forward.attend
-    monkeypatch.setattr(
-        scope.Forward, "attend", lambda self, *given: offsets.add(self.pattern.offset) or plan(self, *given)
-    )
+    attend = scope.attend
+
+    def noted(q: Any, k: Any, v: Any, pattern: Pattern, *given: Any, **more: Any) -> Any:
+        offsets.add(pattern.offset)
+        return attend(q, k, v, pattern, *given, **more)
+
+    monkeypatch.setattr(scope, "attend", noted)
     torch._dynamo.reset()
     with start(folder, {family.hook: "1"}, **{**family.options, "enforce_eager": False}) as engine:
         dense = counters["stats"]["unique_graphs"]  # of the warm-up request

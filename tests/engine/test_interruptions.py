@@ -147,12 +147,12 @@ class Held:
         self.reached, self._go, self.calls = threading.Event(), threading.Event(), 0
         attend = scope.Forward.attend
 
-        def held(forward: Any, *args: Any) -> Any:
+        def held(forward: Any, *args: Any, **more: Any) -> Any:
             self.calls += 1
             if self.calls == call:
                 self.reached.set()
                 assert self._go.wait(60)
-            return attend(forward, *args)
+            return attend(forward, *args, **more)
 
         monkeypatch.setattr(scope.Forward, "attend", held)
 

@@ -43,6 +43,17 @@ def test_sequence_parallelism(degrees: dict[str, int], reason: str, others: dict
     assert placement.decide("behind") == Decision("sparse", reason + joined)
 
 
+@pytest.mark.parametrize("placement", [Placement(ring=2), Placement(ring=4, ulysses=2, cfg=2)], ids=str)
+def test_a_kernel_without_log_sum_exp(placement: Placement) -> None:
+    """Refused where text is joined from all ranks, with what to do; elsewhere it does not matter."""
+    refused = placement.decide("behind", lse=False)
+    assert refused.verdict == "refused" and "use Ulysses, or another kernel" in refused.reason
+    assert placement.decide("none", lse=False) == placement.decide("none")
+    assert placement.decide("keys first", lse=False) == placement.decide("keys first")
+    for other in (Placement(), Placement(ulysses=4, tp=2), Placement(allgather_kv=2)):
+        assert other.decide("behind", lse=False) == other.decide("behind")
+
+
 @pytest.mark.parametrize("name", ["tp", "cfg", "pp", "hsdp", "ulysses", "ring", "allgather_kv"])
 @pytest.mark.parametrize("degree", [0, -1, 2.0, True, "2"])
 def test_degrees(name: str, degree: Any) -> None:

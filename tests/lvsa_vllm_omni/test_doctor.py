@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lvsa_core import Placement
+from lvsa_core.kernels.registry import KERNELS
 from lvsa_vllm_omni import parallelism
 from lvsa_vllm_omni.cli import main
 from lvsa_vllm_omni.hooks import SPECS
@@ -78,6 +79,26 @@ def test_this_machine() -> None:
     assert lines[1] == "switched on: wan"
     assert any(line.startswith("kernel on ") for line in lines)
     assert len(lines) <= 8, "nothing of vLLM's own log"
+
+
+def test_a_kernel_that_some_placements_cannot_use(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a device for which PyTorch gives no log-sum-exp."""
+    from lvsa_core import kernels
+
+    def concatenated(*asked: object) -> kernels.Selection:
+        return kernels.Selection(KERNELS["sdpa-concatenated"])
+
+    monkeypatch.setattr(kernels, "select", concatenated)
+    monkeypatch.setattr("lvsa_vllm_omni.commands.doctor._problem", lambda family: "")
+    assert main(["doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "refused" in line] == [
+        "hunyuan under Ring: refused, under Ring the text's queries need the log-sum-exp, which the kernel does not "
+        "give: use Ulysses, or another kernel"
+    ]
+    assert not list(parallelism.refusals(lse=True))
 
 
 def test_what_is_switched_on_and_does_not_run(

@@ -1,5 +1,7 @@
 """Ranks, tiny checkpoints and what one rank makes of a request, each made once and only where a test asks for it."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -37,18 +39,45 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
     @cache
     def written(kind: str, **sizes: Any) -> Path:
+        if kind == "wan-vace":
+            return vace(written("wan", **sizes), tmp_path_factory.mktemp("checkpoint") / kind)
         return write_checkpoint(kind, tmp_path_factory.mktemp("checkpoint") / kind, **sizes)
 
     return written
 
 
+def vace(wan: Path, folder: Path) -> Path:
+    """The tiny Wan with a VACE transformer, one block of which has a block of control beside it."""
+    from diffusers import WanVACETransformer3DModel
+
+    from lvsa_vllm_omni.cpu.wan_checkpoint import _scale_up
+
+    shutil.copytree(wan, folder)
+    config = json.loads((folder / "transformer" / "config.json").read_text())
+    shared = {name: value for name, value in config.items() if not name.startswith("_")}
+    shutil.rmtree(folder / "transformer")
+    torch.manual_seed(0)
+    transformer = WanVACETransformer3DModel(**shared, vace_layers=[0], vace_in_channels=96)
+    _scale_up(transformer)
+    transformer.save_pretrained(folder / "transformer")
+    index = json.loads((folder / "model_index.json").read_text())
+    changed = {"_class_name": "WanVACEPipeline", "transformer": ["diffusers", "WanVACETransformer3DModel"]}
+    (folder / "model_index.json").write_text(json.dumps({**index, **changed}))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def run(ranks: Ranks, checkpoint: Callable[..., Path]) -> Callable[..., list[Result]]:
-    """``run(family, strategy, size, settings)``: the results of the ranks; LVSA is on unless settings say otherwise."""
+    """``run(family, strategy, size, settings, **case)``: the results of the ranks.
 
-    def runner(family: Family, strategy: Strategy, size: str, settings: dict[str, str] | None = None) -> list[Result]:
+    LVSA is on unless settings say otherwise; ``case`` has further fields of it.
+    """
+
+    def runner(
+        family: Family, strategy: Strategy, size: str, settings: dict[str, str] | None = None, **case: Any
+    ) -> list[Result]:
         height, width = family.sizes[size]
-        case = Case(
+        made = Case(
             model=str(checkpoint(family.kind, **strategy.checkpoint(family))),
             ranks=strategy.ranks,
             parallel=strategy.parallel,
@@ -57,8 +86,9 @@ def run(ranks: Ranks, checkpoint: Callable[..., Path]) -> Callable[..., list[Res
             image=family.image() if family.image else None,
             settings={family.hook: "1", "LVSA_STRICT": "1"} if settings is None else settings,
             decode=strategy.decode,
+            **case,
         )
-        return ranks.run(case)
+        return ranks.run(made)
 
     return runner
 

@@ -43,6 +43,7 @@ FAMILIES = {
     family.kind: family
     for family in (
         Family("wan", "LVSA_WAN_HOOK", 129, FINE),  # 33 latent frames
+        Family("wan-vace", "LVSA_WAN_HOOK", 97, FINE),  # 25
         Family("wan-i2v", "LVSA_WAN_HOOK", 97, FINE, image=_image),  # 25
         Family("wan-ti2v", "LVSA_WAN_HOOK", 145, COARSE),  # 37
         Family("wan-a14b", "LVSA_WAN_HOOK", 97, FINE),  # 25
@@ -90,31 +91,38 @@ class Strategy:
 TP, PP, CFG, DP = "tensor_parallel_size", "pipeline_parallel_size", "cfg_parallel_size", "data_parallel_size"
 ULYSSES, RING, ALLGATHER = "ulysses_degree", "ring_degree", "allgather_degree"
 VAE, TEXT, UAA = "vae_patch_parallel_size", "text_encoder_tp_size", {"ulysses_mode": "advanced_uaa"}
+HSDP = {"use_hsdp": True, "hsdp_shard_size": 2}
 EVEN, BOTH = ("even",), ("even", "odd")
 #: Heads for four parts, and for two parts that are not equal; with grouped keys and values the heads of these count.
-FOUR_PARTS, THREE = {"heads": 8, "kv_heads": 4}, {"heads": 3}
+FOUR_PARTS, THREE, SIX = {"heads": 8, "kv_heads": 4}, {"heads": 3}, {"heads": 6, "kv_heads": 3}
 
 STRATEGIES = {
     "tp2": Strategy(2, {TP: 2}),
     "cfg2": Strategy(2, {CFG: 2}, share=0.5),
-    "hsdp2": Strategy(2, {"use_hsdp": True, "hsdp_shard_size": 2}),
+    "hsdp2": Strategy(2, HSDP),
     "ulysses2": Strategy(2, {ULYSSES: 2}, BOTH),
     "uaa2": Strategy(2, {ULYSSES: 2, **UAA}),
-    "uaa2-3heads": Strategy(2, {ULYSSES: 2, **UAA}, BOTH, heads=THREE, grouped={"heads": 6, "kv_heads": 3}),
+    "uaa2-3heads": Strategy(2, {ULYSSES: 2, **UAA}, BOTH, heads=THREE, grouped=SIX),
     "ring2": Strategy(2, {RING: 2}, EVEN),
     "allgather2": Strategy(2, {ALLGATHER: 2}, BOTH),
     "ulysses2-vae2-text2": Strategy(2, {ULYSSES: 2, VAE: 2, TEXT: 2}, decode=True),
-    "hsdp2-ulysses2": Strategy(2, {"use_hsdp": True, "hsdp_shard_size": 2, ULYSSES: 2}),
+    "hsdp2-ulysses2": Strategy(2, {**HSDP, ULYSSES: 2}),
+    "hsdp2-ring2": Strategy(2, {**HSDP, RING: 2}, EVEN),
+    "hsdp2-allgather2": Strategy(2, {**HSDP, ALLGATHER: 2}),
+    "hsdp2-cfg2": Strategy(2, {**HSDP, CFG: 2}, share=0.5),
+    "hsdp4-ulysses2-ring2": Strategy(4, {**HSDP, "hsdp_shard_size": 4, ULYSSES: 2, RING: 2}, EVEN),
+    "tp2-cfg2": Strategy(4, {TP: 2, CFG: 2}, share=0.5),
     "tp2-ulysses2": Strategy(4, {TP: 2, ULYSSES: 2}, grouped=FOUR_PARTS),
     "tp2-ring2": Strategy(4, {TP: 2, RING: 2}, EVEN),
     "tp2-allgather2": Strategy(4, {TP: 2, ALLGATHER: 2}),
     "ulysses2-ring2": Strategy(4, {ULYSSES: 2, RING: 2}, EVEN),
+    "uaa2-ring2": Strategy(4, {ULYSSES: 2, RING: 2, **UAA}, EVEN, heads=THREE, grouped=SIX),
     "ulysses2-cfg2": Strategy(4, {ULYSSES: 2, CFG: 2}, share=0.5),
     "ring2-cfg2": Strategy(4, {RING: 2, CFG: 2}, EVEN, share=0.5),
     "allgather2-cfg2": Strategy(4, {ALLGATHER: 2, CFG: 2}, share=0.5),
     "hsdp2x2-ulysses4": Strategy(
         4,
-        {"use_hsdp": True, "hsdp_shard_size": 2, "hsdp_replicate_size": 2, ULYSSES: 4},
+        {**HSDP, "hsdp_replicate_size": 2, ULYSSES: 4},
         grouped=FOUR_PARTS,
     ),
     "ring4": Strategy(4, {RING: 4}, EVEN),
@@ -144,9 +152,9 @@ def _table() -> Iterator[tuple[str, str]]:
     """Family and strategy of every case that the engine can do."""
     for strategy in (*STRATEGIES, *STAGES, "dp2"):
         yield "wan", strategy
-    for strategy in (*STRATEGIES, "pp2-ignored"):
+    for strategy in (*STRATEGIES, "dp2", "pp2-ignored"):
         yield "hunyuan", strategy
-    for strategy in (*STRATEGIES, "pp2-ignored"):
+    for strategy in (*STRATEGIES, "dp2", "pp2-ignored"):
         if ALLGATHER not in ALL[strategy].parallel:
             yield "cosmos3", strategy
     for family in ("wan-i2v", "wan-ti2v", "wan-a14b", "hunyuan-i2v"):
@@ -154,6 +162,8 @@ def _table() -> Iterator[tuple[str, str]]:
             yield family, strategy
     for family in ("wan-i2v", "wan-ti2v", "wan-a14b"):
         yield family, "pp2"
+    for strategy in ("ulysses2", "ring2"):
+        yield "wan-vace", strategy
     yield "wan-a14b", "hsdp2"
 
 
@@ -171,7 +181,7 @@ LIMITS = {
         "AllGather-KV SP only supports non-causal attention",
     ),
     "AllGather-KV and Ulysses": ("wan", Strategy(4, {ALLGATHER: 2, ULYSSES: 2}), "even", "mutually exclusive"),
-    "HSDP and TP": ("wan", Strategy(2, {"use_hsdp": True, "hsdp_shard_size": 2, TP: 2}), "even", "not compatible"),
+    "HSDP and TP": ("wan", Strategy(2, {**HSDP, TP: 2}), "even", "not compatible"),
     "strict Ulysses, 3 heads": (
         "wan",
         Strategy(2, {ULYSSES: 2}, heads=THREE),

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from placements import FAMILIES
 from ranks import Ranks
 from worker import Case
 
-TIMEOUT = 6  # seconds of the engine's groups, which is half an hour by default
+TIMEOUT = 6  # seconds of the engine's groups, which is half an hour by default with gloo
 
 
 @pytest.fixture
@@ -45,17 +46,21 @@ def test_settings_that_differ(ranks: Ranks, case: Case, degree: str) -> None:
     assert said  # by both, unless the process of the first has already ended, and with it the store
 
 
-def switched_off(rank: int) -> None:
+def switched_off(without: int, rank: int) -> None:
     import lvsa_vllm_omni.agreement
 
     lvsa_vllm_omni.agreement.WAIT = 2.0
-    if rank == 1:
+    if rank == without:
         del os.environ[FAMILIES["wan"].hook]
 
 
-def test_a_rank_without_lvsa(ranks: Ranks, case: Case) -> None:
-    first, _ = ranks.run(replace(case, prepare=switched_off))
-    assert "SettingsDiffer: rank 1 does not run LVSA, but rank 0 does: install the plugin" in first.error
+@pytest.mark.parametrize("without", [0, 1])
+def test_a_rank_without_lvsa(ranks: Ranks, case: Case, without: int) -> None:
+    """The rank with LVSA says so; the other one waits for it, in the engine's ring, until it ends."""
+    results = ranks.run(replace(case, prepare=partial(switched_off, without)))
+    said = f"SettingsDiffer: rank {without} does not run LVSA, but rank {1 - without} does: install the plugin"
+    assert said in results[1 - without].error
+    assert results[without].error and "SettingsDiffer" not in results[without].error
 
 
 def another_log(rank: int) -> None:
@@ -129,4 +134,4 @@ def test_text_queries_need_a_log_sum_exp(ranks: Ranks, checkpoint: Callable[...,
     results = ranks.run(replace(case, model=model, settings={family.hook: "1"}, prepare=without_log_sum_exp))
     for result in results:
         assert "HookError: LVSA cannot run here: under Ring the text's queries need the log-sum-exp" in result.error
-        assert "set LVSA_BACKEND=auto, or use Ulysses" in result.error
+        assert "use Ulysses, or another kernel (LVSA_BACKEND=auto chose sdpa)" in result.error

@@ -1,6 +1,7 @@
 """Several ranks make the video of one, by the same pattern, whatever the placement."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -36,9 +37,18 @@ def _check_calls(strategy: Strategy, one: Result, results: list[Result]) -> None
     assert largest == whole if strategy.split == 1 else largest < whole
 
 
+@pytest.mark.parametrize("lvsa", [False, True], ids=["without", "with LVSA"])
 @pytest.mark.parametrize("limit", LIMITS)
-def test_limits_of_the_engine(run: Run, limit: str) -> None:
-    """Without LVSA. Where this fails the engine can do more than it could: add the case to the table."""
+def test_limits_of_the_engine(run: Run, limit: str, lvsa: bool) -> None:
+    """It is the engine that refuses. Where this fails it can do more than it could: add the case to the table."""
     family, strategy, size, message = LIMITS[limit]
-    errors = [result.error for result in run(FAMILIES[family], strategy, size, {})]
+    errors = [result.error for result in run(FAMILIES[family], strategy, size, None if lvsa else {})]
     assert any(message in error for error in errors), errors
+    assert not any("LVSA cannot" in error for error in errors)
+
+
+def test_a_ring_that_does_not_divide_the_warm_up(run: Run) -> None:
+    """The engine's first request has 32 x 32 tokens: with such a ring no server starts, whatever it would be asked."""
+    family = replace(FAMILIES["wan"], frames=1, sizes={"even": (512, 512)})
+    errors = [result.error for result in run(family, Strategy(3, {"ring_degree": 3}), "even")]
+    assert any("Sequence length (1024) is not divisible by SP world size (3)" in error for error in errors), errors

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -24,6 +24,7 @@ MODULES = (
     "vllm_omni.diffusion.diffusion_engine",
     "vllm_omni.diffusion.models.wan2_2.pipeline_wan2_2",
     "vllm_omni.diffusion.models.wan2_2.pipeline_wan2_2_i2v",
+    "vllm_omni.diffusion.models.wan2_2.pipeline_wan2_2_vace",
     "vllm_omni.diffusion.models.hunyuan_video.pipeline_hunyuan_video_1_5",
     "vllm_omni.diffusion.models.cosmos3.pipeline_cosmos3",
     "vllm_omni.diffusion.models.hunyuan_video.pipeline_hunyuan_video_1_5_i2v",
@@ -42,7 +43,8 @@ class Case:
     Args:
         model: folder of the checkpoint. ranks: number of processes.
         parallel: fields of the engine's ``DiffusionParallelConfig``. engine: other fields of ``OmniDiffusionConfig``.
-        request: fields of ``OmniDiffusionSamplingParams``. image: PIL image, for a model that needs one.
+        request: fields of ``OmniDiffusionSamplingParams``. earlier: other fields of requests that the same worker
+            serves before it. image: PIL image, for a model that needs one.
         settings: LVSA_* variables.
         prepare: called with the rank before the plugin is loaded, for what only some ranks have.
         decode: whether the VAE runs; without it the output is what it would have decoded, sooner and more exact.
@@ -53,6 +55,7 @@ class Case:
     parallel: Mapping[str, Any] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
     request: Mapping[str, Any] = field(default_factory=dict)
+    earlier: Sequence[Mapping[str, Any]] = ()
     image: Any = None
     settings: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[int], None] | None = None
@@ -80,13 +83,16 @@ class Result:
     Attributes:
         output: what the pipeline returned (or, without ``decode``, denoised), as float32; None where this rank
             returns nothing.
-        calls: every sparse attention call. counts: the journal's counters. log: the plugin's log lines.
+        sent: bytes of keys and values that LVSA's exchange has sent.
+        calls: every sparse attention call, also of earlier requests. counts: the journal's counters.
+        log: the plugin's log lines.
         error: the traceback of what stopped the rank, empty if nothing did.
         seconds: that starting the worker and running the request took.
     """
 
     rank: int
     output: Any = None
+    sent: int = 0
     calls: list[Call] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
@@ -130,6 +136,8 @@ def _run(case: Case, result: Result, port: int) -> None:
         importlib.import_module(name)
     from vllm_omni.plugins import load_omni_general_plugins
 
+    from lvsa_core.ring import traffic
+
     with _watched(result):
         began = time.monotonic()
         if case.prepare is not None:
@@ -140,10 +148,13 @@ def _run(case: Case, result: Result, port: int) -> None:
         ready = time.monotonic()
         if not case.decode:
             worker.model_runner.pipeline.vae.decode = _stop
-        try:
-            result.output = _array(_output(worker.execute_model(_request(case, config), config)))
-        except _Denoised as stop:
-            result.output = _array(stop.latents)
+        for other in (*case.earlier, {}):
+            request = _request(case, config, other)
+            try:
+                result.output = _array(_output(worker.execute_model(request, config)))
+            except _Denoised as stop:
+                result.output = _array(stop.latents)
+        result.sent = traffic.keys
         result.seconds = (ready - began, time.monotonic() - ready)
         worker.shutdown()
 
@@ -169,8 +180,8 @@ def _worker_class() -> Any:
     return resolve_obj_by_qualname(current_omni_platform.get_diffusion_worker_cls())
 
 
-def _request(case: Case, config: Any) -> Any:
-    """The request as it comes to a worker, through the model's own preprocessing."""
+def _request(case: Case, config: Any, other: Mapping[str, Any]) -> Any:
+    """The request, but for other fields, as it comes to a worker, through the model's own preprocessing."""
     from vllm_omni.diffusion.registry import get_diffusion_pre_process_func
     from vllm_omni.diffusion.request import OmniDiffusionRequest
     from vllm_omni.inputs.data import OmniDiffusionSamplingParams
@@ -178,7 +189,7 @@ def _request(case: Case, config: Any) -> Any:
     prompt: dict[str, Any] = {"prompt": "a cat on a mat", "negative_prompt": "bad"}
     if case.image is not None:
         prompt["multi_modal_data"] = {"image": case.image}
-    parameters = OmniDiffusionSamplingParams(**{"seed": 42, "guidance_scale": 4.0, **case.request})
+    parameters = OmniDiffusionSamplingParams(**{"seed": 42, "guidance_scale": 4.0, **case.request, **other})
     request = OmniDiffusionRequest(prompt=prompt, sampling_params=parameters, request_id="request")
     prepare = get_diffusion_pre_process_func(config)
     return prepare(request) if prepare is not None else request
