@@ -24,10 +24,10 @@ from lvsa_vllm_omni.batch.engine import EngineStartError, OfflineEngine, one_lin
 from lvsa_vllm_omni.batch.environment import dense_environment, sparse_environment
 from lvsa_vllm_omni.batch.files import write_json
 from lvsa_vllm_omni.batch.jobs import Job, is_finished
-from lvsa_vllm_omni.batch.plan import jobs_of, lvsa_flags
+from lvsa_vllm_omni.batch.plan import jobs_of, lvsa_flags, preset_of
 from lvsa_vllm_omni.batch.record import video_record
 from lvsa_vllm_omni.batch.video import frames_of, write_mp4
-from lvsa_vllm_omni.presets import Preset, load_preset, preset_for_checkpoint
+from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.settings import Family, LvsaSettings
 
 INTERRUPTED = 130
@@ -72,10 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def prepare(arguments: argparse.Namespace) -> tuple[Preset, list[Job]]:
     """Check the command line, and switch LVSA on or off in the environment that the engine's processes inherit."""
     checkpoint = config_folder(arguments.model)
-    named = LvsaSettings.load().preset
-    preset = load_preset(named) if named else preset_for_checkpoint(checkpoint)
-    if arguments.family not in (None, preset.family):
-        raise ValueError(f"--family {arguments.family}: the checkpoint is of the family {preset.family}")
+    preset = preset_of(checkpoint, arguments.family, LvsaSettings.load().preset)
     flags = lvsa_flags(arguments)
     if arguments.backend == "dense":
         environment = dense_environment(os.environ)
@@ -139,7 +136,7 @@ def make(job: Job, engine: OfflineEngine, arguments: argparse.Namespace, preset:
     if (video["frames"], video["height"], video["width"]) != (settings.frames, settings.height, settings.width):
         raise ValueError(f"the engine made another length or size than was asked for, see {video}")
     latent_frames = (settings.frames - 1) // preset.vae_temporal_factor + 1
-    record = video_record(job.settings, latent_frames, video, timings, output)
+    record = video_record(job.settings, latent_frames, video, timings, output, engine.events)
     record["run"] = {"offload": arguments.offload, "eager": arguments.eager}
     write_json(job.record(arguments.output_dir), record)
 

@@ -33,7 +33,14 @@ DENSE = (
     DenseModel(
         "MiniMax-H3",
         "MiniMaxH3DiTModel",
-        "its attention takes several requests packed into one sequence; it would need a layout for each",
+        "each attention call carries lengths of its own (valid_kv_length, cu_seqlens, packed padding) that say which "
+        "keys count, and LVSA leaves such a call to the engine; in a step-mode batch the sequence is several requests",
+    ),
+    DenseModel(
+        "Magi-2",
+        "Magi2PreviewTransformer",
+        "its attention is a kernel of its own, for packed sequences with learned sinks and a soft cap, which the "
+        "engine's attention layer hands every call to",
     ),
     DenseModel(
         "LTX-2",

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -82,8 +83,19 @@ def _parser() -> argparse.ArgumentParser:
 def _tiny_checkpoint(options: argparse.Namespace) -> Iterator[str]:
     directory = write_checkpoint(options.kind, options.directory, seed=options.seed, force=options.force)
     yield f"Wrote a tiny {options.kind} checkpoint to {directory}"
-    switch = SPECS[options.kind.partition("-")[0]].setting
-    yield f"Serve it on the CPU: LVSA_CPU=1 {switch}=1 vllm serve {directory} --omni"
+    yield _next_step(options.kind, shlex.quote(str(directory)))
+
+
+def _next_step(kind: str, directory: str) -> str:
+    """What one does with a tiny checkpoint: the engine serves it, or diffusers runs it."""
+    family = kind.partition("-")[0]
+    if family not in SPECS:
+        return (
+            f"Run it with diffusers: python examples/{family}_generate.py --model {directory} --lvsa --num-frames 65 "
+            "--height 64 --width 64 --steps 4"
+        )
+    serve = f"LVSA_CPU=1 {SPECS[family].setting}=1 vllm serve {directory} --omni"
+    return f"Serve it on the CPU: {serve}{' --no-guardrails' if family == 'cosmos3' else ''}"
 
 
 if __name__ == "__main__":

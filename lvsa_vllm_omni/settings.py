@@ -81,7 +81,7 @@ class LvsaSettings(BaseSettings):
     sparsity_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     """multiplies the attention budget"""
     reference_latent_frames: int | None = Field(None, ge=1)
-    """training horizon in latent frames; the preset's if unset: Wan 21, Wan 2.2 TI2V-5B 31"""
+    """training horizon in latent frames; the preset's if unset: Wan 21, TI2V-5B 31, HunyuanVideo 1.5 33, Cosmos 3 48"""
     riflex_scale: float | None = Field(None, ge=1, allow_inf_nan=False)
     """RIFLEx for requests beyond the training horizon: their length over it, such as 4; off if unset or 1"""
     vae_temporal_factor: int | None = Field(None, ge=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lvsa_vllm_omni.batch.prompts import PromptSpec
+from lvsa_vllm_omni.hooks import family_names
 
 OFFLOAD = {"none": {}, "cpu": {"enable_cpu_offload": True}, "layerwise": {"enable_layerwise_offload": True}}
 """--offload -> arguments of the engine."""
@@ -19,7 +20,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     """Describe the command line; what the model's preset decides has the default None."""
     top = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     top.add_argument("--model", required=True, help="checkpoint folder, or a model on the Hugging Face Hub")
-    top.add_argument("--family", choices=("wan", "hunyuan", "cosmos3"), help="default: detected from the checkpoint")
+    top.add_argument("--family", choices=family_names(), help="default: detected from the checkpoint")
     what = top.add_mutually_exclusive_group(required=True)
     what.add_argument("--prompt", action="append", metavar="TEXT", help="repeat it for several videos")
     fields = ", ".join(PromptSpec.model_fields)
@@ -27,6 +28,8 @@ def parser(description: str) -> argparse.ArgumentParser:
 
     video = top.add_argument_group("video", "what is left out, the model's preset decides")
     video.add_argument("--negative-prompt", metavar="TEXT", help="of every prompt without its own")
+    image = "of every prompt without its own: the first frame; repeat it for several references (Wan VACE)"
+    video.add_argument("--image", action="append", type=Path, metavar="FILE", help=image)
     length = video.add_mutually_exclusive_group()
     length.add_argument("--num-frames", type=number(int, 1), metavar="N", help="length in video frames")
     length.add_argument("--horizon", type=positive, metavar="X", help="length as a multiple of the training length")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from lvsa_vllm_omni.batch.events import engine_arguments, events_of
 from lvsa_vllm_omni.batch.jobs import VideoSettings
 
 
@@ -26,9 +28,12 @@ class OfflineEngine:
     def __init__(self, model: str, arguments: Mapping[str, Any]) -> None:
         """Remember what to start: the checkpoint, and further keyword arguments of `Omni`."""
         self._model = model
-        self._arguments = dict(arguments)
+        asking = engine_arguments(arguments)
+        self._arguments = {**asking, **arguments}
+        self._can_ask = bool(asking)
         self._omni: Any = None
         self.start_seconds = 0.0
+        self.events: Counter[str] = Counter()
 
     def __enter__(self) -> OfflineEngine:
         return self
@@ -66,20 +71,24 @@ class OfflineEngine:
         self.start_seconds = time.perf_counter() - begin
 
     def generate(self, settings: VideoSettings) -> Any:
-        """Make one video.
+        """Make one video; `events` then holds what LVSA counted meanwhile, by the names of its journal.
 
         Returns:
             The engine's `OmniRequestOutput`, with the frames in `.images`.
 
         Raises:
             RuntimeError: the engine refused the request, failed in it or returned nothing; another request may be sent.
+            ValueError: an image of the prompt has changed.
         """
         from vllm_omni.inputs.data import OmniDiffusionSamplingParams
 
         self.start()
-        prompt = {"prompt": settings.prompt}
+        prompt: dict[str, Any] = {"prompt": settings.prompt}
         if settings.negative_prompt is not None:
             prompt["negative_prompt"] = settings.negative_prompt
+        images = [image.load() for image in settings.images]
+        if images:
+            prompt["multi_modal_data"] = {"image": images if len(images) > 1 else images[0]}
         parameters = OmniDiffusionSamplingParams(
             height=settings.height,
             width=settings.width,
@@ -90,15 +99,21 @@ class OfflineEngine:
             # Some pipelines and versions take whole rates only as integers.
             fps=int(settings.fps) if float(settings.fps).is_integer() else settings.fps,
         )
+        before = self._events()
         try:
             outputs = self._omni.generate(prompt, parameters, use_tqdm=False)
         except Exception as error:
             raise RuntimeError(one_line(error)) from error
+        self.events = self._events() - before
         if not outputs:
             raise RuntimeError("the engine returned no output")
         if outputs[-1].error:
             raise RuntimeError(str(outputs[-1].error))
         return outputs[-1]
+
+    def _events(self) -> Counter[str]:
+        """Events since the engine's worker started, by name."""
+        return events_of(self._omni.engine) if self._can_ask else Counter()
 
     def close(self) -> None:
         """End the engine and its processes; safe to call twice."""

@@ -58,13 +58,14 @@ def size_multiple(checkpoint: Path) -> int:
     Read from the configs of a diffusers checkpoint: Wan 8 * 2, Wan 2.2 TI2V-5B 16 * 2, HunyuanVideo 1.5 16 * 1. Cosmos
     3 names its patch otherwise and pads to it, so that its factor alone counts (45 latent rows at 720p are 23 patches).
     """
-    vae = _config(checkpoint / "vae" / "config.json")
-    patch = _config(checkpoint / "transformer" / "config.json").get("patch_size", 1)
+    vae = read_config(checkpoint / "vae" / "config.json")
+    patch = read_config(checkpoint / "transformer" / "config.json").get("patch_size", 1)
     factor = vae.get("scale_factor_spatial") or vae.get("spatial_compression_ratio") or 8
     return int(factor) * int(patch[-1] if isinstance(patch, list) else patch)
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The object in a config file; empty where there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lvsa_vllm_omni.batch.images import ImageFile
+
 
 @dataclass(frozen=True)
 class VideoSettings:
@@ -38,10 +40,18 @@ class VideoSettings:
     lvsa: Mapping[str, Any]
     plan: Mapping[str, Any] | None
     engine: Mapping[str, Any]
+    images: tuple[ImageFile, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as they are read back from JSON (tuples become lists), to be compared with a record."""
-        result: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """The settings as they are read back from JSON (tuples become lists), to be compared with a record.
+
+        Images are their content's SHA-256, as the same image may lie elsewhere; without any the key is left out.
+        """
+        settings = asdict(self)
+        del settings["images"]
+        if self.images:
+            settings["images"] = [image.sha256 for image in self.images]
+        result: dict[str, Any] = json.loads(json.dumps(settings))
         return result
 
     def digest(self) -> str:

@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from lvsa_vllm_omni.batch.environment import decisive_settings
-from lvsa_vllm_omni.batch.geometry import check_frames, check_size, frames_of_horizon, size_multiple
+from lvsa_vllm_omni.batch.geometry import check_frames, check_size, frames_of_horizon, read_config, size_multiple
+from lvsa_vllm_omni.batch.images import ImageFile, check_number
 from lvsa_vllm_omni.batch.jobs import Job, VideoSettings
 from lvsa_vllm_omni.batch.prompts import PromptSpec, read_prompts_file
 from lvsa_vllm_omni.hooks import hook_field
-from lvsa_vllm_omni.presets import Preset
+from lvsa_vllm_omni.presets import Preset, PresetError, load_preset, match_preset, model_facts, read_checkpoint
 from lvsa_vllm_omni.settings import LvsaSettings
+
+
+def preset_of(checkpoint: Path, family: str | None, name: str | None) -> Preset:
+    """The preset of a batch.
+
+    Args:
+        checkpoint: folder with the checkpoint's configs.
+        family: from the command line; None: the one that the checkpoint is of. A family of an installed package may
+            be for a transformer that a shipped family has too.
+        name: of the preset, from LVSA_PRESET; None: the one that fits best.
+
+    Raises:
+        ValueError: there is none, or it is of another family.
+    """
+    if name:
+        preset = load_preset(name)
+    else:
+        index, config = read_checkpoint(checkpoint)
+        facts = model_facts(config.get("_class_name"), config, index)
+        try:
+            preset = match_preset(facts, family)
+        except PresetError:
+            preset = match_preset(facts)
+    if family not in (None, preset.family):
+        raise ValueError(f"--family {family}: the checkpoint is of the family {preset.family}")
+    return preset
 
 
 def lvsa_flags(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -47,7 +76,7 @@ def jobs_of(arguments: argparse.Namespace, checkpoint: Path, preset: Preset, set
         settings: LVSA's settings with the flags of the command line in them.
 
     Raises:
-        ValueError: with one sentence, if a prompt, a length, a size or a setting cannot be used.
+        ValueError: with one sentence, if a prompt, an image, a length, a size or a setting cannot be used.
     """
     family = preset.family
     dense = arguments.backend == "dense"
@@ -56,6 +85,7 @@ def jobs_of(arguments: argparse.Namespace, checkpoint: Path, preset: Preset, set
             f"LVSA_* variables switch LVSA off for {family}: unset LVSA_{hook_field(family).upper()}, or take "
             "--backend dense for the baseline"
         )
+    index = read_config(checkpoint / "model_index.json")
     common = _Common(
         arguments=arguments,
         preset=preset,
@@ -65,13 +95,16 @@ def jobs_of(arguments: argparse.Namespace, checkpoint: Path, preset: Preset, set
         backend="dense" if dense else settings.backend,
         lvsa={} if dense else decisive_settings(settings, family),
         plan=None if dense else settings.plan_arguments(preset),
+        pipeline=str(arguments.engine_args.get("model_class_name") or index.get("_class_name")),
+        index=index,
+        read_image=cache(ImageFile.read),
     )
     jobs = []
-    for index, spec in enumerate(prompts_of(arguments), start=1):
+    for number, spec in enumerate(prompts_of(arguments), start=1):
         try:
-            jobs.append(Job.numbered(index, common.settings(spec)))
+            jobs.append(Job.numbered(number, common.settings(spec)))
         except ValueError as error:
-            raise ValueError(f"prompt {index}: {error}") from None
+            raise ValueError(f"prompt {number}: {error}") from None
     if arguments.output_name is None:
         return jobs
     if len(jobs) > 1:
@@ -103,6 +136,9 @@ class _Common:
     backend: str
     lvsa: dict[str, Any]
     plan: dict[str, Any] | None
+    pipeline: str
+    index: Mapping[str, Any]
+    read_image: Callable[[Path], ImageFile]
 
     def settings(self, spec: PromptSpec) -> VideoSettings:
         """The settings of one prompt: its own, then the command line's, then the preset's."""
@@ -114,6 +150,8 @@ class _Common:
         frames = self._frames(spec)
         check_frames(frames, preset.vae_temporal_factor)
         check_size(height, width, self.multiple)
+        images = tuple(map(self.read_image, _first(spec.image_paths(), asked.image, ())))
+        check_number(self.pipeline, self.index, len(images))
         return VideoSettings(
             model=self.model,
             family=preset.family,
@@ -132,6 +170,7 @@ class _Common:
             lvsa=self.lvsa,
             plan=self.plan,
             engine=asked.engine_args,
+            images=images,
         )
 
     def _frames(self, spec: PromptSpec) -> int:

@@ -1,4 +1,4 @@
-"""The JSON beside a video: what it was made with, how long that took, and which pattern it ran on."""
+"""The JSON beside a video: what it was made with, how long that took, which pattern was planned, and how it ran."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lvsa_core import Pattern
+from lvsa_vllm_omni.batch.events import ran_record
 from lvsa_vllm_omni.batch.jobs import VideoSettings
 from lvsa_vllm_omni.schedule import schedule
 
 
 def video_record(
-    settings: VideoSettings, latent_frames: int, video: Mapping[str, Any], timings: Mapping[str, float], output: Any
+    settings: VideoSettings,
+    latent_frames: int,
+    video: Mapping[str, Any],
+    timings: Mapping[str, float],
+    output: Any,
+    events: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """All that is known of one finished video.
 
@@ -25,12 +31,15 @@ def video_record(
         timings: seconds by name.
         output: the engine's `OmniRequestOutput`: its durations (names and units are the engine's), and its peak memory
             in MiB, what the worker's allocator held of the device at most during this request.
+        events: what LVSA counted meanwhile, by the names of its journal; None: nothing is known.
     """
     return {
         "settings": settings.as_json(),
         "digest": settings.digest(),
         "video": dict(video),
+        "image_files": [str(image.path) for image in settings.images],
         "pattern": pattern_record(settings, latent_frames),
+        "ran": ran_record(events or {}),
         "timings_s": {name: round(seconds, 3) for name, seconds in timings.items()},
         "engine_durations": {name: float(value) for name, value in (output.stage_durations or {}).items()},
         "peak_memory_mib": round(float(output.peak_memory_mb or 0.0), 1) or None,
@@ -40,7 +49,7 @@ def video_record(
 
 
 def pattern_record(settings: VideoSettings, latent_frames: int) -> dict[str, Any] | None:
-    """The pattern of a video as JSON, in latent frames; None for the baseline without LVSA."""
+    """The pattern that is planned for a video as JSON, in latent frames; None for the baseline without LVSA."""
     if settings.plan is None:
         return None
     arguments = settings.plan

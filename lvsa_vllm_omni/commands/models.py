@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from lvsa_vllm_omni.commands import CommandError
 from lvsa_vllm_omni.commands.tables import columns, markdown_table
-from lvsa_vllm_omni.cpu.checkpoint import KINDS
+from lvsa_vllm_omni.cpu.runs import CPU_RUNS, CpuRun
 from lvsa_vllm_omni.hooks import DENSE, SPECS, FamilySpec, HookError, load_family
 from lvsa_vllm_omni.presets import Preset, PresetError, known_presets, shipped_presets
 
@@ -72,21 +72,22 @@ def _rows() -> Iterator[Sequence[str]]:
                     ", ".join(map(_code, _classes(preset, spec))),
                     _length(preset),
                     TEXT[spec.text],
-                    ", ".join(_code(f"{name}.{spec.attention_layer}") for name in spec.attention),
+                    ", ".join(_code(f"{name}.{layer}") for name in spec.attention for layer in spec.attention_layers),
                     spec.dense,
-                    _cpu(family),
+                    _cpu(preset.name),
                     preset.gpu or NOT_YET,
                 )
         for model in DENSE:
             if model.family == family:
-                yield model.title, _code(model.transformer), "-", "-", "nothing", f"all: {model.reason}", "-", "-"
+                transformer, why, run = _code(model.transformer), f"all: {model.reason}", _cpu(model.title)
+                yield model.title, transformer, "-", "-", "nothing", why, run, NOT_YET
 
 
 def _short(preset: Preset, spec: FamilySpec) -> Sequence[str]:
     """A row for a terminal."""
     title = preset.title or preset.name
     switch = f"{spec.setting}=1"
-    return title, preset.name, switch, _length(preset), _cpu(spec.name), preset.gpu or NOT_YET
+    return title, preset.name, switch, _length(preset), _cpu(preset.name), preset.gpu or NOT_YET
 
 
 def _classes(preset: Preset, spec: FamilySpec) -> list[str]:
@@ -99,10 +100,14 @@ def _length(preset: Preset) -> str:
     return f"{preset.reference_latent_frames} latent frames ({preset.frames} at {preset.fps} fps)"
 
 
-def _cpu(family: str) -> str:
-    """Tiny checkpoints of a family, with which the engine runs on a CPU."""
-    kinds = [kind for kind in KINDS if kind.partition("-")[0] == family]
-    return f"tiny {', '.join(kinds)}" if kinds else NOT_YET
+def _cpu(model: str) -> str:
+    """Tiny models in the place of one, by its key in ``CPU_RUNS``, that the engine has run on a CPU."""
+    run = CPU_RUNS.get(model, CpuRun())
+    files = dict.fromkeys(test.partition("::")[0] for test in run.tests)
+    parts = [f"tiny {', '.join(run.kinds)}"] if run.kinds else []
+    parts += [f"a tiny one of {', '.join(files)}"] if files else []
+    parts += [f"{run.missing}: {NOT_YET}"] if run.missing else []
+    return "; ".join(parts) or NOT_YET
 
 
 def _code(text: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from lvsa_vllm_omni.batch import Job, VideoSettings, is_finished
 from lvsa_vllm_omni.batch.files import atomic_path, write_json
+from lvsa_vllm_omni.batch.images import ImageFile
 from lvsa_vllm_omni.batch.jobs import slug
 
 OTHER: dict[str, Any] = {
@@ -17,6 +18,7 @@ OTHER: dict[str, Any] = {
     "lvsa": {"sparsity_scale": 0.5},
     "plan": None,
     "engine": {"ulysses_degree": 2},
+    "images": (ImageFile(Path("fox.png"), "a" * 64),),
 }
 
 

@@ -1,5 +1,6 @@
 """Prompt files: what is read, and the sentence for what cannot be."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,19 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
     ]
 
 
+def test_images_lie_beside_the_file(tmp_path: Path) -> None:
+    names = ["fox.png", "/stills/fox.png", ["a/b.png", "c.png"], []]
+    lines = [{"prompt": "a cat", "image": name} for name in names]
+    path = write(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "prompts.jsonl")
+    assert [spec.image_paths() for spec in read_prompts_file(path)] == [
+        [tmp_path / "fox.png"],
+        [Path("/stills/fox.png")],
+        [tmp_path / "a" / "b.png", tmp_path / "c.png"],
+        [],
+    ]
+    assert PromptSpec(prompt="a cat").image_paths() is None
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -45,6 +59,8 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
         ('{"prompt": "a", "seed": -1}\n', "line 1: seed=-1: Input should be greater than or equal to 0"),
         ('{"prompt": "a", "height": 48.5}\n', "line 1: height=48.5: Input should be a valid integer"),
         ('{"prompt": "a", "seed": "1"}\n', "line 1: seed='1': Input should be a valid integer"),
+        ('{"prompt": "a", "image": 3}\n', "line 1: image=3: it is the path of an image, or a list of paths"),
+        ('{"prompt": "a", "image": ""}\n', "line 1: image='': it is the path of an image, or a list of paths"),
         ('{"prompt": "a"}\n["a"]\n', "line 2: expected an object such as"),
     ],
 )

@@ -1,11 +1,13 @@
 """The JSON of a video: the pattern it tells is the one of the published table."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lvsa_vllm_omni.batch import VideoSettings
+from lvsa_vllm_omni.batch.images import ImageFile
 from lvsa_vllm_omni.batch.record import pattern_record, versions, video_record
 from lvsa_vllm_omni.presets import load_preset
 from lvsa_vllm_omni.settings import LvsaSettings
@@ -64,3 +66,21 @@ def test_a_memory_that_the_engine_does_not_report_is_null(settings: VideoSetting
     assert record["peak_memory_mib"] is None
     assert record["timings_s"] == {"generation": 1.235}
     assert record["settings"] == settings.as_json()
+    assert (record["image_files"], record["ran"]) == ([], None)
+
+
+def test_an_image_is_recorded_by_content_and_place(settings: VideoSettings) -> None:
+    class Output:
+        stage_durations = None
+        peak_memory_mb = 0.0
+
+    made, moved, other = (
+        replace(settings, images=(ImageFile(Path(place, "fox.png"), content * 64),))
+        for place, content in (("stills", "a"), ("elsewhere", "a"), ("stills", "b"))
+    )
+    record = video_record(made, 81, {}, {}, Output(), {"request:sparse": 1})
+    assert record["settings"]["images"] == ["a" * 64]
+    assert record["image_files"] == ["stills/fox.png"]
+    assert record["ran"] == {"sparse": True, "fallbacks": {}}
+    assert made.digest() == moved.digest() != other.digest()
+    assert made.digest() != settings.digest()

@@ -2,16 +2,20 @@
 
 import json
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from lvsa_vllm_omni.batch import Job
 from lvsa_vllm_omni.batch.arguments import parser
 from lvsa_vllm_omni.batch.files import write_json
 from lvsa_vllm_omni.batch.record import video_record
+from lvsa_vllm_omni.hooks import forget_families
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -126,6 +130,123 @@ def test_refuses_variables(
     assert capsys.readouterr().err.startswith(f"error: {sentence}")
 
 
+@pytest.fixture
+def image_checkpoint(checkpoint: Path) -> Path:
+    """The same configs, of a model that makes videos from images."""
+    index = json.loads((checkpoint / "model_index.json").read_text())
+    (checkpoint / "model_index.json").write_text(json.dumps({**index, "_class_name": "WanImageToVideoPipeline"}))
+    return checkpoint
+
+
+def picture(path: Path, colour: str = "red") -> Path:
+    path.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (8, 8), colour).save(path)
+    return path
+
+
+def test_an_image_of_the_prompts_own_goes_before_the_batchs(
+    offline_lvsa: ModuleType, image_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture(tmp_path / "stills" / "cat.png")
+    picture(tmp_path / "dog.png", "blue")
+    file = tmp_path / "stills" / "prompts.jsonl"
+    file.write_text('{"prompt": "a cat", "image": "cat.png"}\n{"prompt": "a dog"}\n')
+    monkeypatch.chdir(tmp_path)
+    found = jobs(offline_lvsa, image_checkpoint, "--prompts-file", str(file), "--image", "dog.png")
+    assert [[image.path for image in job.settings.images] for job in found] == [
+        [tmp_path / "stills" / "cat.png"],
+        [Path("dog.png")],
+    ]
+
+
+def test_another_image_is_another_video_and_another_place_is_not(
+    offline_lvsa: ModuleType, image_checkpoint: Path, tmp_path: Path
+) -> None:
+    first, copy, other = (
+        picture(tmp_path / name, colour) for name, colour in (("a.png", "red"), ("b.png", "red"), ("c.png", "blue"))
+    )
+    folder = ("--output-name", "clip", "--output-dir", str(tmp_path))
+    (job,) = jobs(offline_lvsa, image_checkpoint, *folder, "--image", str(first))
+    finish(job, tmp_path)
+    for image, finished in ((first, True), (copy, True), (other, False)):
+        (again,) = jobs(offline_lvsa, image_checkpoint, *folder, "--image", str(image))
+        assert offline_lvsa.is_finished(again, tmp_path) is finished
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ([], "prompt 1: WanImageToVideoPipeline makes a video from an image: name it with --image, or as image in"),
+        (["--image", "none.png"], "prompt 1: none.png: cannot read the image: No such file or directory"),
+        (["--image", __file__], f"prompt 1: {__file__}: cannot read the image: it is in no format that PIL knows"),
+        (["--image", "a.png", "--image", "a.png"], "prompt 1: WanImageToVideoPipeline takes one image, and there are"),
+    ],
+)
+def test_refuses_images_with_one_sentence(
+    offline_lvsa: ModuleType,
+    image_checkpoint: Path,
+    tmp_path: Path,
+    capsys: Any,
+    monkeypatch: Any,
+    flags: Any,
+    sentence: str,
+) -> None:
+    picture(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert offline_lvsa.main(["--model", str(image_checkpoint), "--prompt", "x", *flags]) == 2
+    output = capsys.readouterr()
+    assert output.err.startswith(f"error: {sentence}")
+    assert output.err.count("\n") == 1 and output.out == ""
+
+
+def test_refuses_an_image_that_would_not_be_looked_at(
+    offline_lvsa: ModuleType, checkpoint: Path, tmp_path: Path, capsys: Any
+) -> None:
+    flags = ["--prompt", "x", "--image", str(picture(tmp_path / "a.png"))]
+    assert offline_lvsa.main(["--model", str(checkpoint), *flags]) == 2
+    assert "prompt 1: WanPipeline makes a video from text alone: leave the image out" in capsys.readouterr().err
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """An installed package with a family `lab` for Wan's transformer."""
+    site = tmp_path / "site"
+    files = {
+        "lab/__init__.py": "",
+        "lab/lab-small.toml": LAB_PRESET,
+        "lab-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: lab\nVersion: 1.0\n",
+        "lab-1.0.dist-info/entry_points.txt": "[lvsa.families]\nlab = lab:LAB\n[lvsa.presets]\nlab = lab\n",
+    }
+    for name, text in files.items():
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        (site / name).write_text(text)
+    monkeypatch.syspath_prepend(site)
+    forget_families()
+    yield
+    monkeypatch.undo()
+    forget_families()
+    sys.modules.pop("lab", None)
+
+
+LAB_PRESET = """
+family = "lab"
+reference_latent_frames = 9
+vae_temporal_factor = 4
+frames = 33
+height = 64
+width = 64
+match.transformer = "WanTransformer3DModel"
+"""
+
+
+@pytest.mark.usefixtures("lab")
+def test_a_family_of_an_installed_package(offline_lvsa: ModuleType, checkpoint: Path) -> None:
+    (job,) = jobs(offline_lvsa, checkpoint, "--family", "lab")
+    assert (job.settings.family, job.settings.preset, job.settings.frames) == ("lab", "lab-small", 33)
+    assert os.environ["LVSA_LAB_HOOK"] == "1" and "LVSA_WAN_HOOK" not in os.environ
+    assert job.settings.plan is not None and job.settings.plan["reference_frames"] == 9
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -138,6 +259,7 @@ def test_refuses_variables(
         ["--prompt", "x", "--guidance", "-1"],
         ["--prompt", "x", "--seed", str(2**63)],
         ["--prompt", "x", "--backend", "fast"],
+        ["--prompt", "x", "--family", "lab"],
         ["--prompt", "x", "--engine-args", "[]"],
         ["--prompt", "x", "--output-name", "../x"],
     ],

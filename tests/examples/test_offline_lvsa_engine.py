@@ -199,6 +199,8 @@ def test_the_record_says_what_made_the_video(resumed: Run) -> None:
     assert record["pattern"]["anchors_at_step_0"] == list(range(0, 25, 2))
     assert all(record["timings_s"][name] > 0 for name in ("engine_start", "generation", "encode"))
     assert record["peak_memory_mib"] > 100
+    assert record["ran"] == {"sparse": True, "fallbacks": {}}
+    assert resumed.record("003")["ran"] == {"sparse": False, "fallbacks": {}}  # within the training length
     assert record["versions"]["vllm-omni"] and record["versions"]["lvsa-vllm-omni"]
     assert record["run"] == {"offload": "none", "eager": True}
     assert resumed.record("003")["settings"]["seed"] == 7
@@ -216,7 +218,7 @@ def test_a_finished_batch_needs_no_engine(resumed: Run, model: Path) -> None:
 def test_the_baseline_runs_without_lvsa(baseline: Run, resumed: Run) -> None:
     assert baseline.status == 0, baseline.text[-2000:]
     assert "[LVSA" not in baseline.text
-    assert baseline.record("001")["pattern"] is None
+    assert baseline.record("001")["pattern"] is baseline.record("001")["ran"] is None
     assert baseline.record("001")["settings"]["backend"] == "dense"
     assert not np.array_equal(baseline.pixels("001"), resumed.pixels("001"))
 

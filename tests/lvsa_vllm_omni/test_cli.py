@@ -1,5 +1,7 @@
 """The command line: bad input is one sentence and status 2, and nothing needs the engine."""
 
+import importlib
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,10 @@ import pytest
 
 from lvsa_vllm_omni import cli
 from lvsa_vllm_omni.cli import main
+from lvsa_vllm_omni.cpu.checkpoint import KINDS
+from lvsa_vllm_omni.hooks import SPECS
 
+EXAMPLES = Path(__file__).parents[2] / "examples"
 WAN = ["--preset", "wan2.1-1.3b", "--size", "832x480"]
 
 
@@ -82,6 +87,30 @@ def test_a_reader_that_stops_is_no_error() -> None:
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_next_step_with_every_tiny_checkpoint(
+    kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "write_checkpoint", lambda kind, directory, **given: Path("/tmp/my model"))
+    assert main(["tiny-checkpoint", kind, "somewhere"]) == 0
+    wrote, said = capsys.readouterr().out.splitlines()
+    assert wrote == f"Wrote a tiny {kind} checkpoint to /tmp/my model"
+    words = shlex.split(said.partition(": ")[2])
+    if "vllm" in words:
+        variables = dict(word.split("=") for word in words[: words.index("vllm")])
+        assert variables == {"LVSA_CPU": "1", SPECS[kind.partition("-")[0]].setting: "1"}
+        assert words[words.index("vllm") :][:4] == ["vllm", "serve", "/tmp/my model", "--omni"]
+        assert ("--no-guardrails" in words) is (kind == "cosmos3")
+        return
+    assert words[:2] == ["python", f"examples/{kind}_generate.py"]
+    monkeypatch.syspath_prepend(EXAMPLES)
+    flags = importlib.import_module("generate_flags")
+    (model,) = (x for x in vars(importlib.import_module(f"{kind}_generate")).values() if isinstance(x, flags.Model))
+    parsed = flags.parser(model, "").parse_args(words[2:])
+    assert (parsed.model, parsed.lvsa) == ("/tmp/my model", True)
+    assert parsed.num_frames > model.frames and parsed.num_frames % 4 == 1
 
 
 def test_the_tiny_checkpoint_is_still_there(capsys: pytest.CaptureFixture[str]) -> None:

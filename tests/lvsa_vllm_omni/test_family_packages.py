@@ -1,8 +1,10 @@
 """Families and presets of other packages: found by entry points, switched like the shipped ones, or one sentence."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from lvsa_vllm_omni.commands import models
 from lvsa_vllm_omni.hooks import (
     SPECS,
     WAN,
+    FamilySpec,
     FamilyUnavailable,
     HookError,
     check_names,
@@ -308,6 +311,12 @@ def test_the_documentation_shows_the_files_of_the_example() -> None:
     for file in files:
         assert f"\n{file.read_text()}```\n" in text
         assert f"`{file.relative_to(EXAMPLE).as_posix()}`" in text
+
+
+def test_the_documentation_tells_of_every_fact_of_a_family() -> None:
+    text = (REPOSITORY / "docs" / "add-a-model.md").read_text().split("## The facts")[1].split("\n## ")[0]
+    told = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(told) == sorted(field.name for field in fields(FamilySpec))
 
 
 def test_the_tables_of_the_documentation_are_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,35 @@
+"""`examples/offline_lvsa.py` several times in one process, whose imports take longer than a tiny video.
+
+The argument is a JSON list of command lines. The video of the prompt `surprise` runs with a wrong geometry of Wan's.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
+import offline_lvsa
+
+from lvsa_core import FrameGrid
+from lvsa_vllm_omni.batch import OfflineEngine, VideoSettings
+from lvsa_vllm_omni.hooks import WAN
+
+
+class SurprisedEngine(OfflineEngine):
+    """Has one token a frame too many in one video."""
+
+    def generate(self, settings: VideoSettings) -> Any:
+        right = WAN.grid
+        if settings.prompt == "surprise":
+            latent_frames = (settings.frames - 1) // 4 + 1
+            WAN.__dict__["grid"] = lambda *given: FrameGrid(latent_frames, 17)
+        try:
+            return super().generate(settings)
+        finally:
+            WAN.__dict__["grid"] = right
+
+
+if __name__ == "__main__":
+    offline_lvsa.OfflineEngine = SurprisedEngine
+    sys.exit(max(offline_lvsa.main(argv) for argv in json.loads(sys.argv[1])))
