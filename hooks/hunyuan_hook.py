@@ -7,7 +7,7 @@ from typing import Any
 
 from lvsa_core import FrameGrid
 
-from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch, Rope
+from .spec import FamilySpec, ImpossibleRequest, Rope, latent_grid
 
 
 def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
@@ -17,14 +17,10 @@ def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
         LayoutMismatch: if ``hidden_states`` has another number of dimensions.
         ImpossibleRequest: if an axis has no patch.
     """
-    shape = tuple(arguments["hidden_states"].shape)
-    if len(shape) != 5:
-        raise LayoutMismatch(
-            f"hidden_states has shape {list(shape)}, expected [batch, channels, frames, height, width]"
-        )
     steps = transformer.patch_size_t, transformer.patch_size, transformer.patch_size
-    frames, rows, columns = (size // step for size, step in zip(shape[2:], steps, strict=True))
+    frames, rows, columns = latent_grid(arguments, steps)
     if not frames * rows * columns:
+        shape = arguments["hidden_states"].shape
         raise ImpossibleRequest(
             f"a video of {shape[2]} latent frames of {shape[3]}x{shape[4]} cannot be made: the model takes at least "
             f"{steps[0]} of {steps[1]}x{steps[2]}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from lvsa_core import FrameGrid, TokenLayout
 from lvsa_core.exchange import Shards
+from lvsa_core.families import patched_grid
 
 
 class HookError(RuntimeError):
@@ -20,6 +21,18 @@ class MissingModel(HookError):
 
 class LayoutMismatch(ValueError):
     """A request's tensors are not what the family's function expects; the call goes dense."""
+
+
+def latent_grid(arguments: Mapping[str, Any], patch: Sequence[int]) -> tuple[int, int, int]:
+    """Frames, rows and columns of the tokens of ``hidden_states`` [B, C, T, H, W].
+
+    Raises:
+        LayoutMismatch: if it has another number of dimensions.
+    """
+    try:
+        return patched_grid(arguments["hidden_states"].shape, patch)
+    except ValueError as error:
+        raise LayoutMismatch(str(error)) from None
 
 
 class StaysDense(ValueError):

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lvsa_core import FrameGrid
+from lvsa_core.families import WAN_THETA, wan_temporal_channels
 from lvsa_core.vace import reference_frames
 
-from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch, Rope
+from .spec import FamilySpec, ImpossibleRequest, Rope, latent_grid
 
 _AXES = ("latent frames", "latent rows (of 8 pixels, TI2V-5B 16)", "latent columns (of 8 pixels, TI2V-5B 16)")
 
@@ -22,15 +23,9 @@ def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
         LayoutMismatch: if ``hidden_states`` has another number of dimensions.
         ImpossibleRequest: if an axis has no patch, or more than the model's table of rotary positions.
     """
-    shape = tuple(arguments["hidden_states"].shape)
-    if len(shape) != 5:
-        raise LayoutMismatch(
-            f"hidden_states has shape {list(shape)}, expected [batch, channels, frames, height, width]"
-        )
-    patch = transformer.config.patch_size
-    patches = [size // step for size, step in zip(shape[2:], patch, strict=True)]
-    limit = transformer.config.rope_max_seq_len
-    for axis, count, size, step in zip(_AXES, patches, shape[2:], patch, strict=True):
+    patch, limit = transformer.config.patch_size, transformer.config.rope_max_seq_len
+    patches = latent_grid(arguments, patch)
+    for axis, count, size, step in zip(_AXES, patches, arguments["hidden_states"].shape[2:], patch, strict=True):
         if not 1 <= count <= limit:
             raise ImpossibleRequest(
                 f"a video of {size} {axis} cannot be made: the model takes {step} to {limit * step} of them"
@@ -49,10 +44,9 @@ def _references(transformer: Any, arguments: Mapping[str, Any]) -> int:
 
 
 def rope(transformer: Any) -> Rope:
-    """Frequencies are doubled in the tables; their base is the default argument of ``WanRotaryPosEmbed``."""
+    """Each frequency stands twice in the tables."""
     module = transformer.rope
-    channels = module.attention_head_dim - 4 * (module.attention_head_dim // 6)
-    return Rope(module, module.patch_size[0], channels, theta=10000.0, width=2)
+    return Rope(module, module.patch_size[0], wan_temporal_channels(module.attention_head_dim), WAN_THETA, width=2)
 
 
 WAN = FamilySpec(

@@ -181,7 +181,8 @@ def retune_rope(rope: Rope, length: int, scale: float) -> int:
     Remove when: the engine has an option for it.
 
     Args:
-        length: of the training videos, in latent frames. scale: the period becomes so many times that.
+        length: of the training videos, in latent frames; VACE's reference images count here, as they have positions.
+        scale: the period becomes so many times that.
 
     Returns:
         The index of the frequency.
