@@ -1,4 +1,4 @@
-"""Processes that hold a sequence together over gloo, for the tests of ``ring_attend``."""
+"""Processes that hold a sequence together over gloo or NCCL, and their calls, for the tests of ``ring_attend``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lvsa_core import Pattern, TokenLayout, reference_attend
+from lvsa_core import FrameGrid, Pattern, TokenLayout, plan, reference_attend
 from lvsa_core.exchange import Shards
 from lvsa_core.ring import ring_attend, traffic
 
@@ -33,6 +33,55 @@ class Case:
     kernel: str = "auto"
     overlap: bool | None = None
     fused: bool = False  # q, k and v are slices of one tensor
+
+
+def cases(ranks: int) -> dict[str, Case]:
+    """Calls of 1 to 4 ranks. 24 frames of 6 tokens are whole frames on every rank; of other numbers some are shared."""
+    pattern = plan(24, reference_frames=9, window=1)
+    whole, cut = (Shards(FrameGrid(frames, 6), ranks) for frames in (24, {1: 21, 2: 21, 3: 20, 4: 22}[ranks]))
+    cut_pattern = plan(cut.grid.frames, reference_frames=9, window=1)
+    base = Case(pattern, whole)
+    behind = Case(pattern, whole, text=5, text_queries=True)
+    few, tiny = FrameGrid(13, 5), FrameGrid(3, 2)
+    return {
+        "frames": base,
+        "next step": moved(base),
+        "rows within frames": Case(cut_pattern, cut),
+        "overlap": replace(base, overlap=True),
+        "overlap, text behind": Case(cut_pattern, cut, text=5, text_queries=True, overlap=True),
+        "text behind": behind,
+        "text behind, batch": Case(cut_pattern, cut, text=3, text_queries=True, batch=2),
+        "text keys": replace(base, text=5, heads=(4, 2)),
+        "text keys, overlap": replace(base, text=5, heads=(4, 1), overlap=True),
+        "batch": replace(base, batch=3, overlap=True),
+        "fused": replace(base, fused=True),
+        "control": Case(pattern, Shards(whole.grid, ranks, before=whole.grid.tokens), text=3, heads=(4, 2)),
+        "sound": Case(pattern, Shards(whole.grid, ranks, after=4 * ranks), text=3),
+        "action within a rank": Case(pattern, Shards(whole.grid, ranks, before=ranks, after=ranks)),
+        "dense pattern": replace(base, pattern=Pattern(24, window=1, keyframe_interval=1), text=2, text_queries=True),
+        "own window only": replace(base, pattern=Pattern(24, window=0, n_first=0, keyframe_interval=12, offset=3)),
+        "bfloat16": replace(base, dtype=torch.bfloat16, text=4, text_queries=True, overlap=True),
+        "float16": replace(base, dtype=torch.float16),
+        "float64": replace(base, dtype=torch.float64, text=4, text_queries=True),
+        "padding": replace(base, shards=Shards(FrameGrid(24, 7), ranks, pad=-24 * 7 % ranks + ranks), text=3),
+        "padding, text behind": replace(
+            behind,
+            pattern=plan(13, reference_frames=5, window=1),
+            shards=Shards(few, ranks, pad=-few.tokens % ranks + 5 * ranks),
+            overlap=True,
+        ),
+        "padding after sound": replace(base, shards=Shards(whole.grid, ranks, after=5, pad=-149 % ranks), text=3),
+        "ranks of padding alone": replace(
+            behind, pattern=Pattern(3), shards=Shards(tiny, ranks, pad=6 * (ranks - 1)), overlap=True
+        ),
+        "concatenated": replace(base, kernel="sdpa-concatenated", text=4, overlap=True),
+    }  # fmt: skip
+
+
+def moved(case: Case) -> Case:
+    """The same one denoising step later."""
+    pattern = case.pattern
+    return replace(case, pattern=replace(pattern, offset=(pattern.offset + 1) % pattern.keyframe_interval))
 
 
 def whole_call(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, TokenLayout]:
@@ -55,8 +104,9 @@ def whole_call(case: Case) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, To
 
 
 def run_case(case: Case) -> dict[str, Any]:
-    """This rank's part of the call beside the whole one's: the largest difference, and what it sent."""
+    """This rank's part of the call, on the group's device, beside the whole one's: the difference, and what it sent."""
     rank, shards = dist.get_rank(), case.shards
+    device = torch.device("cuda", rank) if dist.get_backend() == "nccl" else torch.device("cpu")
     q, k, v, layout = whole_call(case)
     wide = (x.double() for x in (q, k, v))
     expected = reference_attend(*wide, case.pattern, layout)
@@ -72,6 +122,7 @@ def run_case(case: Case) -> dict[str, Any]:
     mine = [padded(x, 9)[:, held] for x in (q[:, : shards.tokens], k[:, sequence], v[:, sequence])]
     if case.text_queries:
         mine[0] = torch.cat([mine[0], q[:, shards.tokens :]], 1)
+    mine, text = ([x.to(device) for x in tensors] for tensors in (mine, text))
     if case.fused:
         mine = [torch.stack([x, x], 3)[:, :, :, 0] for x in mine]
     traffic.keys = traffic.text = 0
@@ -80,12 +131,14 @@ def run_case(case: Case) -> dict[str, Any]:
         kernel=case.kernel, overlap=case.overlap,
     )  # fmt: skip
     rows = torch.cat([padded(expected[:, : shards.tokens])[:, held], expected[:, shards.tokens :]], 1)
-    assert out.shape == mine[0].shape and out.dtype == case.dtype
+    assert out.shape == mine[0].shape and out.dtype == case.dtype and out.device == device
+    out = out.cpu()
     return {
         "difference": (out.double() - rows).abs().max().item(),
         "keys": traffic.keys,
         "text": traffic.text,
-        "text output": out[:, shards.rows :].clone(),
+        # No tensor: a process may end before its tensors are read from the queue.
+        "text output": out[:, shards.rows :].tolist(),
     }
 
 
@@ -100,18 +153,30 @@ def run_cases(cases: list[Case]) -> list[dict[str, Any]]:
     return results
 
 
-def in_ranks(ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 60) -> list[Any]:
-    """What ``function(*args)`` gives in each of so many processes that are joined over gloo; an exception as its text.
+def assert_whole(results: list[dict[str, Any]], allowed: float) -> None:
+    """All ranks' parts of a call are the whole one's, and the text, which each has, is the same number for number."""
+    for result in results:
+        assert "error" not in result, result["error"]
+        assert result["difference"] <= allowed
+        assert result["text output"] == results[0]["text output"]
+
+
+def in_ranks(
+    ranks: int, function: Callable[..., Any], *args: Any, timeout: float = 60, backend: str = "gloo"
+) -> list[Any]:
+    """What ``function(*args)`` gives in each of so many processes that are joined in a group; an exception as its text.
 
     Args:
         timeout: of the group's operations, in seconds.
+        backend: ``gloo``, or ``nccl``, with a GPU for each rank.
     """
     context = get_context("spawn")
     queue = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         processes = [
             context.Process(
-                target=_rank, args=(rank, ranks, str(Path(folder) / "store"), queue, timeout, function, args)
+                target=_rank,
+                args=(rank, ranks, str(Path(folder) / "store"), queue, timeout, backend, function, args),
             )
             for rank in range(ranks)
         ]
@@ -132,11 +197,20 @@ def in_ranks(ranks: int, function: Callable[..., Any], *args: Any, timeout: floa
 
 
 def _rank(
-    rank: int, ranks: int, store: str, queue: Any, timeout: float, function: Callable[..., Any], args: tuple[Any, ...]
+    rank: int,
+    ranks: int,
+    store: str,
+    queue: Any,
+    timeout: float,
+    backend: str,
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
 ) -> None:
     torch.set_num_threads(1)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
     dist.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
+        backend, init_method=f"file://{store}", rank=rank, world_size=ranks, timeout=timedelta(seconds=timeout)
     )
     try:
         result = function(*args)
@@ -148,9 +222,3 @@ def _rank(
     if not isinstance(result, str):
         dist.barrier()
     dist.destroy_process_group()
-
-
-def moved(case: Case) -> Case:
-    """The same one denoising step later."""
-    pattern = case.pattern
-    return replace(case, pattern=replace(pattern, offset=(pattern.offset + 1) % pattern.keyframe_interval))

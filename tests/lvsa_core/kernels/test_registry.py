@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -71,6 +72,21 @@ def test_a_family_and_one_kernel_by_name() -> None:
     assert select("sdpa-concatenated", CPU, torch.float32, 128).kernel is KERNELS["sdpa-concatenated"]
     assert all(kernel.name == name for name, kernel in KERNELS.items())
     assert list(dict.fromkeys(kernel.family for kernel in KERNELS.values())) == ["flash", "flashinfer", "sdpa"]
+
+
+class WrongInARing(SdpaKernel):
+    """A kernel that is wrong only where a rank holds some of the keys."""
+
+    name = family = "wrong-in-a-ring"
+
+    def attend(self, *given: Any, **more: Any) -> Tensor:
+        return super().attend(*given, **more) * (1 if given[4].kv_frames is None else 2)
+
+
+def test_a_kernel_that_is_wrong_only_in_a_ring_is_passed_over() -> None:
+    with registry(WrongInARing()):
+        found = select("auto", CPU, torch.float32, 128)
+    assert found.kernel.name == "sdpa" and found.passed_over[0][1].startswith("its self-test is off by ")
 
 
 @pytest.mark.parametrize(("name", "reason"), [("absent", "it was never built"), ("wrong", "its self-test is off by ")])

@@ -1,6 +1,8 @@
 """The self-test finds what a kernel can get wrong."""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lvsa_core import Pattern, TokenLayout
+from lvsa_core.cascade import cascade
 from lvsa_core.kernels import selftest
-from lvsa_core.kernels.sdpa import SdpaKernel
-from lvsa_core.kernels.selftest import LAYOUT, PATTERN, self_test
+from lvsa_core.kernels.sdpa import ConcatenatedKernel, SdpaKernel
+from lvsa_core.kernels.selftest import CALLS, LAYOUT, PATTERN, self_test
 
 CPU = torch.device("cpu")
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -21,6 +24,43 @@ class Wrong(SdpaKernel):
 
     def __init__(self, **changes: Any) -> None:
         self.__dict__.update(changes)
+
+
+class WrongInARing(SdpaKernel):
+    """Wrong only where a rank holds some of the keys, in the order of its exchange.
+
+    Args:
+        mistake: makes other arguments of a call's.
+    """
+
+    name = family = "wrong-in-a-ring"
+
+    def __init__(self, mistake: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+        self.mistake = mistake
+
+    def attend(self, *given: Any, **more: Any) -> Tensor:
+        named = dict(zip(("q", "k", "v", "pattern", "layout", "scale"), given, strict=True), **more)
+        return super().attend(**(named if named["layout"].kv_frames is None else {**named, **self.mistake(named)}))
+
+
+def in_time_order(call: dict[str, Any]) -> dict[str, Any]:
+    """As if the keys stood in the order of time."""
+    return {"layout": replace(call["layout"], kv_frames=tuple(sorted(call["layout"].kv_frames)))}
+
+
+def from_a_frame_on(call: dict[str, Any]) -> dict[str, Any]:
+    """As if the rank's rows began with a frame."""
+    layout = call["layout"]
+    return {"layout": replace(layout, q_offset=layout.q_offset - layout.q_offset % layout.grid.patches)}
+
+
+def one_too_early(call: dict[str, Any]) -> dict[str, Any]:
+    """Takes one key more for ready than is."""
+    return {"arriving": call["arriving"]._replace(ready=call["arriving"].ready + 1)}
+
+
+def not_waiting(call: dict[str, Any]) -> dict[str, Any]:
+    return {"arriving": call["arriving"]._replace(wait=lambda: None)}
 
 
 def shifted(**change: int) -> Any:
@@ -74,6 +114,23 @@ def test_what_is_wrong_is_found(name: str, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mistake", [in_time_order, from_a_frame_on, one_too_early, not_waiting])
+def test_what_is_wrong_only_in_a_ring_is_found(mistake: Any, dtype: torch.dtype) -> None:
+    """Also after a kernel that did not wait, whose keys are still missing."""
+    assert "its self-test is off by" in str(self_test(WrongInARing(mistake), CPU, dtype, 64))
+    assert self_test(WrongInARing(lambda call: {}), CPU, dtype, 64) is None
+
+
+def test_a_kernel_without_arriving_keys_is_tested_in_a_ring() -> None:
+    class Concatenated(ConcatenatedKernel):
+        def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Any, layout: TokenLayout, scale: float) -> Tensor:
+            return super().attend(q, k, v, pattern, layout, scale) * (1 if layout.kv_frames is None else 2)
+
+    assert self_test(ConcatenatedKernel(), CPU, torch.float32, 64) is None
+    assert "its self-test is off by" in str(self_test(Concatenated(), CPU, torch.float32, 64))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_a_log_sum_exp_of_another_base_is_found(dtype: torch.dtype) -> None:
     assert "its self-test is off by" in str(self_test(Wrong(attention=base_two), CPU, dtype, 64))
 
@@ -87,6 +144,19 @@ def test_it_holds_everything_an_engine_may_ask_for() -> None:
     assert not PATTERN.is_dense and LAYOUT.pad
     assert all((LAYOUT.kv_before, LAYOUT.kv_after, LAYOUT.q_before, LAYOUT.q_after))
     assert len({low for low, _ in PATTERN.windows}) > 3
+
+
+def test_it_holds_a_rank_of_a_ring() -> None:
+    """With the part of the prefix that arrives, windows, and frames missing on both sides of them."""
+    call = CALLS[1]
+    layout, patches = call.layout, call.layout.grid.patches
+    assert layout.kv_frames is not None and list(layout.kv_frames) != sorted(layout.kv_frames)
+    assert layout.q_offset % patches and (layout.q_offset + layout.video_rows) % patches
+    calls = cascade(call.pattern, layout)
+    assert layout.kv_before < call.ready < layout.kv_before + len(calls.anchors) * patches
+    assert calls.in_order and calls.remaining
+    lacking = set(range(15)).difference(layout.kv_frames)
+    assert min(lacking) < min(calls.remaining) and max(lacking) > max(calls.remaining)
 
 
 def test_it_is_quick_and_leaves_the_random_numbers_alone() -> None:
