@@ -18,7 +18,8 @@ from lvsa_core.exchange import Exchange, Shards, exchange
 from lvsa_core.kernels import select
 from lvsa_core.kernels.merge import merge_
 from lvsa_core.measure import seconds
-from lvsa_core.ring import _gathered, _start, ring_attend, traffic
+from lvsa_core.ring import ring_attend
+from lvsa_core.transfers import gathered, start_transfers, traffic
 
 REFERENCE_FRAMES = 21
 HEAD_SIZE = 128
@@ -53,8 +54,8 @@ class Layer:
         return out
 
     def lvsa_transfers(self) -> None:
-        pairs = [(x, _gathered(x, self.plan, self.rank, 0)) for x in (self.k, self.v)]
-        _start(self.plan, self.rank, self.group, tuple(pairs))()
+        pairs = [(x, gathered(x, self.plan, self.rank, 0)) for x in (self.k, self.v)]
+        start_transfers(self.plan, self.rank, self.group, tuple(pairs))()
 
     def all_gathered(self) -> list[Tensor]:
         """All keys and values, [1, tokens, H, D]."""

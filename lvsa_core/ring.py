@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,11 +11,12 @@ from torch import Tensor
 
 from lvsa_core.attention import run
 from lvsa_core.checks import check_shard
-from lvsa_core.exchange import Exchange, Shards, exchange
+from lvsa_core.exchange import Shards, exchange
 from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_core.kernels.merge import merge_
 from lvsa_core.kernels.prefix_window import Arriving, PrefixWindow
 from lvsa_core.pattern import Pattern
+from lvsa_core.transfers import gathered, start_transfers, traffic
 
 #: Its name from PyTorch 2.13 on, else the older one.
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -25,17 +25,6 @@ _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 FLOPS = 6.5e14  # a second, of attention in half precision
 MEMORY = 3.3e12  # bytes a second, of the device's memory
 LINK = 5e10  # bytes a second and direction: a network adapter of 400 Gb/s, PCIe 5
-
-
-@dataclass
-class Traffic:
-    """What this process has sent to other ranks, in bytes."""
-
-    keys: int = 0
-    text: int = 0
-
-
-traffic = Traffic()
 
 
 @torch.no_grad()
@@ -93,10 +82,10 @@ def ring_attend(
         )
     q, k, v = (x[:, : shards.held(rank)] for x in (q, k, v))
 
-    keys, values = (_gathered(x, plan, rank, text_rows) for x in (k, v))
+    keys, values = (gathered(x, plan, rank, text_rows) for x in (k, v))
     if text is not None:
         keys[:text_rows], values[:text_rows] = (x.transpose(0, 1) for x in text)
-    pending = _start(plan, rank, group, ((k, keys[text_rows:]), (v, values[text_rows:])))
+    pending = start_transfers(plan, rank, group, ((k, keys[text_rows:]), (v, values[text_rows:])))
 
     # After the keys, and not waited for before the video is done: NCCL takes a group's operations one after the other.
     join = _start_text(others, k, v, text, group, chosen, scale) if others.shape[1] else None
@@ -118,52 +107,6 @@ def ring_attend(
         others = join()
     padding = out.new_zeros(out.shape[0], shards.rows - out.shape[1], *out.shape[2:])
     return torch.cat([out, padding, others], 1) if padding.shape[1] or others.shape[1] else out
-
-
-def _gathered(x: Tensor, plan: Exchange, rank: int, text_rows: int) -> Tensor:
-    """Room for the keys or values of a rank's call, [rows, B, Hkv, D]: each transfer is one piece of memory."""
-    rows = sum(transfer.rows for transfer in plan.transfers if transfer.target == rank)
-    return x.new_empty(text_rows + rows, x.shape[0], *x.shape[2:])
-
-
-def _start(
-    plan: Exchange, rank: int, group: dist.ProcessGroup, pairs: tuple[tuple[Tensor, Tensor], ...]
-) -> Callable[[], None]:
-    """Send what others need of ``source`` and receive into ``target`` [rows, B, Hkv, D], for each pair of both.
-
-    Returns:
-        What waits until everything has arrived; on a GPU only the current stream waits.
-    """
-    operations: list[dist.P2POp] = []
-    for which, (source, target) in enumerate(pairs):
-        source = source.transpose(0, 1).contiguous()
-        for index, transfer in enumerate(plan.transfers):
-            if rank not in (transfer.source, transfer.target):
-                continue
-            tag = len(pairs) * index + which
-            there = source[transfer.source_row : transfer.source_row + transfer.rows]
-            here = target[transfer.target_row : transfer.target_row + transfer.rows]
-            if transfer.source == transfer.target:
-                here.copy_(there)
-            elif transfer.source == rank:
-                traffic.keys += there.numel() * there.itemsize
-                operations.append(_operation(dist.isend, there, transfer.target, group, tag))
-            else:
-                operations.append(_operation(dist.irecv, here, transfer.source, group, tag))
-    works = dist.batch_isend_irecv(operations) if operations else []
-
-    def wait() -> None:
-        for work in works:
-            work.wait()
-        operations.clear()  # until here they keep the tensors
-
-    return wait
-
-
-def _operation(
-    function: Callable[..., Any], tensor: Tensor, peer: int, group: dist.ProcessGroup, tag: int
-) -> dist.P2POp:
-    return dist.P2POp(function, tensor, dist.get_global_rank(group, peer), group, tag)
 
 
 def _start_text(

@@ -16,7 +16,8 @@ import torch.distributed as dist
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan, reference_attend
 from lvsa_core.exchange import Shards
-from lvsa_core.ring import ring_attend, traffic
+from lvsa_core.ring import ring_attend
+from lvsa_core.transfers import traffic
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from ring_ranks import Case, assert_whole, cases, in_ranks, run_case, run_cases
 
 from lvsa_core import FrameGrid, Pattern, plan, ring
 from lvsa_core.exchange import Shards, exchange
-from lvsa_core.ring import _pays, ring_attend, traffic
+from lvsa_core.ring import _pays, ring_attend
+from lvsa_core.transfers import traffic
 
 pytestmark = pytest.mark.multiproc
 
@@ -78,7 +79,7 @@ class Noted:
 def order(case: Case) -> list[str]:
     """What a call does, one after the other."""
     seen: list[str] = []
-    originals = ring._start, ring._all_gather, ring.run
+    originals = ring.start_transfers, ring._all_gather, ring.run
 
     def start(*given: Any) -> Any:
         seen.append("keys sent")
@@ -93,11 +94,11 @@ def order(case: Case) -> list[str]:
         seen.append("video")
         return originals[2](*given)
 
-    ring._start, ring._all_gather, ring.run = start, gather, run
+    ring.start_transfers, ring._all_gather, ring.run = start, gather, run
     try:
         run_case(case)
     finally:
-        ring._start, ring._all_gather, ring.run = originals
+        ring.start_transfers, ring._all_gather, ring.run = originals
     return seen
 
 

@@ -82,14 +82,14 @@ def hangs(rank: int) -> None:
     import lvsa_core.ring as ring
 
     hurried(rank)
-    start = ring._start
+    start = ring.start_transfers
 
     def late(*given: object) -> Callable[[], None]:
         time.sleep(TIMEOUT + 4)
         return start(*given)  # type: ignore[arg-type]
 
     if rank == 1:
-        ring._start = late
+        ring.start_transfers = late
 
 
 def dies(rank: int) -> None:
@@ -98,7 +98,7 @@ def dies(rank: int) -> None:
 
     hurried(rank)
     if rank == 1:
-        ring._start = lambda *given: os._exit(7)
+        ring.start_transfers = lambda *given: os._exit(7)
 
 
 @pytest.mark.parametrize("fault", [hangs, dies])
