@@ -19,6 +19,7 @@ from lvsa_core.measure import medians, normal, seconds
 
 GUIDANCE, STEP_SIZE = 5.0, 0.02  # of the update, which only has to be there
 CASE_SECONDS, FEWEST, MOST = 12.0, 2, 15  # a case gets as many runs of each side as fit in this
+LARGE = 40.0  # seconds of a step of both sides together, of which one run is enough
 WARM_UP = 2  # blocks: they use every kernel and all the memory that the others use
 
 Side = Callable[[int], Attention]
@@ -96,6 +97,11 @@ def timed(
     return times, peaks
 
 
+def fewest(once: float) -> int:
+    """Runs that a case gets at least, of a step that takes so many seconds on both sides together."""
+    return 1 if once > LARGE else FEWEST
+
+
 def measure(
     name: str, frames: int, model: Transformer, compiled: bool, device: torch.device, noise: torch.Generator,
     most: int = MOST,
@@ -112,7 +118,7 @@ def measure(
     reason = warm_up(step, sides, compiled)
     found = shares(step, sides, device)
     once = 2 * sum(spent for spent, _ in found.values())
-    times, peaks = timed(step, sides, device, max(FEWEST, min(most, int(CASE_SECONDS / once))))
+    times, peaks = timed(step, sides, device, max(fewest(once), min(most, int(CASE_SECONDS / once))))
     middle = medians(times)
     case = {
         "model": name, "frames": frames, "latent_frames": layout.grid.frames, "tokens": layout.q_tokens,

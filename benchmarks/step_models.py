@@ -37,7 +37,9 @@ def build(sizes: Architecture, device: torch.device, dtype: torch.dtype, shared:
     """A model with random weights of ordinary size: all zeros would draw less power, and run faster, than real ones."""
     with torch.device("meta"):
         model = (HunyuanVideo if sizes.joint else Wan)(sizes, shared)
-    model = model.to(dtype).to_empty(device=device).requires_grad_(False).eval()
+    for name, weight in model.named_parameters():
+        weight.data = weight.data.to(torch.float32 if any(part in name for part in model.float32) else dtype)
+    model = model.to_empty(device=device).requires_grad_(False).eval()
     for module in model.modules():
         for name, weight in module.named_parameters(recurse=False):
             if isinstance(module, nn.RMSNorm | nn.LayerNorm) or name == "bias":

@@ -37,8 +37,8 @@ def rotated(x: Tensor, table: Tensor) -> Tensor:
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without weights, scaled and shifted by the time embedding."""
-    return F.layer_norm(x, x.shape[-1:], eps=EPS) * (1 + scale) + shift
+    """Layer norm without weights, scaled and shifted by the time embedding, and computed in the dtype of that."""
+    return (F.layer_norm(x.to(scale.dtype), x.shape[-1:], eps=EPS) * (1 + scale) + shift).type_as(x)
 
 
 def attention_of_text(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -92,6 +92,8 @@ class Transformer(nn.Module):
     """
 
     block: type[Block]
+    #: Parts of the names of weights that are float32, whatever the others are.
+    float32: tuple[str, ...] = ()
 
     def __init__(self, sizes: Architecture, shared: bool = False) -> None:
         super().__init__()

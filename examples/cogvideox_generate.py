@@ -18,6 +18,7 @@ COGVIDEOX = Model(
     steps=50,
     guidance=6.0,
     fps=8,
+    needed=("sentencepiece", "protobuf"),  # of its tokenizer
     tiling=True,
 )
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import json
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -65,10 +64,11 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
         ValueError, OSError, ImportError, KernelUnavailable: with the sentence for the user.
     """
     chosen = knobs(arguments)
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in (*NEEDED, *model.needed) if not installed(name)]
     if missing:
         raise ImportError(f"not installed: {', '.join(missing)}; see examples/README.md")
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    device = accelerator or torch.device("cpu")
     if arguments.offload and device.type == "cpu":
         raise ValueError("--offload keeps weights on the host of an accelerator, and this machine has no accelerator")
     folder = config_folder(arguments.model)
@@ -83,6 +83,14 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
     job = Job(model, arguments, model.load(arguments), chosen, device, name)
     check_writable(job)
     return job
+
+
+def installed(package: str) -> bool:
+    """Whether a package is there, by the name that installs it."""
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -162,7 +170,8 @@ def make(job: Job) -> None:
     }
     write_json(job.file(".json"), record)
     if profile:
-        print(f"{profile}\npeak memory {record['peak_memory_mib']:.0f} MiB")
+        peak = record["peak_memory_mib"]
+        print(f"{profile}\npeak memory {'unknown: this PyTorch does not tell' if peak is None else f'{peak:.0f} MiB'}")
     if lvsa and arguments.lvsa:
         print(f"[LVSA] {str(lvsa.report()).removeprefix('LVSA ')}")
     print(f"{job.file('.mp4')}: {written['frames']} frames in {seconds['generation']:.1f} s")

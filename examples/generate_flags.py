@@ -36,6 +36,7 @@ class Model:
         pipeline: name of diffusers' class. repository: on the Hugging Face Hub.
         frames, height, width, steps, guidance, fps: of a video.
         aliases: other names that checkpoints give the pipeline.
+        needed: packages besides those that every model needs.
         vae_dtype: the VAE's on an accelerator. tiling: whether the VAE decodes large videos in tiles.
         flags: adds flags of the model's own.
         load: ``arguments -> keywords`` of ``from_pretrained``; raises ImportError. call: of the pipeline's call.
@@ -50,6 +51,7 @@ class Model:
     guidance: float
     fps: float
     aliases: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
     vae_dtype: str = "bfloat16"
     tiling: bool = False
     flags: Callable[[argparse.ArgumentParser], Any] = lambda parser: None

@@ -94,17 +94,17 @@ def settled(job: Job, pipe: Any) -> Knobs:
 
 def plans(job: Job, pipe: Any, knobs: Knobs, reference: int) -> tuple[list[Pattern], Decision]:
     """The pattern of every denoising step, and whether they are used; ``reference`` is the training length."""
-    frames, factor = _latent(job, pipe)
-    arguments = knobs.plan_arguments(reference, factor)
+    frames, factor, joined = _latent(job, pipe)
+    arguments = knobs.plan_arguments(reference, factor, joined)
     steps = [schedule(frames, step, arguments) for step in range(job.arguments.steps)]
     return [pattern for pattern, _ in steps], steps[0][1]
 
 
-def _latent(job: Job, pipe: Any) -> tuple[int, int]:
-    """Latent frames of the video, and video frames of each; CogVideoX 1.5 joins latent frames in pairs."""
+def _latent(job: Job, pipe: Any) -> tuple[int, int, int]:
+    """Frames of tokens, video frames of a latent frame, and latent frames of a frame of tokens, 2 of CogVideoX 1.5."""
     factor = getattr(pipe, "vae_scale_factor_temporal", 4)
     joined = getattr(pipe.transformer.config, "patch_size_t", None) or 1
-    return -(-((job.arguments.num_frames - 1) // factor + 1) // joined), factor * joined
+    return -(-((job.arguments.num_frames - 1) // factor + 1) // joined), factor, joined
 
 
 def draw(patterns: list[Pattern], picture: Path) -> None:
@@ -148,9 +148,12 @@ class Profile:
         return "\n".join([*lines, f"median    {statistics.median(self.steps):9.3f} s"])
 
 
-def peak_memory_mib(device: torch.device) -> float:
-    """What PyTorch held of the accelerator at most, or this process of the host's memory."""
+def peak_memory_mib(device: torch.device) -> float | None:
+    """What PyTorch held of the accelerator at most, None if it does not tell; or this process of the host's memory."""
     if device.type == "cpu":
         unit = 2**20 if sys.platform == "darwin" else 2**10
         return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
-    return round(torch.accelerator.max_memory_allocated() / 2**20, 1)
+    for tells in (torch.accelerator, torch.get_device_module(device)):  # the former from PyTorch 2.9 on
+        if hasattr(tells, "max_memory_allocated"):
+            return round(tells.max_memory_allocated() / 2**20, 1)
+    return None

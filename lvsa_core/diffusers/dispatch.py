@@ -26,12 +26,19 @@ class Tokens(NamedTuple):
     Args:
         layouts: one for all samples of a batch, or one each.
         padding: for each layout, the rows of padded text at the end of queries and keys, which are never attended.
-        behind: tokens after the video that are of one sequence with it, and divided among ranks together.
+        ahead, behind: of the tokens before and after the video, those that are of one sequence with it, and divided
+            among ranks together.
     """
 
     layouts: tuple[TokenLayout, ...]
     padding: tuple[int, ...] = (0,)
+    ahead: int = 0
     behind: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens of the sequence that ranks divide."""
+        return self.ahead + self.layouts[0].grid.tokens + self.behind
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class Call:
             q: [B, S, H, D]. k, v: [B, Sk, Hkv, D]. scale: multiplies the scores.
             dense: diffusers' name of the dense backend, empty for its active one.
         """
-        layouts, padding, _ = self.tokens
+        layouts, padding = self.tokens.layouts, self.tokens.padding
         assert len(layouts) in (1, len(q))
         try:
             if len(set(layouts)) == 1:
@@ -81,8 +88,8 @@ class Call:
         if self.ranks is None:
             out = attend(q, k, v, self.pattern, layout, scale=scale, kernel=self.kernel)
         else:
-            behind, ranks = self.tokens.behind, self.ranks
-            out = shared_attend(q, k, v, self.pattern, layout, ranks, behind=behind, scale=scale, kernel=self.kernel)
+            around = {"ahead": self.tokens.ahead, "behind": self.tokens.behind}
+            out = shared_attend(q, k, v, self.pattern, layout, self.ranks, **around, scale=scale, kernel=self.kernel)
         if not self.pattern.is_dense:
             self.run.ran_sparse(self.pattern, select(self.kernel, q.device, q.dtype, q.shape[3]).name)
         return torch.nn.functional.pad(out, (0, 0, 0, 0, 0, padding)) if padding else out
@@ -92,7 +99,11 @@ class Call:
 running: ContextVar[Call | None] = ContextVar("lvsa_diffusers_call", default=None)
 
 
-@torch.library.custom_op("lvsa_diffusers::attend", mutates_args=())
+#: A CUDA graph would replay the step and the pattern of its capture; PyTorch leaves what has this tag out of graphs.
+_tags: dict[str, Any] = {"tags": (tag,)} if (tag := getattr(torch.Tag, "cudagraph_unsafe", None)) is not None else {}
+
+
+@torch.library.custom_op("lvsa_diffusers::attend", mutates_args=(), **_tags)
 def lvsa_attend(q: Tensor, k: Tensor, v: Tensor, scale: float, dense: str) -> Tensor:
     """Sparse attention of the running call, opaque to torch.compile: step and geometry are read inside.
 
@@ -104,7 +115,8 @@ def lvsa_attend(q: Tensor, k: Tensor, v: Tensor, scale: float, dense: str) -> Te
     """
     call = running.get()
     assert call is not None, "an LVSA attention layer ran outside its transformer's call"
-    return call.attend(q, k, v, scale, dense).contiguous()
+    with torch.autocast(q.device.type, enabled=False):
+        return call.attend(q, k, v, scale, dense).contiguous()
 
 
 @lvsa_attend.register_fake
@@ -138,8 +150,18 @@ def sparse_attention(
         return dense_attention(
             q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale, backend=dense or None, **rest
         )
+    q, k, v = _autocast(q, k, v)
     out: Tensor = lvsa_attend(q, k, v, q.shape[-1] ** -0.5 if scale is None else scale, dense)
     return out
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """What ``torch.autocast`` makes of the arguments of PyTorch's own attention: all of its dtype, float64 apart."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x if x.dtype == torch.float64 else x.to(dtype) for x in tensors)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]

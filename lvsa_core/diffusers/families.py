@@ -10,15 +10,9 @@ from lvsa_core.diffusers.dispatch import Tokens
 from lvsa_core.diffusers.family import Arguments, Family
 from lvsa_core.diffusers.processors import text_first, unmasked
 from lvsa_core.diffusers.sharding import Sharding
+from lvsa_core.families import WAN_THETA, patched_grid, wan_temporal_channels
 from lvsa_core.grid import FrameGrid, TokenLayout
-
-
-def _video(arguments: Arguments, order: str) -> tuple[int, ...]:
-    """Shape of ``hidden_states``."""
-    shape = tuple(arguments["hidden_states"].shape)
-    if len(shape) != 5:
-        raise ValueError(f"hidden_states has shape {list(shape)}, expected [{order}]")
-    return shape
+from lvsa_core.vace import reference_frames
 
 
 def _wan_reference(transformer: Any) -> int:
@@ -28,13 +22,20 @@ def _wan_reference(transformer: Any) -> int:
 
 
 def _wan_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
-    sizes = _video(arguments, "batch, channels, frames, height, width")[2:]
-    frames, height, width = (size // patch for size, patch in zip(sizes, transformer.config.patch_size, strict=True))
-    return FrameGrid(frames, height * width)
+    frames, rows, columns = patched_grid(arguments["hidden_states"].shape, transformer.config.patch_size)
+    return FrameGrid(frames - _wan_references(transformer, arguments), rows * columns)
+
+
+def _wan_references(transformer: Any, arguments: Arguments) -> int:
+    """VACE's reference images, latent frames before the video's."""
+    condition = arguments.get("control_hidden_states")
+    return 0 if condition is None else reference_frames(condition, transformer.config.in_channels)
 
 
 def _wan_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> Tokens:
-    return Tokens((TokenLayout(grid),))
+    """[reference images | video], in queries and keys."""
+    ahead = _wan_references(transformer, arguments) * grid.patches
+    return Tokens((TokenLayout(grid, kv_before=ahead, q_before=ahead),), ahead=ahead)
 
 
 def _wan_attention(transformer: Any) -> list[Any]:
@@ -43,16 +44,14 @@ def _wan_attention(transformer: Any) -> list[Any]:
 
 
 def _wan_rope(transformer: Any) -> tuple[int, float]:
-    """The base is the default argument of ``WanRotaryPosEmbed``."""
-    return transformer.rope.t_dim, 10000.0
+    return wan_temporal_channels(transformer.config.attention_head_dim), WAN_THETA
 
 
 def _hunyuan_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
-    sizes = _video(arguments, "batch, channels, frames, height, width")[2:]
     config = transformer.config
     patch = config.patch_size_t, config.patch_size, config.patch_size
-    frames, height, width = (size // step for size, step in zip(sizes, patch, strict=True))
-    return FrameGrid(frames, height * width)
+    frames, rows, columns = patched_grid(arguments["hidden_states"].shape, patch)
+    return FrameGrid(frames, rows * columns)
 
 
 def _hunyuan_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> Tokens:
@@ -103,9 +102,10 @@ def _cogvideox_reference(transformer: Any) -> int:
 
 
 def _cogvideox_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
-    _, frames, _, height, width = _video(arguments, "batch, frames, channels, height, width")
-    patch = transformer.config.patch_size
-    return FrameGrid(-(-frames // _cogvideox_patch_t(transformer)), (height // patch) * (width // patch))
+    """Of hidden_states [B, T, C, H, W]; an odd number of frames is completed to pairs."""
+    shape, patch = arguments["hidden_states"].transpose(1, 2).shape, transformer.config.patch_size
+    frames, rows, columns = patched_grid(shape, (1, patch, patch))
+    return FrameGrid(-(-frames // _cogvideox_patch_t(transformer)), rows * columns)
 
 
 def _cogvideox_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> Tokens:

@@ -83,8 +83,8 @@ class Lvsa:
         first = transformers[0]
         self.family = family.name
         self.reference_latent_frames = knobs.reference_latent_frames or family.reference(first)
-        factor = getattr(pipe, "vae_scale_factor_temporal", 4) * (getattr(first.config, "patch_size_t", None) or 1)
-        self._arguments = knobs.plan_arguments(self.reference_latent_frames, factor)
+        factor, joined = getattr(pipe, "vae_scale_factor_temporal", 4), getattr(first.config, "patch_size_t", None) or 1
+        self._arguments = knobs.plan_arguments(self.reference_latent_frames, factor, joined)
         self._run = Run(pipe)
         self._undo = ExitStack()  # what the running call has changed
         self._surprises: set[str] = set()
@@ -127,8 +127,7 @@ class Lvsa:
         running.set(call)
         if call and call.ranks:
             suspend_own_parallelism(transformer, self._undo)
-            length = call.tokens.layouts[0].grid.tokens + call.tokens.behind
-            divide(transformer, self._family.sharding, call.ranks, length, self._undo)
+            divide(transformer, self._family.sharding, call.ranks, call.tokens.length, self._undo)
         for layer in layers:
             self._undo.callback(setattr, layer, "processor", layer.processor)
             layer.processor = self._family.sparse(layer.processor)

@@ -87,17 +87,19 @@ class Knobs:
                 raise TypeError(f"enable_lvsa has no knob {name!r}; {hint}")
         return cls(**given)
 
-    def plan_arguments(self, reference: int, factor: int) -> dict[str, Any]:
+    def plan_arguments(self, reference: int, factor: int, joined: int = 1) -> dict[str, Any]:
         """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``.
 
         Args:
-            reference: latent frames that the model was trained for. factor: video frames of a latent frame.
+            reference: frames of tokens that the model was trained for. factor: video frames of a latent frame.
+            joined: latent frames of a frame of tokens; leading anchors that fill one in part are all of it.
         """
-        interval = None if self.auto_keyframes else max(1, (self.key_frame_interval or DEFAULT_INTERVAL) // factor)
+        both = factor * joined
+        interval = None if self.auto_keyframes else max(1, (self.key_frame_interval or DEFAULT_INTERVAL) // both)
         return {
             "reference_frames": reference,
-            "window": self.window_size // factor,
-            "n_first": self.n_first_frames // factor,
+            "window": self.window_size // both,
+            "n_first": -(-(self.n_first_frames // factor) // joined),
             "sparsity_scale": self.sparsity_scale,
             "keyframe_interval": interval,
             "expand_window": self.expand_window,

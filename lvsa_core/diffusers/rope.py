@@ -33,8 +33,13 @@ def riflex_hooks(transformers: list[Any], family: Family, knobs: Knobs, referenc
         return []
 
     def retune(rope: Any, args: Any, table: Any) -> Any:
-        """The tables of a video that is longer than RIFLEx's training length; whole, before ranks divide them."""
-        grid = run.grid
-        return replace(table, grid.frames, k, float(changed[k])) if grid and grid.frames > length else None
+        """The tables of a video that is longer than RIFLEx's training length; whole, before ranks divide them.
+
+        They may hold more frames than the video: VACE's reference images stand before it.
+        """
+        if run.grid is None or run.grid.frames <= length:
+            return None
+        rows = table[0].numel() // table[0].shape[-1]
+        return replace(table, rows // run.grid.patches, k, float(changed[k]))
 
     return [transformer.rope.register_forward_hook(retune) for transformer in transformers]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from lvsa_core.grid import FrameGrid
 from lvsa_core.pattern import Pattern
@@ -52,19 +55,24 @@ class Run:
     """The running call of a pipeline, or the latest.
 
     A pipeline sets its scheduler's timesteps anew in every call: another ``scheduler.timesteps`` is another call,
-    whatever became of the one before. Within a call, all transformer calls of a denoising step share one ``timestep``.
+    whatever became of the one before. Within a call the scheduler counts the steps, where it has a ``step_index``: a
+    scheduler of second order steps at each of its evaluations. Where the scheduler stands still (it does not count, or
+    another one is used), another timestep is another step, and a larger one another call. Most pipelines give all
+    transformer calls of a step the same object, modular ones an equal one each.
 
     Args:
-        pipe: the pipeline; not kept alive.
+        pipe: the pipeline; not kept alive, but its scheduler is, which pipelines made of its parts use on.
     """
 
     def __init__(self, pipe: Any) -> None:
         self._pipe = weakref.ref(pipe)
+        self._scheduler: Any = None
         self._schedule: Any = None
         self._begin()
 
     def _begin(self) -> None:
         self._timestep: Any = None
+        self._position = 0
         self.step = -1
         self.grid: FrameGrid | None = None
         self.pattern: Pattern | None = None
@@ -77,14 +85,23 @@ class Run:
         """The denoising step of the transformer call that is about to run, from 0.
 
         Args:
-            timestep: an object that the calls of a step share; it is kept, so that no other gets its address.
+            timestep: equal in the calls of a step; it is kept, so that no other gets its address. Only where it is
+                another object, and the scheduler stands still, is its value read, for which the host waits.
         """
-        schedule = getattr(getattr(self._pipe(), "scheduler", None), "timesteps", None)
+        self._scheduler = getattr(self._pipe(), "scheduler", self._scheduler)
+        schedule = getattr(self._scheduler, "timesteps", None)
+        position = 0 if schedule is None else _position(self._scheduler)
         if schedule is not self._schedule:
             self._schedule = schedule
             self._begin()
-        if timestep is not self._timestep or self.step < 0:
-            self._timestep, self.step = timestep, self.step + 1
+        if self.step < 0 or position != self._position:
+            self.step += 1
+        elif timestep is not self._timestep:
+            new, old = _value(timestep), _value(self._timestep)
+            if new > old:
+                self._begin()
+            self.step += new != old
+        self._timestep, self._position = timestep, position
         return self.step
 
     def ran_sparse(self, pattern: Pattern, kernel: str) -> None:
@@ -106,3 +123,17 @@ class Run:
             reason=self.reason,
             ranks=self.ranks,
         )
+
+
+def _position(scheduler: Any) -> int:
+    """The step of its schedule that a scheduler will take next; the last one for ever after it."""
+    index = getattr(scheduler, "step_index", None)
+    if index is None:  # up to the first step it knows at most where it is to begin
+        index = getattr(scheduler, "begin_index", None) or 0
+    return min(int(index), len(scheduler.timesteps) - 1)
+
+
+def _value(timestep: Any) -> float:
+    """The noisiest of a timestep's tokens; not a number if there is none."""
+    values = torch.as_tensor(() if timestep is None else timestep)
+    return float(values.max()) if values.numel() else math.nan

@@ -15,7 +15,7 @@ from lvsa_core.diffusers.ranks import Ranks
 
 @dataclass(frozen=True)
 class Sharding:
-    """Where a family's transformer holds the sequence ``[video | behind]``.
+    """Where a family's transformer holds the sequence ``[ahead | video | behind]``.
 
     Args:
         blocks: ``transformer -> its blocks``.

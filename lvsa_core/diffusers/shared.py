@@ -22,6 +22,7 @@ def shared_attend(
     layout: TokenLayout,
     ranks: Ranks,
     *,
+    ahead: int = 0,
     behind: int = 0,
     scale: float,
     kernel: str,
@@ -29,9 +30,10 @@ def shared_attend(
     """:func:`lvsa_core.attend` of a sequence that ranks share; called by all of them.
 
     Args:
-        q, k, v: [B, S, H or Hkv, D]: this rank's part of ``[video | behind]``, between the text, which every rank has.
+        q, k, v: [B, S, H or Hkv, D]: this rank's part of ``[ahead | video | behind]``, between the text, which every
+            rank has.
         pattern: which frame attends to which. layout: of the whole sequence. ranks: that share it.
-        behind: of the tokens after the video, those that are divided among the ranks with it.
+        ahead, behind: of the tokens before and after the video, those that are divided among the ranks with it.
         scale: multiplies the scores. kernel: as for :func:`lvsa_core.attend`.
 
     Returns:
@@ -42,7 +44,7 @@ def shared_attend(
 
     Source: Ulysses, arXiv 2309.14509; both together, arXiv 2405.07719.
     """
-    length, ulysses = layout.grid.tokens + behind, dist.get_world_size(ranks.ulysses)
+    length, ulysses = ahead + layout.grid.tokens + behind, dist.get_world_size(ranks.ulysses)
     rows = ranks.rows(length)
     for name, x, tokens in (("q", q, layout.q_tokens), ("k", k, layout.kv_tokens)):
         if x.shape[1] != tokens - length + rows:
@@ -53,9 +55,9 @@ def shared_attend(
         )
     if k.shape[2] % ulysses:  # fewer heads of keys than ranks
         k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], 2) for x in (k, v))
-    q_first, q_rows, q_last = _pieces(q, layout.q_before, rows, ranks)
-    k_first, k_rows, k_last = _pieces(k, layout.kv_before, rows, ranks)
-    v_first, v_rows, v_last = _pieces(v, layout.kv_before, rows, ranks)
+    q_first, q_rows, q_last = _pieces(q, layout.q_before - ahead, rows, ranks)
+    k_first, k_rows, k_last = _pieces(k, layout.kv_before - ahead, rows, ranks)
+    v_first, v_rows, v_last = _pieces(v, layout.kv_before - ahead, rows, ranks)
     keys, values = (k_first, k_rows, k_last), (v_first, v_rows, v_last)
 
     if dist.get_world_size(ranks.ring) > 1:
@@ -65,7 +67,7 @@ def shared_attend(
             k_rows,
             v_rows,
             pattern,
-            Shards(layout.grid, dist.get_world_size(ranks.ring), after=behind, pad=ranks.count * rows - length),
+            Shards(layout.grid, dist.get_world_size(ranks.ring), ahead, behind, pad=ranks.count * rows - length),
             ranks.ring,
             text=(text[0], text[1]) if text[0].shape[1] else None,
             scale=scale,

@@ -26,7 +26,7 @@ from gpu_kernels import DENSE  # noqa: E402
 from gpu_step_attention import lvsa  # noqa: E402
 from gpu_step_cases import FIRST, FRAMES, START_SECONDS, expected_step, ordered_cases  # noqa: E402
 from gpu_step_report import describe, judge  # noqa: E402
-from gpu_step_timing import CASE_SECONDS, FEWEST, DenoisingStep, measure  # noqa: E402
+from gpu_step_timing import CASE_SECONDS, DenoisingStep, fewest, measure  # noqa: E402
 from step_hunyuan import HunyuanVideo  # noqa: E402
 from step_models import ARCHITECTURES, build  # noqa: E402
 from step_parts import Transformer  # noqa: E402
@@ -77,7 +77,7 @@ def results(finished: tuple[int, str, Path]) -> dict[str, Any]:
 
 def test_cases(results: dict[str, Any]) -> None:
     order = [(case["model"], case["frames"]) for case in results["cases"]]
-    assert order == [("wan-1.3b", 321), ("wan-1.3b", 81), ("hunyuan-video-1.5", 321), ("hunyuan-video-1.5", 81)]
+    assert order == [("wan-1.3b", 81), ("wan-1.3b", 321), ("hunyuan-video-1.5", 321), ("hunyuan-video-1.5", 81)]
     assert results["left_out"] == [] and set(results["machine"]) >= {"date", "command", "versions", "flop_rate", "seed"}
     for case in results["cases"]:
         sparse = case["frames"] == 321
@@ -89,7 +89,7 @@ def test_cases(results: dict[str, Any]) -> None:
         assert all(0 < case["attention_share"][side] < 1 and len(case["times"][side]) == 2 for side in case["times"])
         assert {*case["peak_bytes"]} == {"dense", "lvsa"} and not case["shared_weights"] and not case["compiled"]
         assert case["met"] is None  # no FlashAttention-3 here
-    assert [case["target"] for case in results["cases"]] == ["at least 2.4", "within 1%", "", "within 1%"]
+    assert [case["target"] for case in results["cases"]] == ["within 1%", "at least 2.4", "", "within 1%"]
 
 
 def test_what_is_said(finished: tuple[int, str, Path]) -> None:
@@ -128,14 +128,21 @@ def test_dense_up_to_the_training_length() -> None:
 
 
 def test_budget_and_order() -> None:
-    """On an H200 (790 TFLOP/s) the first cases fit into the default budget, and all models are among them."""
+    """On an H200 (790 TFLOP/s) the first cases fit into the default budget, also if all take an eighth longer.
+
+    On a card of a tenth of its speed the first two do.
+    """
     cases = ordered_cases(["wan-1.3b", "wan-14b", "hunyuan-video-1.5"], FRAMES)
     assert cases[: len(FIRST)] == FIRST and len(cases) == 12
-    needed = 0.0
-    for name, frames in FIRST:
-        step = expected_step(ARCHITECTURES[name], frames, 790e12)
-        needed += 1.5 * START_SECONDS + max(CASE_SECONDS, FEWEST * step) + step / 2
-    assert needed < 420
+    assert [frames for _, frames in cases[:4]] == [81, 161, 321, 481] and {name for name, _ in FIRST} == {
+        *ARCHITECTURES
+    }
+
+    def needed(rate: float, first: int) -> float:
+        steps = [expected_step(ARCHITECTURES[name], frames, rate) for name, frames in FIRST[:first]]
+        return sum(1.5 * START_SECONDS + max(CASE_SECONDS, fewest(step) * step) + step / 2 for step in steps)
+
+    assert needed(790e12, len(FIRST)) < 420 / 1.125 and needed(79e12, 2) < 420
     status, said = run("--small", "--budget", "0", "--models", "wan-14b")
     assert status == 0 and said.count("Left out: wan-14b") == 4 and "of 0 s left" in said
 
@@ -245,31 +252,39 @@ def ours_from(theirs: dict[str, Tensor]) -> dict[str, Tensor]:
             weight = weight.flatten(1) if weight.ndim > 1 else weight
         if found := re.fullmatch(r"(.*\bto_)([qkv])(\..*)", name):
             name = f"{found[1]}qkv{found[3]}"
-            ours.setdefault(name, torch.empty(3, *weight.shape))[["q", "k", "v"].index(found[2])] = weight
+            ours.setdefault(name, torch.empty(3, *weight.shape, dtype=weight.dtype))[
+                ["q", "k", "v"].index(found[2])
+            ] = weight
         else:
             ours[name] = weight
     return {name: weight.flatten(0, 1) if "to_qkv" in name else weight for name, weight in ours.items()}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["wan-1.3b", "hunyuan-video-1.5"])
 @torch.no_grad()
-def test_output_is_that_of_diffusers(name: str) -> None:
+def test_output_is_that_of_diffusers(name: str, dtype: torch.dtype) -> None:
+    """In bfloat16 with the weights that a checkpoint's loader keeps in float32, which are computed with in float32."""
     sizes = ARCHITECTURES[name].small()
     theirs = upstream(sizes).eval()
-    for weight in theirs.parameters():
+    wide = theirs._keep_in_fp32_modules or []
+    for weight_name, weight in theirs.named_parameters():
         weight.normal_(std=0.2)
-    ours = build(sizes, CPU, torch.float32)
-    ours.load_state_dict(ours_from(theirs.state_dict()))
+        weight.data = weight.data.to(torch.float32 if {*wide} & {*weight_name.split(".")} else dtype)
+    ours = build(sizes, CPU, dtype)
+    weights = ours_from(theirs.state_dict())
+    assert {key: x.dtype for key, x in ours.state_dict().items()} == {key: x.dtype for key, x in weights.items()}
+    ours.load_state_dict(weights)
     latents, text = torch.randn(1, sizes.channels[0], 3, 4, 6), torch.randn(1, 7, sizes.text_width)
-    time = torch.tensor([321.0])
-    more = {}
+    latents, text, time, more = latents.to(dtype), text.to(dtype), torch.tensor([321.0], dtype=dtype), {}
     if sizes.joint:  # neither quoted words nor an image
         mask = torch.ones(1, 7, dtype=torch.long)
         more = {"encoder_attention_mask": mask, "encoder_attention_mask_2": mask[:, :0]}
-        more |= {"encoder_hidden_states_2": torch.empty(1, 0, 1472), "image_embeds": torch.empty(1, 0, 1152)}
+        more |= {"encoder_hidden_states_2": text.new_empty(1, 0, 1472), "image_embeds": text.new_empty(1, 0, 1152)}
     expected = theirs(latents, time, text, **more, return_dict=False)[0]
     found = ours(latents, time, text, partial(DENSE["SDPA flash"], scale=sizes.head_size**-0.5))
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
+    off = 2e-2 if sizes.joint and dtype == torch.bfloat16 else 1e-3  # of Wan every rounding is the same
+    torch.testing.assert_close(found, expected, rtol=off, atol=off * expected.abs().max().item())
 
 
 @pytest.mark.parametrize("name", ["wan-1.3b", "hunyuan-video-1.5"])

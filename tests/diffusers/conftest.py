@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from videos import load
+from videos import MADE_OF, load
 
 import lvsa_core.diffusers as lvsa_diffusers
 from lvsa_core.diffusers import Lvsa
@@ -28,7 +29,12 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """The folder of a kind's checkpoint."""
-    return lru_cache(lambda kind: write_checkpoint(kind, tmp_path_factory.mktemp("checkpoint") / kind))
+
+    @lru_cache
+    def write(kind: str) -> Path:
+        return write_checkpoint(kind, tmp_path_factory.mktemp("checkpoint") / kind)
+
+    return lambda kind: write(MADE_OF.get(kind, kind))
 
 
 @pytest.fixture(scope="session")

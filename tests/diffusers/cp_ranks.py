@@ -21,6 +21,7 @@ PRELOAD = [
         f"diffusers.pipelines.{name}"
         for name in (
             "wan.pipeline_wan",
+            "wan.pipeline_wan_vace",
             "hunyuan_video1_5.pipeline_hunyuan_video1_5",
             "cosmos.pipeline_cosmos3_omni",
             "cogvideo.pipeline_cogvideox",
@@ -63,15 +64,16 @@ def parallelize(pipe: Any, case: Case) -> None:
     if case.groups > 1:
         shape, names = (case.groups, case.ring, case.ulysses), ("data", "ring", "ulysses")
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
+    planned = case.kind.startswith("wan") and case.kind != "wan-vace"
     for transformer in transformers_of(pipe):
         config = ContextParallelConfig(ulysses_degree=case.ulysses, ring_degree=case.ring, mesh=mesh)
-        transformer.enable_parallelism(config=config, cp_plan=None if case.kind.startswith("wan") else {})
+        transformer.enable_parallelism(config=config, cp_plan=None if planned else {})
 
 
 def make(case: Case, folder: Path) -> dict[str, Any]:
     """The latents, what LVSA says of them, the pattern of each step, and the bytes of keys sent by `ring_attend`."""
     from lvsa_core.diffusers import enable_lvsa
-    from lvsa_core.ring import traffic
+    from lvsa_core.transfers import traffic
 
     pipe, knobs = load(case.kind, folder), {**KNOBS, **case.knobs}
     if not case.first:
@@ -104,41 +106,29 @@ def given_back(folder: Path) -> torch.Tensor:
     return generate("wan", pipe)
 
 
-class Holder:
-    """A pipeline as far as LVSA looks at one: for a transformer whose pipeline has no tiny checkpoint."""
+def surrounded(folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """`shared_attend` beside the reference, with tokens before and after the video, and text around them."""
+    from lvsa_core import FrameGrid, TokenLayout, plan, reference_attend
+    from lvsa_core.diffusers.ranks import Ranks
+    from lvsa_core.diffusers.shared import shared_attend
 
-    def __init__(self, transformer: Any) -> None:
-        self.components = {"transformer": transformer}
-
-
-def vace(ulysses: int, ring: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Output of a tiny VACE transformer in one process and shared; its control blocks hold the sequence too."""
-    from diffusers import ContextParallelConfig, WanVACETransformer3DModel
-
-    from lvsa_core.diffusers import enable_lvsa
-
-    torch.manual_seed(0)
-    transformer = WanVACETransformer3DModel(
-        num_attention_heads=4, attention_head_dim=12, in_channels=4, out_channels=4, text_dim=16, freq_dim=32,
-        ffn_dim=32, num_layers=2, vace_layers=[0, 1], vace_in_channels=8, rope_max_seq_len=64,
-    ).eval()  # fmt: skip
-    arguments = {
-        "hidden_states": torch.randn(1, 4, 11, 6, 10),
-        "control_hidden_states": torch.randn(1, 8, 11, 6, 10),
-        "encoder_hidden_states": torch.randn(1, 7, 16),
-        "timestep": torch.tensor([5]),
-    }
-    outputs, pipe = [], Holder(transformer)
-    for shared in (False, True):
-        if shared:
-            config = ContextParallelConfig(ulysses_degree=ulysses, ring_degree=ring)
-            transformer.enable_parallelism(config=config, cp_plan={})
-        lvsa = enable_lvsa(pipe, **KNOBS)
-        with torch.no_grad():
-            outputs.append(transformer(**arguments, return_dict=False)[0])
-        assert lvsa.report().sparse_steps == 1
-        lvsa.disable()
-    return outputs[0], outputs[1]
+    grid, pattern, pairs = FrameGrid(11, 6), plan(11, reference_frames=5, window=1), []
+    for ulysses, ring in ((2, 1), (1, 2)):
+        pipe = load("cosmos3", folder)
+        parallelize(pipe, Case("cosmos3", ulysses=ulysses, ring=ring))
+        ranks = Ranks.of(pipe.transformer)
+        assert ranks is not None
+        for ahead, behind, text in ((0, 5, 3), (7, 0, 0), (7, 5, 3)):
+            torch.manual_seed(0)
+            q, k, v = (torch.randn(1, text + ahead + grid.tokens + behind, heads, 8) for heads in (4, 2, 2))
+            q = q[:, text:]  # as in Cosmos 3, whose text is no query
+            layout = TokenLayout(grid, kv_before=text + ahead, kv_after=behind, q_before=ahead, q_after=behind)
+            around = {"ahead": ahead, "behind": behind}
+            own = [torch.cat([x[:, :n], ranks.part(x[:, n:], 1)], 1) for x, n in ((q, 0), (k, text), (v, text))]
+            out = shared_attend(*own, pattern, layout, ranks, **around, scale=0.5, kernel="auto")
+            whole = ranks.whole(out, 1, q.shape[1])
+            pairs.append((whole, reference_attend(q, k, v, pattern, layout, scale=0.5)))
+    return pairs
 
 
 def faults(folder: Path) -> dict[str, str]:
@@ -184,10 +174,14 @@ def faults(folder: Path) -> dict[str, str]:
     told("cache", cached)
     told("processor", processor_of_its_own)
     told("heads", three_heads)
-    agreement.WAIT = 2.0
-    if rank == 0:
-        told("absent", lambda pipe: generate("wan", pipe))
-    dist.barrier()
+    wait, agreement.WAIT = agreement.WAIT, 2.0
+    for absent in (1, 0, 1):  # not equally often
+        if rank != absent:
+            told("absent", lambda pipe: generate("wan", pipe))
+        dist.barrier()
+    agreement.WAIT = wait
+    told("all there again", lambda pipe: generate("wan", pipe))
+    told("seeds again", lambda pipe: generate("wan", pipe, seed=rank))
     return said
 
 
@@ -217,8 +211,8 @@ def _rank(rank: int, ranks: int, folder: Path, function: Callable[..., Any], arg
 
 
 def make_all(cases: list[Case], folders: Mapping[str, Path]) -> list[Any]:
-    """Every case; of two ranks also VACE, what Wan makes with LVSA off again, and the faults."""
+    """Every case; of two ranks also other tokens, what Wan makes with LVSA off again, and the faults."""
     made: list[Any] = [make(case, folders[case.kind]) for case in cases]
     if dist.get_world_size() > 2:
         return made
-    return [*made, vace(2, 1), vace(1, 2), given_back(folders["wan"]), faults(folders["wan"])]
+    return [*made, surrounded(folders["cosmos3"]), given_back(folders["wan"]), faults(folders["wan"])]

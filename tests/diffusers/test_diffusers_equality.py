@@ -5,9 +5,21 @@ from typing import Any
 
 import pytest
 import torch
-from videos import FAMILIES, KINDS, KNOBS, LATENT, LONG, SHORT, VISIBLE, distance, generate, masked, pattern_at
+from videos import (
+    FAMILIES,
+    KINDS,
+    KNOBS,
+    LATENT,
+    LONG,
+    SHORT,
+    VISIBLE,
+    distance,
+    generate,
+    masked,
+    pattern_at,
+)
 
-from lvsa_core import reference_attend
+from lvsa_core import plan, reference_attend
 from lvsa_core.diffusers import dispatch
 
 Pipeline = Callable[[str], Any]
@@ -32,6 +44,37 @@ def test_equal_to_the_masked_pipeline(kind: str, pipeline: Pipeline, enable_lvsa
     report = lvsa.report()
     assert (report.frames, report.patches, report.steps, report.sparse_steps) == (LATENT, KINDS[kind].patches, 3, 3)
     assert report.density == pattern_at(2).density
+
+
+def test_cogvideox_with_frames_in_pairs(fresh: Pipeline, enable_lvsa: Callable[..., Any]) -> None:
+    """CogVideoX 1.5, with one pair of latent frames as the leading anchor."""
+    kind, pairs = "cogvideox-1.5", LATENT // 2
+    pipe = fresh(kind)
+    dense = generate(kind, pipe)
+    with masked(kind, pipe, lambda step: plan(pairs, reference_frames=3, window=1, n_first=1, step=step)):
+        oracle = generate(kind, pipe)
+    lvsa = enable_lvsa(pipe, reference_latent_frames=3, window_size=8)
+    close(generate(kind, pipe), oracle, dense)
+    assert (lvsa.report().frames, lvsa.report().sparse_steps) == (pairs, 3)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "autocast"])
+def test_hunyuan_in_lower_precision(precision: str, fresh: Pipeline, enable_lvsa: Callable[..., Any]) -> None:
+    """Under ``torch.autocast`` queries and keys come in float32 and values in bfloat16."""
+    pipe = fresh("hunyuan")
+    if precision == "bfloat16":
+        pipe.to(torch.bfloat16)
+
+    def video() -> Any:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
+            return generate("hunyuan", pipe).float()
+
+    dense = video()
+    with masked("hunyuan", pipe):
+        oracle = video()
+    lvsa = enable_lvsa(pipe, **KNOBS)
+    assert distance(video(), oracle) < distance(dense, oracle) / 5
+    assert lvsa.report().sparse_steps == 3 and not lvsa.report().reason
 
 
 @pytest.mark.parametrize("kind", FAMILIES)

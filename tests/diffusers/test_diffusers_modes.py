@@ -1,6 +1,7 @@
 """LVSA beside what else diffusers can do with a pipeline."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -46,6 +47,23 @@ def test_compile_repeated_blocks(fresh: Pipeline, enable_lvsa: Enable) -> None:
     torch._dynamo.reset()
     pipe.transformer.compile_repeated_blocks(backend="aot_eager", fullgraph=True)
     assert distance(generate("wan", pipe), eager) < VISIBLE / 100
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="Inductor needs a C compiler")
+def test_compile_repeated_blocks_by_inductor(fresh: Pipeline, enable_lvsa: Enable) -> None:
+    pipe = fresh("wan")
+    lvsa = enable_lvsa(pipe, **KNOBS)
+    eager = generate("wan", pipe)
+    torch._dynamo.reset()
+    pipe.transformer.compile_repeated_blocks(fullgraph=True)
+    assert distance(generate("wan", pipe), eager) < VISIBLE / 100
+    assert lvsa.report().sparse_steps == 3
+
+
+@pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this PyTorch has no such tag")
+def test_cuda_graphs_leave_the_attention_out() -> None:
+    """It reads step and pattern in Python, which a graph would keep as they were at its capture."""
+    assert torch.Tag.cudagraph_unsafe in torch.ops.lvsa_diffusers.attend.default.tags
 
 
 @pytest.mark.parametrize("first", [True, False])

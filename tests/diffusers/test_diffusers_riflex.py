@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from videos import KNOBS, SHORT, VISIBLE, distance, generate
+from videos import KNOBS, LATENT, SHORT, VISIBLE, distance, generate
 
 #: Family -> channels of the temporal axis and base of the tiny models.
 ROPES = {"wan": (12, 1e4), "hunyuan": (8, 256.0)}
@@ -50,6 +50,25 @@ def test_equal_to_a_model_with_that_frequency(
     assert distance(expected, plain) > VISIBLE
     lvsa.disable()
     assert torch.equal(generate(kind, pipe), plain)
+
+
+def test_reference_images_of_vace_have_positions_but_no_length(
+    pipeline: Callable[[str], Any], enable_lvsa: Callable[..., Any]
+) -> None:
+    """One frequency changes in the whole table, if the video alone is longer than the training length."""
+    pipe, k, tables = pipeline("wan-vace"), 1, []
+    short = generate("wan-vace", pipe, SHORT)
+    lvsa = enable_lvsa(pipe, **KNOBS, riflex_s=3, riflex_k=k)
+    assert torch.equal(generate("wan-vace", pipe, SHORT), short)
+    hook = pipe.transformer.rope.register_forward_hook(lambda module, args, out: tables.append((args[0], out)))
+    generate("wan-vace", pipe)
+    hook.remove()
+    lvsa.disable()
+    hidden, made = tables[0]
+    assert hidden.shape[2] == LATENT + 1
+    temporal = table(*ROPES["wan"], k, 5 * 3.0, LATENT + 1)
+    for old, new, changed in zip(pipe.transformer.rope(hidden), temporal, made, strict=True):
+        torch.testing.assert_close(changed, _with_temporal(old, new))
 
 
 @pytest.mark.parametrize("kind", ROPES)

@@ -42,6 +42,12 @@ def test_knobs_are_the_plugins_settings() -> None:
     assert Knobs(auto_keyframes=False).plan_arguments(21, 4) == manual.plan_arguments(preset)
 
 
+@pytest.mark.parametrize(("frames", "anchors"), [(0, 0), (3, 0), (4, 1), (8, 1), (12, 2), (16, 2)])
+def test_leading_anchors_of_fewer_video_frames_than_a_latent_one(frames: int, anchors: int) -> None:
+    """CogVideoX 1.5 has 8 of them in a pair of latent frames, of which one suffices."""
+    assert Knobs(n_first_frames=frames).plan_arguments(11, 4, 2)["n_first"] == anchors
+
+
 class _Model:
     """Stands for a transformer class by its name and configuration."""
 
@@ -80,6 +86,17 @@ def test_family_and_reference_come_from_the_pipeline(
 ) -> None:
     lvsa = enable_lvsa(pipeline(kind))
     assert (lvsa.family, lvsa.reference_latent_frames) == (kind.partition("-")[0], reference)
+
+
+def test_the_temporal_channels_of_wan() -> None:
+    from diffusers import WanTransformer3DModel
+
+    for head_size in (12, 16, 128):
+        with torch.device("meta"):
+            model = WanTransformer3DModel(num_layers=1, num_attention_heads=1, attention_head_dim=head_size)
+        family = family_of(model)
+        assert family is not None and family.rope is not None
+        assert family.rope(model) == (model.rope.t_dim, 10000.0)
 
 
 def test_tokens_of_cosmos3_with_sound() -> None:

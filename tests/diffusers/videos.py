@@ -58,6 +58,7 @@ KINDS = {
     "wan-a14b": Kind(16, _MODELS + "transformer_wan", options=GUIDED),
     "hunyuan": Kind(16, _MODELS + "transformer_hunyuan_video15", text="behind"),
     "hunyuan-i2v": Kind(16, _MODELS + "transformer_hunyuan_video15", image=True, text="behind"),
+    "wan-vace": Kind(16, _MODELS + "transformer_wan", text="first", options=GUIDED),  # a reference image, not a text
     "cosmos3": Kind(
         4,
         _MODELS + "transformer_cosmos3",
@@ -67,8 +68,38 @@ KINDS = {
     ),
     "cogvideox": Kind(16, None, text="first", options={**GUIDED, "max_sequence_length": 24}),
 }
+#: With knobs or lengths of their own, and so not in all tests.
+OTHER_KINDS = {"cogvideox-1.5": KINDS["cogvideox"]}
 #: One of each family.
 FAMILIES = ["wan", "hunyuan", "cosmos3", "cogvideox"]
+
+
+def spec_of(kind: str) -> Kind:
+    """What a kind is."""
+    return {**KINDS, **OTHER_KINDS}[kind]
+
+
+#: Kinds that are made of the checkpoint of another one.
+MADE_OF = {"wan-vace": "wan", "cogvideox-1.5": "cogvideox"}
+
+
+def remade(kind: str, pipe: Any) -> Any:
+    """A pipeline of a kind that has no checkpoint, with a transformer of its own."""
+    import diffusers
+
+    from lvsa_vllm_omni.cpu import cogvideox_checkpoint, wan_checkpoint
+
+    changes: dict[str, Any] = {
+        "wan-vace": {"vace_layers": [0, 1], "vace_in_channels": 96},
+        "cogvideox-1.5": {"patch_size_t": 2, "patch_bias": False, "sample_frames": 81},
+    }[kind]
+    vace = kind == "wan-vace"
+    made = diffusers.WanVACETransformer3DModel if vace else diffusers.CogVideoXTransformer3DModel
+    torch.manual_seed(0)
+    transformer = made.from_config({**pipe.transformer.config, **changes}).eval()
+    (wan_checkpoint if vace else cogvideox_checkpoint)._scale_up(transformer)
+    parts = {**pipe.components, "transformer": transformer}
+    return (diffusers.WanVACEPipeline if vace else diffusers.CogVideoXPipeline)(**parts)
 
 
 def load(kind: str, folder: Path) -> Any:
@@ -78,12 +109,14 @@ def load(kind: str, folder: Path) -> Any:
 
     parts = {"guider": ClassifierFreeGuidance(guidance_scale=4.0)} if kind.startswith("hunyuan") else {}
     pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True, **parts)
+    if kind in MADE_OF:
+        pipe = remade(kind, pipe)
     pipe.set_progress_bar_config(disable=True)
-    if kind == "wan-i2v":  # it cleans prompts with ftfy, which is not a dependency of diffusers
-        import_module("diffusers.pipelines.wan.pipeline_wan_i2v").prompt_clean = str.strip  # type: ignore[attr-defined]
+    if kind in ("wan-i2v", "wan-vace"):  # they clean prompts with ftfy, which is not a dependency of diffusers
+        import_module(type(pipe).__module__).prompt_clean = str.strip  # type: ignore[attr-defined]
     if kind.startswith("hunyuan"):
         pipe.tokenizer_max_length, pipe.tokenizer_2_max_length, pipe.target_size = 60, 12, 64
-        if not KINDS[kind].image:
+        if not spec_of(kind).image:
             pipe.vision_num_semantic_tokens = 10
     return pipe
 
@@ -96,10 +129,12 @@ def generate(kind: str, pipe: Any, frames: int = LONG, *, seed: int = 1, steps: 
         "num_inference_steps": steps,
         "generator": torch.Generator().manual_seed(seed),
         "output_type": "latent",
-        **KINDS[kind].options,
+        **spec_of(kind).options,
     }
-    if KINDS[kind].image:
+    if spec_of(kind).image:
         call["image"] = picture()
+    if kind == "wan-vace":
+        call["reference_images"] = [picture()]
     if kind != "hunyuan-i2v":
         call |= {"height": 64, "width": 64}
     result = pipe(**{**call, **options})
@@ -139,12 +174,12 @@ def masked(kind: str, pipe: Any, pattern: Callable[[int], Pattern] = pattern_at)
     Yields:
         the denoising step of every masked call, which it fills.
     """
-    spec, steps, now = KINDS[kind], [], [0]
+    spec, steps, now = spec_of(kind), [], [0]
     function = torch.nn.functional.scaled_dot_product_attention
 
     def before(transformer: Any, args: Any, kwargs: Any) -> None:
         moment = kwargs[spec.timestep].flatten()[-1]
-        now[0] = int((pipe.scheduler.timesteps == moment).nonzero()[0])
+        now[0] = int((pipe.scheduler.timesteps - moment).abs().argmin())
 
     def mask_of(q_rows: int, k_rows: int) -> Tensor | None:
         """[q_rows, k_rows] if this is the video's self-attention."""
@@ -152,7 +187,7 @@ def masked(kind: str, pipe: Any, pattern: Callable[[int], Pattern] = pattern_at)
         video = chosen.frames * spec.patches
         if not (q_rows == video if spec.text in ("none", "keys first") else q_rows > video):
             return None
-        if spec.text == "none" and k_rows != video:
+        if spec.text in ("none", "first") and k_rows != q_rows:
             return None
         rows = torch.tensor([[chosen.allows(q, k) for k in range(chosen.frames)] for q in range(chosen.frames)])
         mask = torch.ones(q_rows, k_rows, dtype=torch.bool)

@@ -1,12 +1,15 @@
 """The *_generate.py examples on tiny checkpoints: videos, records, and one sentence for each refusal."""
 
 import importlib
+import io
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 import torch
 
 from lvsa_core import plan
+from lvsa_core.kernels import select
 from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -45,7 +49,13 @@ def importable() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The checkpoint of a kind."""
-    return lru_cache(lambda kind: write_checkpoint(kind, tmp_path_factory.mktemp("tiny") / kind))
+
+    @lru_cache
+    def write(kind: str) -> Path:
+        with redirect_stderr(io.StringIO()):  # its progress is none of the example's output
+            return write_checkpoint(kind, tmp_path_factory.mktemp("tiny") / kind)
+
+    return write
 
 
 @pytest.fixture
@@ -180,6 +190,51 @@ def test_cosmos_names_the_way_without_its_guardrail(run: Main, capsys: Output, m
         capsys.readouterr().err
     )
     assert run("cosmos", "--no-guardrail", "--num-frames", "5") == 0
+
+
+@pytest.mark.parametrize("package", ["diffusers", "sentencepiece", "protobuf"])
+def test_a_package_that_is_missing(package: str, run: Main, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CogVideoX's tokenizer needs two that diffusers does not."""
+    _hide(package, monkeypatch)
+    assert run("cogvideox") == 2
+    assert capsys.readouterr().err == f"error: not installed: {package}; see examples/README.md\n"
+
+
+def test_flashinfer_that_is_missing(run: Main, capsys: Output, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that could run it; this one only says that it is one."""
+    from lvsa_core.kernels import flashinfer
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(flashinfer, "unfit", lambda *args, **options: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "flashinfer" else find(name))
+    monkeypatch.setattr("generate.select", lambda name, device, dtype, size: select(name, device, dtype, 128))
+    assert run("wan", "--lvsa", "--flashinfer") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: attention kernel 'flashinfer' does not run") and said.count("\n") == 1
+    assert "FlashInfer is not installed: pip install flashinfer-python" in said
+
+
+def _hide(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import generate
+
+    known = generate.version
+
+    def version(name: str) -> str:
+        if name == package:
+            raise PackageNotFoundError(name)
+        return str(known(name))
+
+    monkeypatch.setattr(generate, "version", version)
+
+
+def test_the_peak_that_an_older_pytorch_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    import generate_pipeline
+
+    monkeypatch.setattr(torch, "accelerator", SimpleNamespace())
+    monkeypatch.setattr(torch, "get_device_module", lambda device: SimpleNamespace())
+    assert generate_pipeline.peak_memory_mib(torch.device("cuda")) is None
 
 
 def test_output_that_cannot_be_written_is_found_first(run: Main, tmp_path: Path, capsys: Output) -> None:
