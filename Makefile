@@ -38,13 +38,14 @@ $(BIN)/uv:
 
 $(NEWEST): $(READY)
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --target $@ diffusers==$(@:$(VENV)/diffusers-%=%) \
+	  && touch $@ \
 	  || { rm -rf $@; echo "error: diffusers could not be installed; see the lines above, then run make again" >&2; exit 1; }
 
 demo: $(READY) ## make a video four times as long as the training length, with LVSA
 	@$(BIN)/python examples/demo.py --model "$$MODEL" --prompt "$$PROMPT"
 
 test: $(READY) $(NEWEST) ## run all tests, also those that start the engine, and those of diffusers on its newest release
-	@PYTHONPATH=$(NEWEST) $(BIN)/python -m pytest tests/diffusers tests/examples/test_generate.py
+	@PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/python -m pytest tests/diffusers tests/examples/test_generate.py
 	@$(BIN)/python -m pytest
 
 test-fast: $(READY) ## run the tests that need no engine

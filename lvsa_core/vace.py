@@ -24,7 +24,9 @@ def reference_frames(condition: Tensor, channels: int) -> int:
     Source: arXiv 2503.07598, section 3.2; ``prepare_video_latents`` of diffusers' and vLLM-Omni's VACE pipelines.
     """
     global _latest
-    if _latest is None or _latest[0]() is not condition:
+    known = _latest
+    if known is None or known[0]() is not condition:
         changed = condition[:, channels:].ne(0).amax((0, 1, 3, 4)).tolist()
-        _latest = weakref.ref(condition), next((frame for frame, used in enumerate(changed) if used), 0)
-    return _latest[1]
+        known = weakref.ref(condition), next((frame for frame, used in enumerate(changed) if used), 0)
+        _latest = known
+    return known[1]

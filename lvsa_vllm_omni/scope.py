@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -114,7 +114,6 @@ class Scope:
         dense: the dense implementation of one of them, for surprises inside the operator.
         dense_ring: the engine's ring of one of them, None where there is none.
         shard: the part of the sequence that this process's attention holds.
-        pipeline: gives the pipeline that the transformer is in, None where that is not known.
     """
 
     def __init__(
@@ -134,7 +133,6 @@ class Scope:
         self.blocks = 0
         self.dense: Any = None
         self.dense_ring: Any = None
-        self.pipeline: Callable[[], Any] = lambda: None
 
     @contextmanager
     def call(self, transformer: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
@@ -147,7 +145,7 @@ class Scope:
             agreement.check()
             self.agreed = True
         request = step.running_request()
-        step.advance(request, self.pipeline(), arguments.get(self.spec.step_parameter))
+        step.advance(request, arguments.get(self.spec.step_parameter))
         forward = self._plan(transformer, arguments, request)
         diagnostics.before_call(self.settings, request, forward.pattern if forward else None)
         before, self.sparse = self.sparse, forward is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 from lvsa_core import riflex
 from lvsa_core.kernels import release
+from lvsa_vllm_omni import step
 from lvsa_vllm_omni.hooks import SPECS, FamilySpec, HookError, MissingModel, Rope, dense_reason
 from lvsa_vllm_omni.scope import Scope
 
@@ -88,7 +88,7 @@ def _nearest(transformer: type) -> type | None:
 
 
 def install_runner(unused: Callable[[str, str, str], None]) -> Callable[[], None]:
-    """Tell scopes their pipeline, and users of a model without any; answer a client's error as such; free workspaces.
+    """Know the running pipeline; tell of a model without LVSA; answer a client's error as such; free workspaces.
 
     Target: ``load_model``, ``execute_model`` and, where there is one, ``execute_model_batch`` of
         ``DiffusionModelRunner``.
@@ -96,7 +96,8 @@ def install_runner(unused: Callable[[str, str, str], None]) -> Callable[[], None
         denoising step; and the executor of a single device turns every exception of a request into an internal server
         error, also one of the client's (``OmniClientError``), which the executor of several devices answers with its
         own status. Between requests the engine may go to sleep, and must find the memory free.
-    How: look for scopes in the model that was loaded; hand a client's error on as the engine's own output does.
+    How: look for scopes in the model that was loaded; remember which pipeline runs; hand a client's error on as the
+        engine's own output does.
     Remove when: the engine tells plugins of its models; ``UniProcDiffusionExecutor`` keeps the status.
 
     Args:
@@ -126,17 +127,14 @@ def install_runner(unused: Callable[[str, str, str], None]) -> Callable[[], None
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original_load(self, *args, **kwargs)
         pipeline = getattr(self, "pipeline", None)
-        if isinstance(pipeline, torch.nn.Module):
-            scopes = [scope for module in pipeline.modules() if (scope := scope_of(module)) is not None]
-            for scope in scopes:
-                scope.pipeline = weakref.ref(pipeline)
-            if not scopes:
-                classes = {type(module) for module in pipeline.modules()}
-                unused(type(pipeline).__name__, _switch(classes), dense_reason({cls.__name__ for cls in classes}))
+        if isinstance(pipeline, torch.nn.Module) and not any(scope_of(module) for module in pipeline.modules()):
+            classes = {type(module) for module in pipeline.modules()}
+            unused(type(pipeline).__name__, _switch(classes), dense_reason({cls.__name__ for cls in classes}))
         return result
 
     @functools.wraps(original_execute)
     def execute_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        step.enter(getattr(self, "pipeline", None))
         try:
             return original_execute(self, *args, **kwargs)
         except OmniClientError as error:
@@ -145,6 +143,7 @@ def install_runner(unused: Callable[[str, str, str], None]) -> Callable[[], None
             release()
 
     def execute_model_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        step.enter(getattr(self, "pipeline", None))
         try:  # a client's error keeps its status here: the engine answers each request of a batch by itself
             return originals["execute_model_batch"](self, *args, **kwargs)
         finally:

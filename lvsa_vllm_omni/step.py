@@ -59,9 +59,18 @@ def running_request() -> Request:
     return _running
 
 
-def advance(request: Request, pipeline: Any, token: Any) -> int:
+_pipeline: weakref.ref[Any] | None = None
+
+
+def enter(pipeline: Any) -> None:
+    """A pipeline is about to run a request."""
+    global _pipeline
+    _pipeline = None if pipeline is None else weakref.ref(pipeline)
+
+
+def advance(request: Request, token: Any) -> int:
     """The request's step, published in its context (Wan) or by its pipeline (Cosmos 3), else told by ``token``."""
     published = getattr(compat.forward_context(), "denoise_step_idx", None)
-    if published is None:
-        published = getattr(pipeline, "current_step_index", None)
+    if published is None and _pipeline is not None:
+        published = getattr(_pipeline(), "current_step_index", None)
     return request.advance(published, token)

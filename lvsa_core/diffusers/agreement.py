@@ -65,8 +65,11 @@ def _lead(store: dist.Store, door: str, members: list[int], own: str) -> str:
 
 def _follow(store: dist.Store, door: str, members: list[int], index: int, own: str) -> str:
     """Another rank's part, as :func:`_lead`."""
-    if _there(store, [door], WAIT):
-        meeting = store.get(door).decode()
+    try:
+        meeting = store.get(door).decode() if _there(store, [door], WAIT) else ""
+    except RuntimeError:  # the first rank has closed it meanwhile
+        meeting = ""
+    if meeting:
         store.set(f"{meeting}/{members[index]}", own)
         if _there(store, [f"{meeting}/verdict"], WAIT + 10):  # the first may wait for a third rank
             verdict = store.get(f"{meeting}/verdict").decode()

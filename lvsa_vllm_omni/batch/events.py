@@ -27,13 +27,18 @@ def engine_arguments(given: Mapping[str, Any]) -> dict[str, str]:
 
 
 def events_of(engine: Any) -> Counter[str]:
-    """Events of the engine's first worker since it started; empty if it cannot be asked."""
+    """Events of the engine's replicas since they started, of the first worker of each; empty if none can be asked."""
     try:
         answers = engine.collective_rpc(WorkerEvents.lvsa_events.__name__)
     except Exception:  # an engine that cannot answer makes videos all the same
         return Counter()
-    while isinstance(answers, list) and answers:
-        answers = answers[0]
+    return _added(answers)
+
+
+def _added(answers: Any) -> Counter[str]:
+    """The counts in lists of lists of answers, added up; what is no count is no answer."""
+    if isinstance(answers, list):
+        return sum(map(_added, answers), Counter())
     counted = isinstance(answers, dict) and all(type(count) is int for count in answers.values())
     return Counter(answers if counted else {})
 

@@ -17,11 +17,12 @@ FAMILY = FAMILIES["cosmos3"]
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Its chunks of 9 latent frames are beyond the training horizon."""
+    """LVSA by name, which begins while the model is built; chunks of 9 latent frames are beyond the horizon."""
     folder = write_checkpoint("cosmos3", tmp_path_factory.mktemp("checkpoint") / "cosmos3")
     knobs = {"REFERENCE_LATENT_FRAMES": "4", "WINDOW_SIZE": "4", "AUTO_KEYFRAMES": "0", "KEY_FRAME_INTERVAL": "12"}
-    settings = {FAMILY.hook: "1", **{f"LVSA_{name}": value for name, value in knobs.items()}}
-    with start(folder, settings, **FAMILY.options) as running:
+    settings = {f"LVSA_{name}": value for name, value in knobs.items()}
+    by_name = {"per_role": {"self": {"backend": "LVSA"}}}
+    with start(folder, settings, diffusion_attention_config=by_name, **FAMILY.options) as running:
         yield running
 
 

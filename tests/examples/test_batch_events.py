@@ -29,6 +29,7 @@ COUNTED = {"request:sparse": 2, "fallback:mask": 8}
     [
         ([[COUNTED]], COUNTED),
         ([COUNTED], COUNTED),
+        ([[COUNTED], [{"request:sparse": 1}]], {"request:sparse": 3, "fallback:mask": 8}),  # two replicas
         ([], {}),
         ([[]], {}),
         ([{"supported": False, "error": "no such method"}], {}),
