@@ -159,6 +159,20 @@ def test_text_is_where_the_family_says(engine: Any, family: Family, attended: li
         assert max(lengths[0]) < max(lengths[1])
 
 
+def test_timesteps(engine: Any, family: Family, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TI2V-5B with an image has one for each token, and they tell the step like those of a video."""
+    shapes: set[int] = set()
+    plan = scope.Scope._plan
+
+    def noted(self: Any, transformer: Any, arguments: Any, request: Any) -> Any:
+        shapes.add(arguments["timestep"].dim())
+        return plan(self, transformer, arguments, request)
+
+    monkeypatch.setattr(scope.Scope, "_plan", noted)
+    engine.video(family.long, steps=2, **family.request())
+    assert shapes == {2 if name == "wan-ti2v" else 1}
+
+
 def test_sizes_of_every_request(engine: Any, family: Family, attended: list[Attended]) -> None:
     for size in ((96, 64), (64, 128)):
         attended.clear()
