@@ -118,10 +118,11 @@ def runs(pattern: Pattern, layout: TokenLayout) -> Runs:
     patches, every = layout.grid.patches, len(_not_anchors(pattern, layout)) * layout.grid.patches
     first, end = layout.q_offset, layout.q_offset + layout.real_rows
     groups = [(layout.q_before, 0, every)]
-    frames, all_runs = query_frames(layout), _frame_runs(pattern, layout)
-    for frame in frames:
-        start, length = all_runs[frame]
-        rows = min((frame + 1) * patches, end) - max(frame * patches, first)
+    held, every_run = query_frames(layout), _frame_runs(pattern, layout)
+    for (start, length), sharing in groupby(held, key=every_run.__getitem__):
+        low, *others = sharing
+        high = others[-1] if others else low
+        rows = min((high + 1) * patches, end) - max(low * patches, first)
         groups.append((rows, start * patches, length * patches))
     groups += [(layout.video_rows - layout.real_rows, 0, 0), (layout.q_after, 0, every)]
     q_rows, k_starts, k_rows = zip(*(group for group in groups if group[0]), strict=True)

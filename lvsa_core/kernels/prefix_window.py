@@ -106,11 +106,17 @@ class GatheredWindow(PrefixWindow):
     def windows(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float) -> None:
         """See :meth:`PrefixWindow.windows`. Calls have few different shapes, which suits kernels built for a shape."""
         for first, rows, starts, length in _chunks(runs(calls.pattern, calls.layout), q.shape[0]):
-            end = first + rows * len(starts)
-            keys, values = (_gathered(x, starts, length) for x in (k, v))
-            window, window_lse = self.attention(_split(q[first:end], rows), keys, values, scale)
-            out_lse = lse[:, first:end].view(lse.shape[0], -1, rows).transpose(0, 1)
-            merge_(_split(out[first:end], rows), out_lse, window, window_lse)
+            held = slice(first, first + rows * len(starts))
+            self._gathered_windows(q[held], k, v, out[held], lse[:, held], rows, starts, length, scale)
+
+    def _gathered_windows(
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rows: int, starts: tuple[int, ...],
+        length: int, scale: float,
+    ) -> None:  # fmt: skip
+        """Some of the runs, ``rows`` queries each. Its copies are gone before those of the next are made."""
+        keys, values = (_gathered(x, starts, length) for x in (k, v))
+        window, window_lse = self.attention(_split(q, rows), keys, values, scale)
+        merge_(_split(out, rows), lse.view(lse.shape[0], -1, rows).transpose(0, 1), window, window_lse)
 
 
 class VarlenWindow(PrefixWindow):

@@ -122,7 +122,7 @@ def test_gathered_windows_fit_the_memory_and_have_few_shapes() -> None:
     layout, pattern = TokenLayout(FrameGrid(81, 4)), plan(81, reference_frames=21)
     q, k, v = torch.randn(3, 1, layout.q_tokens, 2, 8)
     Watched().attend(q, k, v, pattern, layout, 0.3)
-    assert len(set(shapes[1:])) == 2  # 16 chunks of 5 frames, and the one that is left
+    assert len(set(shapes[1:])) <= 4  # single frames, and those that share a run with neighbours
     for queries, keys in shapes[1:]:
         assert 2 * keys.numel() + queries.numel() <= q.numel()
 
