@@ -40,9 +40,9 @@ from lvsa_core.cascade import cascade, frame_indices
 from lvsa_core.kernels import select
 from lvsa_core.kernels.prefix_window import GatheredWindow
 from lvsa_core.kernels.sdpa import SdpaKernel
-from lvsa_core.measure import facts, interleaved, medians, peak_memory, seconds
 from lvsa_core.pattern import _pattern
-from lvsa_core.stopwatch import parts_of
+from lvsa_vllm_omni.measure.stopwatch import parts_of
+from lvsa_vllm_omni.measure.timing import facts, interleaved, medians, peak_memory, seconds
 
 REFERENCE_FRAMES = 21
 #: On the CPU, from 41 latent frames on: the overhead, and the merge's share of the time.

@@ -9,8 +9,8 @@ Run it from the repository with the package installed:
 The shape is Wan's (head size 128, training horizon 21 latent frames) with fewer heads and tokens. The processes are
 joined over gloo on the CPU and over NCCL on GPUs. Each holds an equal part of the sequence and computes its rows by
 
-- lvsa: ``ring_attend``, which gets the anchors and the windows' frames that a rank lacks, then computes; with overlap
-  it computes on the anchors that the rank has meanwhile;
+- lvsa: ``sharded_attend``, which gets the anchors and the windows' frames that a rank lacks, then computes; with
+  overlap it computes on the anchors that the rank has meanwhile;
 - all-gather: every rank gathers all K and V, then LVSA on its rows, as the engine's AllGather-KV has it;
 - ring: dense attention, K and V passed from rank to rank while the rank computes on those it has, joined by their
   log-sum-exps.
@@ -41,9 +41,9 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
 from lvsa_core import FrameGrid, plan
-from lvsa_core.exchange import Shards
 from lvsa_core.kernels import select
-from lvsa_core.measure import facts
+from lvsa_core.sharded.exchange import Shards
+from lvsa_vllm_omni.measure.timing import facts
 
 sys.path.append(str(Path(__file__).parent))  # for when this file is not run as a script
 from communication_ways import HEAD_SIZE, REFERENCE_FRAMES, WAYS, Layer

@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from lvsa_core import FrameGrid, TokenLayout, attend, plan
-from lvsa_core.exchange import Exchange, Shards, exchange
 from lvsa_core.kernels import select
 from lvsa_core.kernels.merge import merge_
-from lvsa_core.measure import seconds
-from lvsa_core.ring import ring_attend
-from lvsa_core.transfers import gathered, start_transfers, traffic
+from lvsa_core.sharded.attention import sharded_attend
+from lvsa_core.sharded.exchange import Exchange, Shards, exchange
+from lvsa_core.sharded.transfers import receive_buffer, start_transfers, traffic
+from lvsa_vllm_omni.measure.timing import seconds
 
 REFERENCE_FRAMES = 21
 HEAD_SIZE = 128
@@ -49,12 +49,12 @@ class Layer:
 
     def lvsa(self, overlap: bool) -> Tensor:
         before = traffic.keys
-        out = ring_attend(self.q, self.k, self.v, self.pattern, self.shards, self.group, overlap=overlap)
+        out = sharded_attend(self.q, self.k, self.v, self.pattern, self.shards, self.group, overlap=overlap)
         self.sent = traffic.keys - before
         return out
 
     def lvsa_transfers(self) -> None:
-        pairs = [(x, gathered(x, self.plan, self.rank, 0)) for x in (self.k, self.v)]
+        pairs = [(x, receive_buffer(x, self.plan, self.rank, 0)) for x in (self.k, self.v)]
         start_transfers(self.plan, self.rank, self.group, tuple(pairs))()
 
     def all_gathered(self) -> list[Tensor]:

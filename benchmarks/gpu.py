@@ -52,7 +52,7 @@ from typing import Any
 import torch
 
 from lvsa_core.kernels import Kernel, KernelUnavailable, select
-from lvsa_core.measure import copy_rate, facts, matmul_rate
+from lvsa_vllm_omni.measure.timing import copy_rate, facts, matmul_rate
 
 sys.path.append(str(Path(__file__).parent))  # for when this file is not run as a script
 from gpu_cases import DTYPE, MODELS, Shape

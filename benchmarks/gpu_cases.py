@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout
 from lvsa_core.kernels import selftest
-from lvsa_core.measure import normal
+from lvsa_vllm_omni.measure.timing import normal
 
 DTYPE = torch.bfloat16
 ALLOWED = selftest.TOLERANCE[DTYPE]  # for outputs of size 1, which loud queries give

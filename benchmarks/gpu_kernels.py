@@ -20,9 +20,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from lvsa_core import Pattern, attend, plan, reference_attend
 from lvsa_core.cascade import cascade, runs, tables
 from lvsa_core.kernels import KERNELS, Kernel, KernelUnavailable, selftest
-from lvsa_core.measure import interleaved, medians, peak_memory, poison, seconds
 from lvsa_core.pattern import _pattern
-from lvsa_core.stopwatch import parts_of
+from lvsa_vllm_omni.measure.stopwatch import parts_of
+from lvsa_vllm_omni.measure.timing import interleaved, medians, peak_memory, poison, seconds
 
 #: What is checked and timed: the registered kernels, and after them those that are not (yet) part of the package.
 COMPARED: dict[str, Kernel] = {**KERNELS, FusedTriton.name: FusedTriton()}

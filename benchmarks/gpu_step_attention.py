@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lvsa_core import Pattern, TokenLayout, attend, plan
 from lvsa_core.kernels import KernelUnavailable
-from lvsa_core.measure import interleaved, medians, seconds
+from lvsa_vllm_omni.measure.timing import interleaved, medians, seconds
 
 KERNELS = ("FlashAttention-3", "SDPA cuDNN", "SDPA flash")
 

@@ -18,7 +18,7 @@ from step_parts import Transformer
 from step_sizes import Architecture
 
 from lvsa_core import plan
-from lvsa_core.measure import facts, matmul_rate
+from lvsa_vllm_omni.measure.timing import facts, matmul_rate
 
 FRAMES = (81, 161, 321, 481)
 #: These cases come first, of them the cheap ones, for slower cards. All of them fit into the default budget on an H200,

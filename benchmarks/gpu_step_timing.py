@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lvsa_core import plan
 from lvsa_core.kernels import select
-from lvsa_core.measure import medians, normal, seconds
+from lvsa_vllm_omni.measure.timing import medians, normal, seconds
 
 GUIDANCE, STEP_SIZE = 5.0, 0.02  # of the update, which only has to be there
 CASE_SECONDS, FEWEST, MOST = 12.0, 2, 15  # a case gets as many runs of each side as fit in this

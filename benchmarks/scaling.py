@@ -8,7 +8,7 @@ follow from who holds which rows and heads. A split u x r has Ulysses groups of 
 sequence among r of them, by LVSA's exchange; u must divide the heads. u x 1 is Ulysses alone, 1 x r the exchange alone.
 
 - Ulysses: all-to-all of Q, K, V and the output within a group; each GPU sends (u - 1) / u of its rows of each.
-- Exchange: the anchors and the windows' frames that a GPU lacks, from ``lvsa_core.exchange``, mean over steps.
+- Exchange: the anchors and the windows' frames that a GPU lacks, from ``lvsa_core.sharded.exchange``, mean over steps.
   A GPU that holds an anchor sends it to every other.
 - A transfer takes the bytes of a GPU over a link's bandwidth, the larger of sent and received, and a layer waits for
   the busiest GPU; links within and between machines work at the same time. No latency, no contention.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lvsa_core import FrameGrid, Pattern, plan
-from lvsa_core.exchange import Exchange, Shards, exchange
-from lvsa_vllm_omni.cost import cross_flop, linear_flop
+from lvsa_core.sharded.exchange import Exchange, Shards, exchange
+from lvsa_vllm_omni.measure.cost import cross_flop, linear_flop
 from lvsa_vllm_omni.shape import Shape
 
 ITEMSIZE = 2  # bfloat16

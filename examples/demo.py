@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from lvsa_core import plan, show
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "A red fox runs through fresh snow, the camera follows it"

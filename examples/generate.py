@@ -22,12 +22,12 @@ from lvsa_core import show
 from lvsa_core.diffusers import enable_lvsa
 from lvsa_core.diffusers.families import FAMILIES
 from lvsa_core.kernels import KernelUnavailable, select
-from lvsa_vllm_omni.batch.checkpoint import config_folder
-from lvsa_vllm_omni.batch.files import write_json
-from lvsa_vllm_omni.batch.geometry import check_frames, check_size, size_multiple
-from lvsa_vllm_omni.batch.jobs import slug
-from lvsa_vllm_omni.batch.record import versions
-from lvsa_vllm_omni.batch.video import frames_of, write_mp4
+from lvsa_vllm_omni.offline.checkpoint import config_folder
+from lvsa_vllm_omni.offline.files import write_json
+from lvsa_vllm_omni.offline.geometry import check_frames, check_size, size_multiple
+from lvsa_vllm_omni.offline.jobs import slug
+from lvsa_vllm_omni.offline.record import versions
+from lvsa_vllm_omni.offline.video import frames_of, write_mp4
 
 NEEDED = ("diffusers", "transformers", "av")
 INTERRUPTED = 130

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lvsa_core.diffusers.knobs import Knobs
-from lvsa_vllm_omni.batch.arguments import file_name, number, positive
+from lvsa_vllm_omni.offline.arguments import file_name, number, positive
 
 PROMPT = "A red fox runs through fresh snow, the camera follows it"
 #: Flags of the sparse attention, which are without effect unless --lvsa is given.

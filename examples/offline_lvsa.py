@@ -18,15 +18,15 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TextIO, cast
 
-from lvsa_vllm_omni.batch.arguments import OFFLOAD, parser
-from lvsa_vllm_omni.batch.checkpoint import config_folder
-from lvsa_vllm_omni.batch.engine import EngineStartError, OfflineEngine, one_line
-from lvsa_vllm_omni.batch.environment import dense_environment, sparse_environment
-from lvsa_vllm_omni.batch.files import write_json
-from lvsa_vllm_omni.batch.jobs import Job, is_finished
-from lvsa_vllm_omni.batch.plan import jobs_of, lvsa_flags, preset_of
-from lvsa_vllm_omni.batch.record import video_record
-from lvsa_vllm_omni.batch.video import frames_of, write_mp4
+from lvsa_vllm_omni.offline.arguments import OFFLOAD, parser
+from lvsa_vllm_omni.offline.checkpoint import config_folder
+from lvsa_vllm_omni.offline.engine import EngineStartError, OfflineEngine, one_line
+from lvsa_vllm_omni.offline.environment import dense_environment, sparse_environment
+from lvsa_vllm_omni.offline.files import write_json
+from lvsa_vllm_omni.offline.jobs import Job, is_finished
+from lvsa_vllm_omni.offline.plan import jobs_of, lvsa_flags, preset_of
+from lvsa_vllm_omni.offline.record import video_record
+from lvsa_vllm_omni.offline.video import frames_of, write_mp4
 from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.settings import Family, LvsaSettings
 

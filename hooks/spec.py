@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from lvsa_core import FrameGrid, TokenLayout
-from lvsa_core.exchange import Shards
 from lvsa_core.families import patched_grid
+from lvsa_core.sharded.exchange import Shards
 
 
 class HookError(RuntimeError):

@@ -51,12 +51,12 @@ class Cascade:
     def __post_init__(self) -> None:
         if self.layout.kv_frames is None:
             return
-        held, ranks = set(self.layout.kv_frames), self.pattern.ranks
+        held, before = set(self.layout.kv_frames), self.pattern.nonanchors_before
         for frame in query_frames(self.layout):
             missing = [key for key in self.pattern.attended(frame) if key not in held]
             if missing:
                 raise ValueError(f"the keys lack the frames {missing}, which frame {frame} attends to")
-        if self.remaining and ranks[self.remaining[-1]] - ranks[self.remaining[0]] != len(self.remaining) - 1:
+        if self.remaining and before[self.remaining[-1]] - before[self.remaining[0]] != len(self.remaining) - 1:
             raise ValueError(f"the keys must not lack frames between those that are no anchors: {self.remaining}")
 
     @cached_property
@@ -209,9 +209,9 @@ def _frame_runs(pattern: Pattern, layout: TokenLayout) -> list[tuple[int, int]]:
 
     The keys may lack frames before and after all the runs that this call needs, never between.
     """
-    ranks, remaining = pattern.ranks, _not_anchors(pattern, layout)
-    first = ranks[remaining[0]] if remaining else 0
-    return [(ranks[low] - first, ranks[high + 1] - ranks[low]) for low, high in pattern.windows]
+    before, remaining = pattern.nonanchors_before, _not_anchors(pattern, layout)
+    first = before[remaining[0]] if remaining else 0
+    return [(before[low] - first, before[high + 1] - before[low]) for low, high in pattern.windows]
 
 
 def _not_anchors(pattern: Pattern, layout: TokenLayout) -> list[int]:

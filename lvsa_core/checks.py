@@ -6,9 +6,9 @@ import math
 
 from torch import Tensor
 
-from lvsa_core.exchange import Shards
 from lvsa_core.grid import TokenLayout
 from lvsa_core.pattern import Pattern
+from lvsa_core.sharded.exchange import Shards
 
 
 def check_call(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float | None) -> float:

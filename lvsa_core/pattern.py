@@ -52,32 +52,32 @@ class Pattern:
         return tuple(sorted(moved.union(range(min(self.n_first, self.frames)))))
 
     @cached_property
-    def ranks(self) -> tuple[int, ...]:
+    def nonanchors_before(self) -> tuple[int, ...]:
         """For every frame, and one past the last, how many frames before it are not anchors."""
-        anchors, ranks = set(self.anchors), [0]
+        anchors, counts = set(self.anchors), [0]
         for frame in range(self.frames):
-            ranks.append(ranks[-1] + (frame not in anchors))
-        return tuple(ranks)
+            counts.append(counts[-1] + (frame not in anchors))
+        return tuple(counts)
 
     @cached_property
     def windows(self) -> tuple[tuple[int, int], ...]:
         """Window of every frame as (first, last), both inclusive."""
-        last, width, half, ranks = self.frames - 1, 2 * self.window, self.window, self.ranks
+        last, width, half, before = self.frames - 1, 2 * self.window, self.window, self.nonanchors_before
         grows = self.expand_window and half > 0
         target = min(width + 1, self.frames - len(self.anchors)) if grows else 0  # frames that are not anchors
         windows = []
         for frame in range(self.frames):
             low, high = max(0, min(frame - half, last - width)), min(last, max(frame + half, width))
-            held = ranks[high + 1] - ranks[low]
+            held = before[high + 1] - before[low]
             while held < target:
                 if low > 0:
                     low -= 1
-                    held = ranks[high + 1] - ranks[low]
+                    held = before[high + 1] - before[low]
                     if held == target:
                         break
                 if high < last:
                     high += 1
-                    held = ranks[high + 1] - ranks[low]
+                    held = before[high + 1] - before[low]
             windows.append((low, high))
         return tuple(windows)
 
@@ -98,7 +98,7 @@ class Pattern:
     def attended_count(self, frame: int) -> int:
         """How many frames ``frame`` attends to."""
         low, high = self.window_bounds(frame)
-        return len(self.anchors) + self.ranks[high + 1] - self.ranks[low]
+        return len(self.anchors) + self.nonanchors_before[high + 1] - self.nonanchors_before[low]
 
     @cached_property
     def density(self) -> float:

@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 from lvsa_core import Decision, FrameGrid, Pattern, attend
 from lvsa_core.kernels import Selection
-from lvsa_core.ring import ring_attend
+from lvsa_core.sharded.attention import sharded_attend
 from lvsa_vllm_omni import agreement, compat, diagnostics, journal, step
 from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch, StaysDense
 from lvsa_vllm_omni.presets import Preset
@@ -80,7 +80,7 @@ class Forward:
             metadata = compat.text_metadata(text, behind=self.scope.spec.text == "behind")
             return self.scope.dense_ring.run_attention(q, k, v, metadata, scale)
         kernel, group = self.scope.settings.backend, shard.group
-        return ring_attend(q, k, v, self.pattern, shards, group, text=text, scale=scale, kernel=kernel)
+        return sharded_attend(q, k, v, self.pattern, shards, group, text=text, scale=scale, kernel=kernel)
 
     def _tokens(self, k: Tensor, padding: int) -> dict[str, object]:
         """What tells why tokens are not the grid's."""

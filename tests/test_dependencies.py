@@ -33,11 +33,11 @@ WRITTEN_IN = {PurePosixPath("lvsa_core/kernels/triton_merge.py"): {"triton"}}
 #: what makes vLLM quiet before it is imported.
 READERS = {
     PurePosixPath("lvsa_vllm_omni/settings.py"),
-    PurePosixPath("lvsa_vllm_omni/batch/environment.py"),
-    PurePosixPath("lvsa_vllm_omni/commands/doctor.py"),
+    PurePosixPath("lvsa_vllm_omni/offline/environment.py"),
+    PurePosixPath("lvsa_vllm_omni/cli/doctor.py"),
     *(path for path in SOURCES if path.is_relative_to("lvsa_vllm_omni/cpu")),
 }
-PRINTERS = {PurePosixPath("lvsa_vllm_omni/cli.py")}
+PRINTERS = {PurePosixPath("lvsa_vllm_omni/cli/main.py")}
 
 
 def imports(tree: ast.AST, late: bool = False) -> Iterator[tuple[str, bool]]:
@@ -137,7 +137,7 @@ def test_exceptions_are_still_needed() -> None:
         (environment_uses, "examples/a.py", "os.environ", []),
         (prints, "lvsa_core/a.py", "print('x')", ["print('x')"]),
         (prints, "lvsa_core/a.py", "logger.print('x'); text = 'print(1)'", []),
-        (prints, "lvsa_vllm_omni/cli.py", "print('x')", []),
+        (prints, "lvsa_vllm_omni/cli/main.py", "print('x')", []),
     ],
 )
 def test_rules_see_what_they_should(rule: Rule, path: str, source: str, found: list[str]) -> None:

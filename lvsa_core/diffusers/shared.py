@@ -8,10 +8,10 @@ from torch import Tensor
 
 from lvsa_core.attention import attend
 from lvsa_core.diffusers.ranks import Ranks, heads_from_rows, joined, padded, rows_from_heads
-from lvsa_core.exchange import Shards
 from lvsa_core.grid import TokenLayout
 from lvsa_core.pattern import Pattern
-from lvsa_core.ring import ring_attend
+from lvsa_core.sharded.attention import sharded_attend
+from lvsa_core.sharded.exchange import Shards
 
 
 def shared_attend(
@@ -62,7 +62,7 @@ def shared_attend(
 
     if dist.get_world_size(ranks.ring) > 1:
         text = tuple(torch.cat([first, last], 1) for first, _, last in (keys, values))
-        out = ring_attend(
+        out = sharded_attend(
             torch.cat([q_rows, q_first, q_last], 1),
             k_rows,
             v_rows,

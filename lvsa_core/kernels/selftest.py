@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lvsa_core.exchange import Shards, exchange
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.kernels.prefix_window import Arriving, PrefixWindow
 from lvsa_core.pattern import Pattern
 from lvsa_core.reference import reference_attend
+from lvsa_core.sharded.exchange import Shards, exchange
 
 #: Overlapping windows, text on both sides, padding. A frame takes more than one of a kernel's tiles, the last in part.
 PATTERN = Pattern(9, window=1, n_first=1, keyframe_interval=4, offset=2)

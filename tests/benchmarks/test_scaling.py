@@ -24,7 +24,7 @@ from benchmarks.scaling_model import (
     weights,
 )
 from lvsa_core import FrameGrid, Pattern
-from lvsa_core.exchange import exchange
+from lvsa_core.sharded.exchange import exchange
 from lvsa_vllm_omni.presets import load_preset
 from lvsa_vllm_omni.shape import Shape
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lvsa_vllm_omni.cli import main
-from lvsa_vllm_omni.cpu.checkpoint import KINDS, CheckpointError, write_checkpoint
+from lvsa_vllm_omni.cli.main import main
+from lvsa_vllm_omni.tiny.checkpoint import KINDS, CheckpointError, write_checkpoint
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -206,7 +206,7 @@ def test_a_failure_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lvsa_vllm_omni.cpu.tokenizer.CharacterTokenizer.save_pretrained", full)
+    monkeypatch.setattr("lvsa_vllm_omni.tiny.tokenizer.CharacterTokenizer.save_pretrained", full)
     with pytest.raises(CheckpointError, match="No space left"):
         write_checkpoint("wan", tmp_path / "wan")
     assert list(tmp_path.iterdir()) == []

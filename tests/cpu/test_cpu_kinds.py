@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvsa_vllm_omni.cpu.checkpoint import KINDS, write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import KINDS, write_checkpoint
 
 pytest.importorskip("vllm_omni")
 pytestmark = [

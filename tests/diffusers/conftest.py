@@ -14,7 +14,7 @@ from videos import MADE_OF, load
 
 import lvsa_core.diffusers as lvsa_diffusers
 from lvsa_core.diffusers import Lvsa
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -71,9 +71,9 @@ def parallelize(pipe: Any, case: Case) -> None:
 
 
 def make(case: Case, folder: Path) -> dict[str, Any]:
-    """The latents, what LVSA says of them, the pattern of each step, and the bytes of keys sent by `ring_attend`."""
+    """The latents, what LVSA says of them, the pattern of each step, and the bytes of keys sent by `sharded_attend`."""
     from lvsa_core.diffusers import enable_lvsa
-    from lvsa_core.transfers import traffic
+    from lvsa_core.sharded.transfers import traffic
 
     pipe, knobs = load(case.kind, folder), {**KNOBS, **case.knobs}
     if not case.first:

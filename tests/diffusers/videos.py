@@ -87,7 +87,7 @@ def remade(kind: str, pipe: Any) -> Any:
     """A pipeline of a kind that has no checkpoint, with a transformer of its own."""
     import diffusers
 
-    from lvsa_vllm_omni.cpu import cogvideox_checkpoint, wan_checkpoint
+    from lvsa_vllm_omni.tiny import cogvideox, wan
 
     changes: dict[str, Any] = {
         "wan-vace": {"vace_layers": [0, 1], "vace_in_channels": 96},
@@ -97,7 +97,7 @@ def remade(kind: str, pipe: Any) -> Any:
     made = diffusers.WanVACETransformer3DModel if vace else diffusers.CogVideoXTransformer3DModel
     torch.manual_seed(0)
     transformer = made.from_config({**pipe.transformer.config, **changes}).eval()
-    (wan_checkpoint if vace else cogvideox_checkpoint)._scale_up(transformer)
+    (wan if vace else cogvideox)._scale_up(transformer)
     parts = {**pipe.components, "transformer": transformer}
     return (diffusers.WanVACEPipeline if vace else diffusers.CogVideoXPipeline)(**parts)
 

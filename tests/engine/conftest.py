@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Wan checkpoint, written as a user would have it written."""
-    from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+    from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
     folder = tmp_path_factory.mktemp("checkpoint") / "wan"
     write_checkpoint("wan", folder)

@@ -11,7 +11,7 @@ from families import FAMILIES
 from lvsa_core import keyframe_interval
 from lvsa_vllm_omni import scope
 from lvsa_vllm_omni import step as lvsa_step
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 LONGER = 161  # video frames of 41 latent frames, whose anchors rotate through 3 offsets
 INTERVAL = keyframe_interval(41, reference_frames=21)

@@ -10,7 +10,7 @@ from families import FAMILIES
 from lvsa_log import Log
 
 from lvsa_core import Pattern, TokenLayout
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 FAMILY = FAMILIES["cosmos3"]
 

@@ -22,7 +22,7 @@ from conftest import DTYPE, Engine, start
 from families import FAMILIES, latent
 
 from lvsa_core.diffusers import enable_lvsa
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 PROMPT, GUIDANCE, STEPS, SEED = "a cat on a mat", 4.0, 3, 42
 #: Height and width: two patches of the largest, for the VAEs take most of the time.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lvsa_core import Pattern, TokenLayout, attend, keyframe_interval, reference_attend
 from lvsa_vllm_omni import scope
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 #: Of one attention call, in float32, and on an accelerator in bfloat16.
 ROUNDING = 6e-2 if torch.accelerator.is_available() else 1e-4

@@ -12,7 +12,7 @@ from families import FAMILIES
 
 from lvsa_core import Pattern
 from lvsa_vllm_omni import scope
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 pytestmark = pytest.mark.skipif(
     not (torch.cuda.is_available() or shutil.which("g++") or shutil.which("clang++")),

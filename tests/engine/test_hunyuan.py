@@ -13,7 +13,7 @@ from lvsa_log import Log
 
 from lvsa_core import attend
 from lvsa_vllm_omni import scope
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 
 def test_a_mask_is_the_dense_attentions(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from conftest import start
 
 from lvsa_vllm_omni import diagnostics, scope, seam, step
 from lvsa_vllm_omni.backend import LvsaImpl
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 LONG = 97
 BLOCKS, CALLS = 4, 3 * 2  # of the transformer, in three steps with two branches of guidance

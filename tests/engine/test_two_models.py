@@ -11,7 +11,7 @@ from families import FAMILIES
 
 from lvsa_core import keyframe_interval
 from lvsa_vllm_omni import compat, journal, scope, seam
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 LONG = 97  # video frames of 25 latent frames: past Wan's horizon of 21
 

@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from lvsa_vllm_omni.batch import VideoSettings
+from lvsa_vllm_omni.offline import VideoSettings
 from lvsa_vllm_omni.presets import load_preset
 from lvsa_vllm_omni.settings import LvsaSettings
 

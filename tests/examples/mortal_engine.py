@@ -7,7 +7,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import offline_lvsa
 
-from lvsa_vllm_omni.batch import OfflineEngine, VideoSettings
+from lvsa_vllm_omni.offline import OfflineEngine, VideoSettings
 
 
 class MortalEngine(OfflineEngine):

@@ -12,8 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import offline_lvsa
 
 from lvsa_core import FrameGrid
-from lvsa_vllm_omni.batch import OfflineEngine, VideoSettings
 from lvsa_vllm_omni.hooks import WAN
+from lvsa_vllm_omni.offline import OfflineEngine, VideoSettings
 
 
 class SurprisedEngine(OfflineEngine):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lvsa_vllm_omni.batch.environment import decisive_settings, dense_environment, sparse_environment
+from lvsa_vllm_omni.offline.environment import decisive_settings, dense_environment, sparse_environment
 from lvsa_vllm_omni.settings import LvsaSettings
 
 SET = {"PATH": "/bin", "LVSA_CPU": "1"}
@@ -63,7 +63,7 @@ def test_only_settings_that_change_a_video_count() -> None:
 
 def test_every_setting_is_either_counted_or_left_out_on_purpose() -> None:
     """A new setting is counted until somebody decides otherwise here and in the module."""
-    from lvsa_vllm_omni.batch import environment
+    from lvsa_vllm_omni.offline import environment
 
     assert set(LvsaSettings.model_fields) >= environment._NOT_DECISIVE
     assert set(LvsaSettings.model_fields) - environment._NOT_DECISIVE == {

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from lvsa_vllm_omni.batch import events
-from lvsa_vllm_omni.batch.events import WorkerEvents, engine_arguments, events_of, ran_record
+from lvsa_vllm_omni.offline import events
+from lvsa_vllm_omni.offline.events import WorkerEvents, engine_arguments, events_of, ran_record
 
 
 class Engine:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from lvsa_vllm_omni.batch import Job, VideoSettings, is_finished
-from lvsa_vllm_omni.batch.files import atomic_path, write_json
-from lvsa_vllm_omni.batch.images import ImageFile
-from lvsa_vllm_omni.batch.jobs import slug
+from lvsa_vllm_omni.offline import Job, VideoSettings, is_finished
+from lvsa_vllm_omni.offline.files import atomic_path, write_json
+from lvsa_vllm_omni.offline.images import ImageFile
+from lvsa_vllm_omni.offline.jobs import slug
 
 OTHER: dict[str, Any] = {
     "negative_prompt": "",

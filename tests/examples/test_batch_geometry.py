@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvsa_vllm_omni.batch.geometry import check_frames, check_size, frames_of_horizon, size_multiple
+from lvsa_vllm_omni.offline.geometry import check_frames, check_size, frames_of_horizon, size_multiple
 
 
 @pytest.mark.parametrize(

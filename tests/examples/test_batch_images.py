@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lvsa_vllm_omni.batch.images import NEEDS_ONE, REFERENCES, TEXT_ALONE, ImageFile, check_number
+from lvsa_vllm_omni.offline.images import NEEDS_ONE, REFERENCES, TEXT_ALONE, ImageFile, check_number
 
 
 def picture(path: Path, colour: str = "red", mode: str = "RGB") -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lvsa_vllm_omni.batch import PromptFileError, PromptSpec, read_prompts_file
+from lvsa_vllm_omni.offline import PromptFileError, PromptSpec, read_prompts_file
 
 
 def write(folder: Path, text: str, name: str = "prompts.txt") -> Path:

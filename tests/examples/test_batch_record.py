@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from lvsa_vllm_omni.batch import VideoSettings
-from lvsa_vllm_omni.batch.images import ImageFile
-from lvsa_vllm_omni.batch.record import pattern_record, versions, video_record
+from lvsa_vllm_omni.offline import VideoSettings
+from lvsa_vllm_omni.offline.images import ImageFile
+from lvsa_vllm_omni.offline.record import pattern_record, versions, video_record
 from lvsa_vllm_omni.presets import load_preset
 from lvsa_vllm_omni.settings import LvsaSettings
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvsa_vllm_omni.batch import frames_of, write_mp4
+from lvsa_vllm_omni.offline import frames_of, write_mp4
 
 RNG = np.random.default_rng(0)
 VIDEO = RNG.random((5, 16, 32, 3), dtype=np.float32)

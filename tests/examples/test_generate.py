@@ -18,7 +18,7 @@ import torch
 
 from lvsa_core import plan
 from lvsa_core.kernels import select
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lvsa_vllm_omni.batch import Job
-from lvsa_vllm_omni.batch.arguments import parser
-from lvsa_vllm_omni.batch.files import write_json
-from lvsa_vllm_omni.batch.record import video_record
 from lvsa_vllm_omni.hooks import forget_families
+from lvsa_vllm_omni.offline import Job
+from lvsa_vllm_omni.offline.arguments import parser
+from lvsa_vllm_omni.offline.files import write_json
+from lvsa_vllm_omni.offline.record import video_record
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 

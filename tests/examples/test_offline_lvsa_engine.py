@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 import torch
 
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 pytestmark = pytest.mark.engine
 

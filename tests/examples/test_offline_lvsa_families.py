@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "offline_lvsa.py"
 SEVERAL = Path(__file__).with_name("several_batches.py")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
 from lvsa_core.kernels.selftest import TOLERANCE
-from lvsa_core.measure import peak_memory
+from lvsa_vllm_omni.measure.timing import peak_memory
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

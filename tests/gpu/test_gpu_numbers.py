@@ -11,7 +11,7 @@ from lvsa_core.kernels import KERNELS, merge
 from lvsa_core.kernels.merge import merge_eager_, passed_over
 from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow, VarlenWindow
 from lvsa_core.kernels.selftest import TOLERANCE
-from lvsa_core.measure import poison
+from lvsa_vllm_omni.measure.timing import poison
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

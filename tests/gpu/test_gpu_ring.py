@@ -1,4 +1,4 @@
-"""``ring_attend`` over NCCL with a GPU for each rank; with one GPU a group of one. Over gloo: tests/lvsa_core."""
+"""``sharded_attend`` over NCCL with a GPU for each rank; with one GPU a group of one. Over gloo: tests/lvsa_core."""
 
 import sys
 from dataclasses import replace
@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from lvsa_core import FrameGrid
-from lvsa_core.exchange import Shards
 from lvsa_core.kernels.selftest import TOLERANCE
+from lvsa_core.sharded.exchange import Shards
 
 sys.path.append(str(Path(__file__).parents[1] / "lvsa_core"))
 

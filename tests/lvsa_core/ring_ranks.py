@@ -1,4 +1,4 @@
-"""Processes that hold a sequence together over gloo or NCCL, and their calls, for the tests of ``ring_attend``."""
+"""Processes that hold a sequence together over gloo or NCCL, and their calls, for the tests of ``sharded_attend``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import torch
 import torch.distributed as dist
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan, reference_attend
-from lvsa_core.exchange import Shards
-from lvsa_core.ring import ring_attend
-from lvsa_core.transfers import traffic
+from lvsa_core.sharded.attention import sharded_attend
+from lvsa_core.sharded.exchange import Shards
+from lvsa_core.sharded.transfers import traffic
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def run_case(case: Case) -> dict[str, Any]:
     if case.fused:
         mine = [torch.stack([x, x], 3)[:, :, :, 0] for x in mine]
     traffic.keys = traffic.text = 0
-    out = ring_attend(
+    out = sharded_attend(
         *mine, case.pattern, shards, dist.group.WORLD, text=tuple(text) if case.text else None,
         kernel=case.kernel, overlap=case.overlap,
     )  # fmt: skip

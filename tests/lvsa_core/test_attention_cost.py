@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from lvsa_core import FrameGrid, TokenLayout, attend, measure, plan
+from lvsa_core import FrameGrid, TokenLayout, attend, plan
 from lvsa_core.kernels.prefix_window import GatheredWindow
 from lvsa_core.kernels.sdpa import SdpaKernel
+from lvsa_vllm_omni.measure import timing
 
 LENGTHS = (41, 61, 81, 121, 161, 241)
 
@@ -118,7 +119,7 @@ def test_operators_and_what_they_write(dtype: torch.dtype) -> None:
 
 
 def peak_memory(function: Any) -> int:
-    return measure.peak_memory(function, torch.device("cpu"))
+    return timing.peak_memory(function, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from strategies import patterns
 
 from lvsa_core import FrameGrid, Pattern, plan
-from lvsa_core.exchange import Exchange, Shards, exchange
+from lvsa_core.sharded.exchange import Exchange, Shards, exchange
 
 
 @st.composite

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from lvsa_core import FrameGrid, TokenLayout, measure, plan, stopwatch
+from lvsa_core import FrameGrid, TokenLayout, plan
 from lvsa_core.kernels import KERNELS
-from lvsa_core.measure import facts, interleaved, medians, peak_memory, seconds
+from lvsa_vllm_omni.measure import stopwatch
+from lvsa_vllm_omni.measure import timing as measure
+from lvsa_vllm_omni.measure.timing import facts, interleaved, medians, peak_memory, seconds
 
 CPU = torch.device("cpu")
 

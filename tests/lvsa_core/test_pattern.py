@@ -132,7 +132,7 @@ def test_expanded_window_gives_every_frame_the_same_count(pattern: Pattern) -> N
         if own:  # one contiguous run of the remaining frames, which is what a kernel reads
             start = remaining.index(own[0])
             assert own == remaining[start : start + len(own)]
-            assert start == pattern.ranks[low]
+            assert start == pattern.nonanchors_before[low]
 
 
 @given(patterns())
@@ -143,7 +143,7 @@ def test_later_frames_have_later_windows(pattern: Pattern) -> None:
 
 @given(patterns())
 def test_ranks_count_the_frames_that_are_no_anchors(pattern: Pattern) -> None:
-    assert pattern.ranks == tuple(
+    assert pattern.nonanchors_before == tuple(
         sum(earlier not in pattern.anchors for earlier in range(frame)) for frame in range(pattern.frames + 1)
     )
 

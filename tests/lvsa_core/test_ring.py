@@ -1,4 +1,4 @@
-"""``ring_attend`` in several processes: the whole sequence's attention, with the transfers that the pattern needs."""
+"""``sharded_attend`` in several processes: the whole sequence's attention, by the transfers that a pattern needs."""
 
 import os
 import signal
@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 from ring_ranks import Case, assert_whole, cases, in_ranks, run_case, run_cases
 
-from lvsa_core import FrameGrid, Pattern, plan, ring
-from lvsa_core.exchange import Shards, exchange
-from lvsa_core.ring import _pays, ring_attend
-from lvsa_core.transfers import traffic
+from lvsa_core import FrameGrid, Pattern, plan
+from lvsa_core.sharded import attention as ring
+from lvsa_core.sharded.attention import _pays, sharded_attend
+from lvsa_core.sharded.exchange import Shards, exchange
+from lvsa_core.sharded.transfers import traffic
 
 pytestmark = pytest.mark.multiproc
 
@@ -158,11 +159,11 @@ def wrong_calls() -> list[str]:
     said = []
     for call in calls:
         try:
-            ring_attend(*call, group)
+            sharded_attend(*call, group)
         except ValueError as error:
             said.append(str(error))
     try:
-        ring_attend(torch.zeros(1, 8, 2, 8), x, x, pattern, shards, group, kernel="sdpa-concatenated")
+        sharded_attend(torch.zeros(1, 8, 2, 8), x, x, pattern, shards, group, kernel="sdpa-concatenated")
     except RuntimeError as error:
         said.append(str(error))
     return [*said, f"{traffic.keys + traffic.text} bytes sent"]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lvsa_vllm_omni import cli
-from lvsa_vllm_omni.cli import main
-from lvsa_vllm_omni.cpu.checkpoint import KINDS
+from lvsa_vllm_omni.cli import main as cli
+from lvsa_vllm_omni.cli.main import main
 from lvsa_vllm_omni.hooks import SPECS
+from lvsa_vllm_omni.tiny.checkpoint import KINDS
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WAN = ["--preset", "wan2.1-1.3b", "--size", "832x480"]
@@ -70,7 +70,7 @@ def test_wrong_syntax_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_command_needs_the_engine() -> None:
     script = (
-        "import sys; from lvsa_vllm_omni.cli import main; status = main(sys.argv[1:]);"
+        "import sys; from lvsa_vllm_omni.cli.main import main; status = main(sys.argv[1:]);"
         "assert not {'vllm', 'vllm_omni', 'matplotlib'} & sys.modules.keys(); sys.exit(status)"
     )
     command = [sys.executable, "-c", script, "show", *WAN, "--frames", "321"]

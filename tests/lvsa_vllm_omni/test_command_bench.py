@@ -10,10 +10,10 @@ import torch
 
 from lvsa_core import attend
 from lvsa_core.kernels import KERNELS
-from lvsa_vllm_omni import cost
-from lvsa_vllm_omni.cli import main
-from lvsa_vllm_omni.commands import bench, timing
-from lvsa_vllm_omni.commands.tables import scaled, table
+from lvsa_vllm_omni.cli import bench, timing
+from lvsa_vllm_omni.cli.main import main
+from lvsa_vllm_omni.cli.tables import scaled, table
+from lvsa_vllm_omni.measure import cost
 from lvsa_vllm_omni.presets import load_preset
 
 #: 8 tokens a frame.

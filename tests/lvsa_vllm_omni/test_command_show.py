@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from lvsa_core import plan, show
-from lvsa_vllm_omni import cost
-from lvsa_vllm_omni.cli import main
+from lvsa_vllm_omni.cli.main import main
+from lvsa_vllm_omni.measure import cost
 from lvsa_vllm_omni.presets import load_preset
 
 WAN = ["show", "--preset", "wan2.1-14b", "--size", "832x480"]

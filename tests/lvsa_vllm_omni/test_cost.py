@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lvsa_core import FrameGrid, Pattern, plan
-from lvsa_vllm_omni import cost
+from lvsa_vllm_omni.measure import cost
 from lvsa_vllm_omni.presets import load_preset
 from lvsa_vllm_omni.shape import Shape
 

@@ -10,7 +10,7 @@ import pytest
 from lvsa_core import Placement
 from lvsa_core.kernels.registry import KERNELS
 from lvsa_vllm_omni import parallelism
-from lvsa_vllm_omni.cli import main
+from lvsa_vllm_omni.cli.main import main
 from lvsa_vllm_omni.hooks import SPECS
 
 ROOT = Path(__file__).parents[2]
@@ -91,7 +91,7 @@ def test_a_kernel_that_some_placements_cannot_use(
         return kernels.Selection(KERNELS["sdpa-concatenated"])
 
     monkeypatch.setattr(kernels, "select", concatenated)
-    monkeypatch.setattr("lvsa_vllm_omni.commands.doctor._problem", lambda family: "")
+    monkeypatch.setattr("lvsa_vllm_omni.cli.doctor._problem", lambda family: "")
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "refused" in line] == [
@@ -105,9 +105,7 @@ def test_what_is_switched_on_and_does_not_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LVSA_ENABLE", "1")
-    monkeypatch.setattr(
-        "lvsa_vllm_omni.commands.doctor._problem", lambda family: "a class is missing" * (family == "wan")
-    )
+    monkeypatch.setattr("lvsa_vllm_omni.cli.doctor._problem", lambda family: "a class is missing" * (family == "wan"))
     assert main(["doctor"]) == 2
     printed = capsys.readouterr()
     assert "wan: a class is missing" in printed.out

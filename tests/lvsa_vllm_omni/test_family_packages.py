@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from lvsa_vllm_omni import journal, plugin, seam
-from lvsa_vllm_omni.cli import main
-from lvsa_vllm_omni.commands import models
+from lvsa_vllm_omni.cli import models
+from lvsa_vllm_omni.cli.main import main
 from lvsa_vllm_omni.hooks import (
     SPECS,
     WAN,

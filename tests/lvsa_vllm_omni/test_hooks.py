@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lvsa_core import FrameGrid, TokenLayout
-from lvsa_core.exchange import Shards
+from lvsa_core.sharded.exchange import Shards
 from lvsa_vllm_omni.hooks import COSMOS3, HUNYUAN, SPECS, WAN, ImpossibleRequest, LayoutMismatch
 from lvsa_vllm_omni.seam import read_arguments
 from lvsa_vllm_omni.settings import FAMILIES

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from lvsa_vllm_omni.cpu.checkpoint import KINDS
 from lvsa_vllm_omni.cpu.runs import CPU_RUNS
 from lvsa_vllm_omni.hooks import DENSE
 from lvsa_vllm_omni.presets import PresetError, load_preset, match_preset, preset_for_checkpoint, shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings
+from lvsa_vllm_omni.tiny.checkpoint import KINDS
 
 REPOSITORY = Path(__file__).parents[2]
 #: What the ``checkpoint`` of tests/engine/conftest.py is, which all its other tests run.

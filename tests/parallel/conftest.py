@@ -35,7 +35,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """``checkpoint(kind, **sizes)``: the folder of a tiny checkpoint."""
-    from lvsa_vllm_omni.cpu.checkpoint import write_checkpoint
+    from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
     @cache
     def written(kind: str, **sizes: Any) -> Path:
@@ -50,7 +50,7 @@ def vace(wan: Path, folder: Path) -> Path:
     """The tiny Wan with a VACE transformer, one block of which has a block of control beside it."""
     from diffusers import WanVACETransformer3DModel
 
-    from lvsa_vllm_omni.cpu.wan_checkpoint import _scale_up
+    from lvsa_vllm_omni.tiny.wan import _scale_up
 
     shutil.copytree(wan, folder)
     config = json.loads((folder / "transformer" / "config.json").read_text())

@@ -79,7 +79,7 @@ def hurried(rank: int) -> None:
 
 def hangs(rank: int) -> None:
     """Rank 1 stands still for a while in its first exchange."""
-    import lvsa_core.ring as ring
+    import lvsa_core.sharded.attention as ring
 
     hurried(rank)
     start = ring.start_transfers
@@ -94,7 +94,7 @@ def hangs(rank: int) -> None:
 
 def dies(rank: int) -> None:
     """Rank 1 ends in its first exchange, without a word."""
-    import lvsa_core.ring as ring
+    import lvsa_core.sharded.attention as ring
 
     hurried(rank)
     if rank == 1:
@@ -107,7 +107,7 @@ def test_a_rank_that_fails_in_the_exchange(ranks: Ranks, case: Case, fault: Call
     began = time.monotonic()
     first, second = ranks.run(replace(case, prepare=fault))
     assert time.monotonic() - began < 60
-    assert "RuntimeError" in first.error and "ring_attend" in first.error
+    assert "RuntimeError" in first.error and "sharded_attend" in first.error
     assert second.error
     assert not any(name.startswith("fallback") for name in first.counts)
 

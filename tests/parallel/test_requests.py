@@ -9,7 +9,7 @@ from placements import ALL, FAMILIES
 from worker import Result
 
 from lvsa_core import FrameGrid, plan
-from lvsa_core.exchange import Shards, exchange
+from lvsa_core.sharded.exchange import Shards, exchange
 
 Run = Callable[..., list[Result]]
 

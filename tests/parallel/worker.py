@@ -136,7 +136,7 @@ def _run(case: Case, result: Result, port: int) -> None:
         importlib.import_module(name)
     from vllm_omni.plugins import load_omni_general_plugins
 
-    from lvsa_core.transfers import traffic
+    from lvsa_core.sharded.transfers import traffic
 
     with _watched(result):
         began = time.monotonic()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lvsa_vllm_omni.batch.images import ImageFile
+from lvsa_vllm_omni.offline.images import ImageFile
 
 
 @dataclass(frozen=True)

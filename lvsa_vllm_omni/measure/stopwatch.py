@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lvsa_core.kernels import Kernel, prefix_window
 from lvsa_core.kernels.merge import merge_
-from lvsa_core.measure import seconds
+from lvsa_vllm_omni.measure.timing import seconds
 
 PARTS = ("copies", "prefix", "windows", "merge")
 

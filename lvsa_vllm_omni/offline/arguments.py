@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lvsa_vllm_omni.batch.prompts import PromptSpec
 from lvsa_vllm_omni.hooks import family_names
+from lvsa_vllm_omni.offline.prompts import PromptSpec
 
 OFFLOAD = {"none": {}, "cpu": {"enable_cpu_offload": True}, "layerwise": {"enable_layerwise_offload": True}}
 """--offload -> arguments of the engine."""

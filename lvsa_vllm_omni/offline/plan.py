@@ -9,12 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lvsa_vllm_omni.batch.environment import decisive_settings
-from lvsa_vllm_omni.batch.geometry import check_frames, check_size, frames_of_horizon, read_config, size_multiple
-from lvsa_vllm_omni.batch.images import ImageFile, check_number
-from lvsa_vllm_omni.batch.jobs import Job, VideoSettings
-from lvsa_vllm_omni.batch.prompts import PromptSpec, read_prompts_file
 from lvsa_vllm_omni.hooks import hook_field
+from lvsa_vllm_omni.offline.environment import decisive_settings
+from lvsa_vllm_omni.offline.geometry import check_frames, check_size, frames_of_horizon, read_config, size_multiple
+from lvsa_vllm_omni.offline.images import ImageFile, check_number
+from lvsa_vllm_omni.offline.jobs import Job, VideoSettings
+from lvsa_vllm_omni.offline.prompts import PromptSpec, read_prompts_file
 from lvsa_vllm_omni.presets import Preset, PresetError, load_preset, match_preset, model_facts, read_checkpoint
 from lvsa_vllm_omni.settings import LvsaSettings
 

@@ -21,7 +21,7 @@ from torch import Tensor
 def seconds(function: Callable[[], Any], device: torch.device) -> float:
     """Time of one call: the device's own clock on CUDA, the wall clock elsewhere."""
     if device.type == "cuda":
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize(device)
         begin.record()
         function()

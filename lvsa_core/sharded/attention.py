@@ -1,4 +1,4 @@
-"""``ring_attend``: LVSA's attention of one layer where the sequence is sharded over ranks, as ring attention has it."""
+"""``sharded_attend``: LVSA's attention of one layer where each rank holds its own rows, as ring attention has it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from lvsa_core.attention import run
 from lvsa_core.checks import check_shard
-from lvsa_core.exchange import Shards, exchange
 from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_core.kernels.merge import merge_
 from lvsa_core.kernels.prefix_window import Arriving, PrefixWindow
 from lvsa_core.pattern import Pattern
-from lvsa_core.transfers import gathered, start_transfers, traffic
+from lvsa_core.sharded.exchange import Shards, exchange
+from lvsa_core.sharded.transfers import receive_buffer, start_transfers, traffic
 
 #: Its name from PyTorch 2.13 on, else the older one.
 _all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
@@ -28,7 +28,7 @@ LINK = 5e10  # bytes a second and direction: a network adapter of 400 Gb/s, PCIe
 
 
 @torch.no_grad()
-def ring_attend(
+def sharded_attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -82,7 +82,7 @@ def ring_attend(
         )
     q, k, v = (x[:, : shards.held(rank)] for x in (q, k, v))
 
-    keys, values = (gathered(x, plan, rank, text_rows) for x in (k, v))
+    keys, values = (receive_buffer(x, plan, rank, text_rows) for x in (k, v))
     if text is not None:
         keys[:text_rows], values[:text_rows] = (x.transpose(0, 1) for x in text)
     pending = start_transfers(plan, rank, group, ((k, keys[text_rows:]), (v, values[text_rows:])))

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from lvsa_vllm_omni.batch.files import atomic_path
+from lvsa_vllm_omni.offline.files import atomic_path
 
 # ITU-R BT.709, and the narrow range: without the tags players guess from the height and shift the colours.
 _BT709 = 1

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from diffusers.models.transformers.transformer_cosmos3 import Cosmos3OmniTransformer
 
-from lvsa_vllm_omni.cpu.checkpoint import Built, of_diffusers
-from lvsa_vllm_omni.cpu.tokenizer import ByteTokenizer
-from lvsa_vllm_omni.cpu.wan_checkpoint import WIDE_LATENT, flow_scheduler, wide_vae
-from lvsa_vllm_omni.cpu.weights import sharpen, spread
+from lvsa_vllm_omni.tiny.checkpoint import Built, of_diffusers
+from lvsa_vllm_omni.tiny.tokenizer import ByteTokenizer
+from lvsa_vllm_omni.tiny.wan import WIDE_LATENT, flow_scheduler, wide_vae
+from lvsa_vllm_omni.tiny.weights import sharpen, spread
 
 #: A token is a square of so many latents a side.
 PATCH = 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 
-from lvsa_vllm_omni.commands import CommandError
-from lvsa_vllm_omni.commands.tables import columns, markdown_table
+from lvsa_vllm_omni.cli import CommandError
+from lvsa_vllm_omni.cli.tables import columns, markdown_table
 from lvsa_vllm_omni.cpu.runs import CPU_RUNS, CpuRun
 from lvsa_vllm_omni.hooks import DENSE, SPECS, FamilySpec, HookError, load_family
 from lvsa_vllm_omni.presets import Preset, PresetError, known_presets, shipped_presets

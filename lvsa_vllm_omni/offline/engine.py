@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from lvsa_vllm_omni.batch.events import engine_arguments, events_of
-from lvsa_vllm_omni.batch.jobs import VideoSettings
+from lvsa_vllm_omni.offline.events import engine_arguments, events_of
+from lvsa_vllm_omni.offline.jobs import VideoSettings
 
 
 class EngineStartError(RuntimeError):

@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 
 from lvsa_core import Pattern, show
-from lvsa_vllm_omni.commands import CommandError
-from lvsa_vllm_omni.commands.request import add_arguments, requests
-from lvsa_vllm_omni.commands.show_report import numbers, text
+from lvsa_vllm_omni.cli import CommandError
+from lvsa_vllm_omni.cli.request import add_arguments, requests
+from lvsa_vllm_omni.cli.show_report import numbers, text
 
 #: Patterns that fit side by side.
 MOST_DRAWN = 4

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from lvsa_core import Pattern, show
-from lvsa_vllm_omni import cost
-from lvsa_vllm_omni.commands.request import Request
-from lvsa_vllm_omni.commands.tables import scaled, table
+from lvsa_vllm_omni.cli.request import Request
+from lvsa_vllm_omni.cli.tables import scaled, table
+from lvsa_vllm_omni.measure import cost
 
 
 def numbers(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from lvsa_vllm_omni.commands.tables import line, scaled
+from lvsa_vllm_omni.cli.tables import line, scaled
 
 #: What the end-to-end effect knows nothing of.
 LEFT_OUT = "text encoder, VAE, attention to text outside the video's sequence, norms, rotary positions, communication"

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from lvsa_core import Decision, FrameGrid, Pattern
-from lvsa_vllm_omni.batch.geometry import check_frames, check_size, size_multiple
-from lvsa_vllm_omni.commands import CommandError
+from lvsa_vllm_omni.cli import CommandError
 from lvsa_vllm_omni.hooks import hook_field
+from lvsa_vllm_omni.offline.geometry import check_frames, check_size, size_multiple
 from lvsa_vllm_omni.presets import Preset, load_preset, preset_for_checkpoint, read_checkpoint, shipped_presets
 from lvsa_vllm_omni.schedule import schedule
 from lvsa_vllm_omni.settings import LvsaSettings, Mode

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lvsa_core import Pattern
-from lvsa_vllm_omni.batch.events import ran_record
-from lvsa_vllm_omni.batch.jobs import VideoSettings
+from lvsa_vllm_omni.offline.events import ran_record
+from lvsa_vllm_omni.offline.jobs import VideoSettings
 from lvsa_vllm_omni.schedule import schedule
 
 

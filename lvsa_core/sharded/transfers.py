@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from lvsa_core.exchange import Exchange
+from lvsa_core.sharded.exchange import Exchange
 
 
 @dataclass
@@ -23,7 +23,7 @@ class Traffic:
 traffic = Traffic()
 
 
-def gathered(x: Tensor, plan: Exchange, rank: int, text_rows: int) -> Tensor:
+def receive_buffer(x: Tensor, plan: Exchange, rank: int, text_rows: int) -> Tensor:
     """Room for the keys or values of a rank's call, [rows, B, Hkv, D]: each transfer is one piece of memory."""
     rows = sum(transfer.rows for transfer in plan.transfers if transfer.target == rank)
     return x.new_empty(text_rows + rows, x.shape[0], *x.shape[2:])

@@ -15,9 +15,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
 from lvsa_core.kernels import KernelUnavailable, Selection, select
 from lvsa_core.kernels.selftest import TOLERANCE
-from lvsa_core.measure import interleaved, medians, normal
-from lvsa_vllm_omni import cost
-from lvsa_vllm_omni.commands.request import Request
+from lvsa_vllm_omni.cli.request import Request
+from lvsa_vllm_omni.measure import cost
+from lvsa_vllm_omni.measure.timing import interleaved, medians, normal
 from lvsa_vllm_omni.shape import Shape
 
 #: Builds of FlashAttention-3, each of which the engine may have as its dense attention.
@@ -34,7 +34,7 @@ class Bench:
 
     Args:
         full: the model's shape, with ``full_patches`` tokens a frame. shape, patches: what is measured of it.
-        kernel: LVSA's. repeats, patience: as for :func:`lvsa_core.measure.interleaved`.
+        kernel: LVSA's. repeats, patience: as for :func:`lvsa_vllm_omni.measure.timing.interleaved`.
     """
 
     full: Shape

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 from lvsa_vllm_omni import parallelism
-from lvsa_vllm_omni.commands import CommandError
-from lvsa_vllm_omni.commands.tables import columns, markdown_table
+from lvsa_vllm_omni.cli import CommandError
+from lvsa_vllm_omni.cli.tables import columns, markdown_table
 from lvsa_vllm_omni.hooks import HookError, MissingModel, family_names, load_family
 from lvsa_vllm_omni.presets import PresetError, load_preset
 from lvsa_vllm_omni.settings import LvsaSettings, SettingsError

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from lvsa_core import measure
 from lvsa_core.kernels import KernelUnavailable, select
-from lvsa_vllm_omni.commands import CommandError, bench_report
-from lvsa_vllm_omni.commands.request import Request, add_arguments, requests
-from lvsa_vllm_omni.commands.timing import Bench, check, dense_choice, flash3, narrowed, time_block
+from lvsa_vllm_omni.cli import CommandError, bench_report
+from lvsa_vllm_omni.cli.request import Request, add_arguments, requests
+from lvsa_vllm_omni.cli.timing import Bench, check, dense_choice, flash3, narrowed, time_block
+from lvsa_vllm_omni.measure import timing as measure
 from lvsa_vllm_omni.settings import LvsaSettings
 
 #: What a CPU is given of a model.

@@ -3,10 +3,10 @@
 `examples/offline_lvsa.py` is the command line over these modules; a script of your own can take what it needs.
 """
 
-from lvsa_vllm_omni.batch.engine import OfflineEngine
-from lvsa_vllm_omni.batch.jobs import Job, VideoSettings, is_finished
-from lvsa_vllm_omni.batch.prompts import PromptFileError, PromptSpec, read_prompts_file
-from lvsa_vllm_omni.batch.video import frames_of, write_mp4
+from lvsa_vllm_omni.offline.engine import OfflineEngine
+from lvsa_vllm_omni.offline.jobs import Job, VideoSettings, is_finished
+from lvsa_vllm_omni.offline.prompts import PromptFileError, PromptSpec, read_prompts_file
+from lvsa_vllm_omni.offline.video import frames_of, write_mp4
 
 __all__ = [
     "Job",

@@ -13,10 +13,10 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from lvsa_vllm_omni.cpu.checkpoint import Built, Parts, of_diffusers
-from lvsa_vllm_omni.cpu.text_encoder import t5_encoder
-from lvsa_vllm_omni.cpu.tokenizer import ByteTokenizer
-from lvsa_vllm_omni.cpu.weights import sharpen, spread
+from lvsa_vllm_omni.tiny.checkpoint import Built, Parts, of_diffusers
+from lvsa_vllm_omni.tiny.text_encoder import t5_encoder
+from lvsa_vllm_omni.tiny.tokenizer import ByteTokenizer
+from lvsa_vllm_omni.tiny.weights import sharpen, spread
 
 TEXT_DIM, IMAGE_DIM, LATENT = 64, 32, 32
 #: The pipeline without an image gives the model zeros of this width in the place of one.

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 #: Kind of model -> the function that builds its components, imported when it is asked for.
 KINDS: Mapping[str, str] = {
-    "wan": "lvsa_vllm_omni.cpu.wan_checkpoint:components",
-    "wan-i2v": "lvsa_vllm_omni.cpu.wan_checkpoint:image_components",
-    "wan-ti2v": "lvsa_vllm_omni.cpu.wan_checkpoint:wide_components",
-    "wan-a14b": "lvsa_vllm_omni.cpu.wan_checkpoint:expert_components",
-    "hunyuan": "lvsa_vllm_omni.cpu.hunyuan_checkpoint:components",
-    "hunyuan-i2v": "lvsa_vllm_omni.cpu.hunyuan_checkpoint:image_components",
-    "cosmos3": "lvsa_vllm_omni.cpu.cosmos3_checkpoint:components",
-    "cogvideox": "lvsa_vllm_omni.cpu.cogvideox_checkpoint:components",
+    "wan": "lvsa_vllm_omni.tiny.wan:components",
+    "wan-i2v": "lvsa_vllm_omni.tiny.wan:image_components",
+    "wan-ti2v": "lvsa_vllm_omni.tiny.wan:wide_components",
+    "wan-a14b": "lvsa_vllm_omni.tiny.wan:expert_components",
+    "hunyuan": "lvsa_vllm_omni.tiny.hunyuan:components",
+    "hunyuan-i2v": "lvsa_vllm_omni.tiny.hunyuan:image_components",
+    "cosmos3": "lvsa_vllm_omni.tiny.cosmos3:components",
+    "cogvideox": "lvsa_vllm_omni.tiny.cogvideox:components",
 }
 
 INDEX = "model_index.json"

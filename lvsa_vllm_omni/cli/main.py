@@ -6,9 +6,9 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
-from lvsa_vllm_omni.commands import CommandError, bench, doctor, models, show
-from lvsa_vllm_omni.cpu.checkpoint import KINDS, CheckpointError, write_checkpoint
+from lvsa_vllm_omni.cli import CommandError, bench, doctor, models, show
 from lvsa_vllm_omni.hooks import SPECS
+from lvsa_vllm_omni.tiny.checkpoint import KINDS, CheckpointError, write_checkpoint
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +96,3 @@ def _next_step(kind: str, directory: str) -> str:
         )
     serve = f"LVSA_CPU=1 {SPECS[family].setting}=1 vllm serve {directory} --omni"
     return f"Serve it on the CPU: {serve}{' --no-guardrails' if family == 'cosmos3' else ''}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

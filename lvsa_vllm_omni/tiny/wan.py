@@ -6,10 +6,10 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
-from lvsa_vllm_omni.cpu.checkpoint import Built, Parts, of_diffusers
-from lvsa_vllm_omni.cpu.text_encoder import umt5_encoder
-from lvsa_vllm_omni.cpu.tokenizer import CharacterTokenizer
-from lvsa_vllm_omni.cpu.weights import sharpen, spread
+from lvsa_vllm_omni.tiny.checkpoint import Built, Parts, of_diffusers
+from lvsa_vllm_omni.tiny.text_encoder import umt5_encoder
+from lvsa_vllm_omni.tiny.tokenizer import CharacterTokenizer
+from lvsa_vllm_omni.tiny.weights import sharpen, spread
 
 TEXT_DIM, IMAGE_DIM = 64, 32
 #: Channels of a latent: Wan 2.1's VAE, and Wan 2.2's of 16 x 16 pixels.

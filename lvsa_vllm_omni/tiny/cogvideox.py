@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 
-from lvsa_vllm_omni.cpu.checkpoint import Built, of_diffusers
-from lvsa_vllm_omni.cpu.text_encoder import t5_encoder
-from lvsa_vllm_omni.cpu.tokenizer import CharacterTokenizer
-from lvsa_vllm_omni.cpu.weights import sharpen, spread
+from lvsa_vllm_omni.tiny.checkpoint import Built, of_diffusers
+from lvsa_vllm_omni.tiny.text_encoder import t5_encoder
+from lvsa_vllm_omni.tiny.tokenizer import CharacterTokenizer
+from lvsa_vllm_omni.tiny.weights import sharpen, spread
 
 TEXT_DIM, LATENT = 64, 16
 #: Pixels of a side, and video frames, for which the rotary positions are those of the training.

@@ -1,0 +1,1 @@
+"""Timing, memory and cost of attention: what the benchmarks and ``lvsa bench`` measure and compute with."""
