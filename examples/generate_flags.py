@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lvsa_core.diffusers.knobs import Knobs
+from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.offline.arguments import file_name, number, positive
 
 PROMPT = "A red fox runs through fresh snow, the camera follows it"

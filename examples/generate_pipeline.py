@@ -15,9 +15,9 @@ import torch
 from generate_flags import Model
 
 from lvsa_core import Decision, Pattern, show
+from lvsa_core.decide import decide
 from lvsa_core.diffusers import enable_lvsa
-from lvsa_core.diffusers.knobs import Knobs
-from lvsa_core.schedule import schedule
+from lvsa_core.knobs import Knobs
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def plans(job: Job, pipe: Any, knobs: Knobs, reference: int) -> tuple[list[Patte
     """The pattern of every denoising step, and whether they are used; ``reference`` is the training length."""
     frames, factor, joined = _latent(job, pipe)
     arguments = knobs.plan_arguments(reference, factor, joined)
-    steps = [schedule(frames, step, arguments) for step in range(job.arguments.steps)]
+    steps = [decide(frames, step, arguments) for step in range(job.arguments.steps)]
     return [pattern for pattern, _ in steps], steps[0][1]
 
 

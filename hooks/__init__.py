@@ -13,7 +13,7 @@ from .families import (
     package_of,
 )
 from .hunyuan_hook import HUNYUAN
-from .spec import FamilySpec, HookError, ImpossibleRequest, LayoutMismatch, MissingModel, Rope, StaysDense
+from .spec import FamilySpec, HookError, ImpossibleRequest, LayoutMismatch, MissingModel, Rope, StaysDense, VideoTokens
 from .wan_hook import WAN
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "MissingModel",
     "Rope",
     "StaysDense",
+    "VideoTokens",
     "check_names",
     "dense_reason",
     "family_names",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lvsa_core import FrameGrid
-
-from .spec import FamilySpec, LayoutMismatch
+from .spec import FamilySpec, LayoutMismatch, VideoTokens
 
 
-def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
+def video(transformer: Any, arguments: Mapping[str, Any]) -> VideoTokens:
     """Frames and patches of ``video_shape`` (T, H, W), latent sizes that are padded to whole patches.
+
+    Control tokens stand before the video, action and sound tokens after it. Several controls have a layer of their own,
+    which is called for each of them, beside the same video.
 
     Raises:
         LayoutMismatch: if ``video_shape`` is something else.
@@ -21,18 +22,11 @@ def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
         raise LayoutMismatch(f"video_shape is {shape}, expected (frames, height, width)")
     frames, height, width = shape
     patch = transformer.latent_patch_size
-    return FrameGrid(frames, -(-height // patch) * -(-width // patch))
-
-
-def around(transformer: Any, arguments: Mapping[str, Any]) -> tuple[int, int]:
-    """Control tokens before the video, action and sound tokens after it.
-
-    Several controls have a layer of their own, which is called for each of them, beside the same video.
-    """
+    patches = -(-height // patch) * -(-width // patch)
     controls, action, sound = (arguments.get(name) for name in ("control_latents", "action_latents", "sound_latents"))
     controlled = controls is not None and len(controls) > 0
     after = (0 if action is None else action.shape[1]) + (0 if sound is None else sound.shape[2])
-    return grid(transformer, arguments).tokens if controlled else 0, after
+    return VideoTokens(frames, patches, before=frames * patches if controlled else 0, after=after)
 
 
 COSMOS3 = FamilySpec(
@@ -41,8 +35,7 @@ COSMOS3 = FamilySpec(
     forward_parameters=("video_shape", "timestep", "control_latents", "action_latents", "sound_latents"),
     attention=("Cosmos3CrossAttention",),
     attention_layers=("attn", "multi_control_attn"),
-    grid=grid,
-    around=around,
+    video=video,
     text="keys first",
     masks_only_padding="always",
     dense="the text's attention, which is causal and sees no video",

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lvsa_core import FrameGrid
-
-from .spec import FamilySpec, ImpossibleRequest, Rope, latent_grid
+from .spec import FamilySpec, ImpossibleRequest, Rope, VideoTokens, latent_grid
 
 
-def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
+def video(transformer: Any, arguments: Mapping[str, Any]) -> VideoTokens:
     """Frames and patches of ``hidden_states`` [B, C, T, H, W]; the patch sizes are the transformer's attributes.
 
     Raises:
@@ -25,7 +23,7 @@ def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
             f"a video of {shape[2]} latent frames of {shape[3]}x{shape[4]} cannot be made: the model takes at least "
             f"{steps[0]} of {steps[1]}x{steps[2]}"
         )
-    return FrameGrid(frames, rows * columns)
+    return VideoTokens(frames, rows * columns)
 
 
 def rope(transformer: Any) -> Rope:
@@ -40,7 +38,7 @@ HUNYUAN = FamilySpec(
     "HunyuanVideo15Transformer3DModel",
     forward_parameters=("hidden_states", "timestep"),
     attention=("HunyuanVideo15Attention",),
-    grid=grid,
+    video=video,
     rope=rope,
     text="behind",
     masks_only_padding="alone",  # the text is cut to what is valid of it, which differs only within a batch

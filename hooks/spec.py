@@ -35,6 +35,25 @@ def latent_grid(arguments: Mapping[str, Any], patch: Sequence[int]) -> tuple[int
         raise LayoutMismatch(str(error)) from None
 
 
+class VideoTokens(NamedTuple):
+    """What a transformer's call makes of a video.
+
+    Args:
+        frames: latent frames. patches: tokens of one of them.
+        before, after: tokens that the transformer itself puts before and after the video (control, action, sound).
+    """
+
+    frames: int
+    patches: int
+    before: int = 0
+    after: int = 0
+
+    @property
+    def grid(self) -> FrameGrid:
+        """The video alone."""
+        return FrameGrid(self.frames, self.patches)
+
+
 class StaysDense(ValueError):
     """A request that the family leaves to the engine's own attention, as it should; the message is the reason."""
 
@@ -60,10 +79,6 @@ class Rope(NamedTuple):
     width: int
 
 
-def _nothing(transformer: Any, arguments: Mapping[str, Any]) -> tuple[int, int]:
-    return 0, 0
-
-
 @dataclass(frozen=True)
 class FamilySpec:
     """One model family.
@@ -71,15 +86,13 @@ class FamilySpec:
     Args:
         name: the family as it stands in settings and log lines.
         transformer: upstream class of the video transformer, ``package.module:Class``; subclasses are covered.
-        forward_parameters: parameters of its ``forward`` that ``grid`` and the step read.
+        forward_parameters: parameters of its ``forward`` that ``video`` and the step read.
         optional_parameters: more of them, which only some versions or subclasses have.
         attention: names of the upstream classes whose engine attention layers are the video's self-attention.
         attention_layers: their attributes that hold the engine's ``Attention``; only the first must be there.
-        grid: ``(transformer, forward arguments by name) -> FrameGrid`` of the unsharded video; raises
+        video: ``(transformer, forward arguments by name) -> VideoTokens`` of the unsharded video; raises
             :class:`LayoutMismatch` if the arguments are not a video's, :class:`ImpossibleRequest` if the model cannot
-            make that video.
-        around: ``(transformer, forward arguments by name) -> (before, after)``: tokens that the transformer itself puts
-            before and after the video (control, action, sound); raises as ``grid``, and :class:`StaysDense`.
+            make that video, :class:`StaysDense` if it is better left to the engine.
         text: where the text stands in the self-attention. ``none``: it comes by cross-attention. ``behind``: behind the
             video, in queries and keys. ``keys first``: before everything, in the keys alone.
         masks_only_padding: whether a mask that comes with sequence parallelism masks nothing but its padding, which
@@ -94,9 +107,8 @@ class FamilySpec:
     transformer: str
     forward_parameters: tuple[str, ...]
     attention: tuple[str, ...]
-    grid: Callable[[Any, Mapping[str, Any]], FrameGrid]
+    video: Callable[[Any, Mapping[str, Any]], VideoTokens]
     attention_layers: tuple[str, ...] = ("attn",)
-    around: Callable[[Any, Mapping[str, Any]], tuple[int, int]] = _nothing
     optional_parameters: tuple[str, ...] = ()
     text: Literal["none", "behind", "keys first"] = "none"
     masks_only_padding: Literal["always", "alone", "never"] = "never"
@@ -105,19 +117,12 @@ class FamilySpec:
     dense: str = ""
 
     def layout(
-        self,
-        grid: FrameGrid,
-        around: tuple[int, int],
-        q_tokens: int,
-        kv_tokens: int,
-        padding: int,
-        rank: int = 0,
-        ranks: int = 1,
+        self, video: VideoTokens, q_tokens: int, kv_tokens: int, padding: int, rank: int = 0, ranks: int = 1
     ) -> TokenLayout:
         """The order of tokens in one attention call.
 
         Args:
-            grid, around: of the transformer's call. q_tokens, kv_tokens: of the attention call.
+            video: of the transformer's call. q_tokens, kv_tokens: of the attention call.
             padding: tokens that sequence parallelism has added at the end of the sequence.
             rank, ranks: the part of the sequence that the queries are; text is whole on every rank, and so are keys.
 
@@ -127,7 +132,7 @@ class FamilySpec:
         Raises:
             LayoutMismatch: if the tokens are not these.
         """
-        before, after = around
+        grid, before, after = video.grid, video.before, video.after
         tokens = before + grid.tokens + after + padding
         rows = tokens // ranks
         text, first = self._text(q_tokens - rows, kv_tokens - tokens)
@@ -135,32 +140,30 @@ class FamilySpec:
             raise LayoutMismatch("padding elsewhere than at the end of the sequence")
         shard = range(rank * rows, (rank + 1) * rows)
         pad = 0 if after else padding
-        video, behind = before + grid.tokens + pad, before + grid.tokens + pad + after
+        end, behind = before + grid.tokens + pad, before + grid.tokens + pad + after
         return TokenLayout(
             grid,
             kv_before=first + before,
             kv_after=after + text,
             q_before=_overlap(shard, 0, before),
-            q_after=_overlap(shard, video, behind) + text,
+            q_after=_overlap(shard, end, behind) + text,
             pad=pad,
             q_offset=min(max(0, shard.start - before), grid.tokens + pad),
-            q_rows=_overlap(shard, before, video) if ranks > 1 else None,
+            q_rows=_overlap(shard, before, end) if ranks > 1 else None,
         )
 
-    def shards(
-        self, grid: FrameGrid, around: tuple[int, int], q_tokens: int, kv_tokens: int, text_tokens: int, ranks: int
-    ) -> Shards:
+    def shards(self, video: VideoTokens, q_tokens: int, kv_tokens: int, text_tokens: int, ranks: int) -> Shards:
         """How ranks share the sequence where each has only its own part of the queries and keys.
 
         Args:
-            grid, around: of the transformer's call. q_tokens, kv_tokens: of this rank's attention call.
+            video: of the transformer's call. q_tokens, kv_tokens: of this rank's attention call.
             text_tokens: keys that every rank has besides.
 
         Raises:
             LayoutMismatch: if the tokens are not these.
         """
         try:
-            shards = Shards(grid, ranks, *around)
+            shards = Shards(video.grid, ranks, video.before, video.after)
         except ValueError as error:
             raise LayoutMismatch(str(error)) from None
         self._text(q_tokens - kv_tokens, text_tokens)

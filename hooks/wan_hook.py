@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lvsa_core import FrameGrid
 from lvsa_core.families import WAN_THETA, wan_temporal_channels
 from lvsa_core.vace import reference_frames
 
-from .spec import FamilySpec, ImpossibleRequest, Rope, latent_grid
+from .spec import FamilySpec, ImpossibleRequest, Rope, VideoTokens, latent_grid
 
 _AXES = ("latent frames", "latent rows (of 8 pixels, TI2V-5B 16)", "latent columns (of 8 pixels, TI2V-5B 16)")
 
 
-def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
+def video(transformer: Any, arguments: Mapping[str, Any]) -> VideoTokens:
     """Frames and patches of ``hidden_states`` [B, C, T, H, W] after patching by ``transformer.config.patch_size``.
 
     VACE's reference images, latent frames before the video's, are none of the video's.
@@ -30,17 +29,10 @@ def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
             raise ImpossibleRequest(
                 f"a video of {size} {axis} cannot be made: the model takes {step} to {limit * step} of them"
             )
-    return FrameGrid(patches[0] - _references(transformer, arguments), patches[1] * patches[2])
-
-
-def around(transformer: Any, arguments: Mapping[str, Any]) -> tuple[int, int]:
-    """VACE's reference images before the video."""
-    return _references(transformer, arguments) * grid(transformer, arguments).patches, 0
-
-
-def _references(transformer: Any, arguments: Mapping[str, Any]) -> int:
     condition = arguments.get("vace_context")
-    return 0 if condition is None else reference_frames(condition, transformer.config.in_channels)
+    images = 0 if condition is None else reference_frames(condition, transformer.config.in_channels)
+    frame = patches[1] * patches[2]
+    return VideoTokens(patches[0] - images, frame, before=images * frame)
 
 
 def rope(transformer: Any) -> Rope:
@@ -55,8 +47,7 @@ WAN = FamilySpec(
     forward_parameters=("hidden_states", "timestep"),
     attention=("WanSelfAttention",),
     optional_parameters=("vace_context",),
-    grid=grid,
-    around=around,
+    video=video,
     rope=rope,
     dense="cross-attention: its keys are the text and the image, a few hundred tokens",
 )

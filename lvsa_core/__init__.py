@@ -2,9 +2,10 @@
 
 from lvsa_core.attention import attend
 from lvsa_core.budget import keyframe_interval
+from lvsa_core.decide import Decision
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.pattern import Pattern, plan
-from lvsa_core.placement import Decision, Placement
+from lvsa_core.placement import Placement
 from lvsa_core.reference import reference_attend
 
 __all__ = [

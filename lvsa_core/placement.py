@@ -5,20 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from lvsa_core.decide import Decision
 from lvsa_core.grid import check_int
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What is done and the reason, so that logs, command line and documentation say the same sentence.
-
-    Args:
-        verdict: ``sparse``, ``dense`` (the engine's own attention) or ``refused`` (start-up stops).
-        reason: one sentence.
-    """
-
-    verdict: Literal["sparse", "dense", "refused"]
-    reason: str
 
 
 @dataclass(frozen=True)

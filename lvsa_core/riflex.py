@@ -7,6 +7,7 @@ period positions repeat, and with them the video.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -59,6 +60,30 @@ def check_scale(scale: float) -> float:
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not 1 <= scale < math.inf:
         raise ValueError(f"the RIFLEx factor s must be a number of at least 1 (1 is off), got {scale!r}")
     return scale
+
+
+@dataclass(frozen=True)
+class SlowedFrequency:
+    """What RIFLEx changes in a model's rotary tables.
+
+    Args:
+        k: index of the frequency. frequency: the new one, radians a latent frame.
+        length: latent frames up to which videos keep the model's own tables.
+    """
+
+    k: int
+    frequency: float
+    length: int
+
+    @classmethod
+    def of(cls, dim: int, theta: float, *, length: int, scale: float, k: int | None = None) -> SlowedFrequency:
+        """For a temporal axis; arguments as for :func:`frequencies`."""
+        k = intrinsic_frequency(dim, theta, length) if k is None else k
+        return cls(k, float(frequencies(dim, theta, length=length, scale=scale, k=k)[k]), length)
+
+    def applied(self, table: tuple[Tensor, Tensor], frames: int, width: int = 2) -> tuple[Tensor, Tensor]:
+        """New tables of a video of so many frames; arguments as for :func:`replace`."""
+        return replace(table, frames, self.k, self.frequency, width)
 
 
 def replace(

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from lvsa_core.kernels import KernelUnavailable, Selection, release, select
-from lvsa_vllm_omni import agreement, compat, journal, parallelism, presets, seam
+from lvsa_core.riflex import SlowedFrequency
+from lvsa_vllm_omni import compat, journal, parallelism, presets, ranks, seam
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
 from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.scope import Scope
@@ -46,14 +47,14 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
             raise HookError(
                 f"LVSA cannot run here: {decision.reason} (LVSA_BACKEND={settings.backend} chose {kernel.name})"
             )
-        scope = Scope(spec, preset, settings, mode, kernel, compat.shard(placement))
+        scope = Scope(spec, preset, settings, mode, kernel, compat.sequence_rank(placement))
         _retune(transformer, spec, settings, scope.arguments["reference_frames"])
         seam.give_scope(transformer, scope)
         if shared := parallelism.titles(placement):
             journal.placed(shared, decision.verdict, decision.reason)
-        if agreement.ranks() > 1 and (limit := parallelism.time_limit()):
+        if ranks.count() > 1 and (limit := parallelism.time_limit()):
             journal.logger.warning_once("[LVSA] %s", limit, scope="global")
-        agreement.publish(settings, scope.arguments["reference_frames"])
+        ranks.publish(settings, scope.arguments["reference_frames"])
     before = scope.blocks
     for layers in blocks:
         scope.blocks += any([_adopt_layer(layer, scope, ring=placement.ring > 1) for layer in layers])
@@ -65,7 +66,7 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
             scope.preset.name,
             scope.arguments["reference_frames"],
             scope.kernel,
-            type(scope.dense).__name__,
+            type(blocks[0][0].attention.dense).__name__,
         )
     return scope
 
@@ -77,18 +78,13 @@ def _adopt_layer(layer: Any, scope: Scope, *, ring: bool) -> bool:
     _check_options(layer)
     whole = bool(getattr(layer, "skip_sequence_parallel", False))
     if not isinstance(layer.attention, LvsaImpl):
-        dense = layer.attention
-        layer.attention = LvsaImpl(
-            layer.num_heads, layer.head_size, layer.softmax_scale, layer.causal, layer.num_kv_heads, dense=dense
-        )
+        layer.attention = LvsaImpl(layer.attention, layer.softmax_scale)
     layer.attention.whole = whole
     if ring and not whole:
         _adopt_ring(layer, scope.spec)
-        scope.dense_ring = layer.ring_runner.dense
     if layer.attention.scope is not None:
         return False
     layer.attention.scope = scope
-    scope.dense = layer.attention.dense
     return True
 
 
@@ -121,7 +117,9 @@ def _retune(transformer: Any, spec: FamilySpec, settings: LvsaSettings, length: 
             f"Wan's and HunyuanVideo's); unset it"
         )
     rope = spec.rope(transformer)
-    journal.retuned(seam.retune_rope(rope, length, scale), rope.channels // 2, length, scale)
+    slowed = SlowedFrequency.of(rope.channels, rope.theta, length=length, scale=scale)
+    seam.retune_rope(rope, slowed)
+    journal.retuned(slowed.k, rope.channels // 2, length, scale)
 
 
 def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: Any) -> Preset:

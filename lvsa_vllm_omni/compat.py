@@ -10,22 +10,8 @@ import torch
 
 from lvsa_core import Placement
 
+#: By which the engine's attention configuration chooses LVSA; see :mod:`lvsa_vllm_omni.by_name`.
 BACKEND_NAME = "LVSA"
-BACKEND_PATH = "lvsa_vllm_omni.backend.LvsaBackend"
-
-
-def register_backend_name() -> None:
-    """Make ``LVSA`` a name that the engine's attention configuration accepts; again does nothing.
-
-    Target: ``DiffusionAttentionBackendEnum``. Why: it is a closed list; its register function only replaces members.
-    How: one more member, by the library that vLLM-Omni extends enums with itself. Remove when: out-of-tree names can
-    be registered.
-    """
-    from aenum import extend_enum
-    from vllm_omni.diffusion.attention.backends.registry import DiffusionAttentionBackendEnum
-
-    if BACKEND_NAME not in DiffusionAttentionBackendEnum.__members__:
-        extend_enum(DiffusionAttentionBackendEnum, BACKEND_NAME, BACKEND_PATH)
 
 
 def default_backend(head_size: int) -> tuple[Any, dict[str, Any]]:
@@ -120,8 +106,8 @@ def text_metadata(text: tuple[torch.Tensor, torch.Tensor] | None, *, behind: boo
     return AttentionMetadata(joint_key=text[0], joint_value=text[1], joint_strategy="rear" if behind else "front")
 
 
-class Shard(NamedTuple):
-    """The part of the sequence that one process's attention holds, after what the engine itself has gathered.
+class SequenceRank(NamedTuple):
+    """This process's place among those whose attention holds parts of one sequence, after what the engine gathers.
 
     Args:
         rank, ranks: which of how many equal parts the queries are.
@@ -133,19 +119,20 @@ class Shard(NamedTuple):
     group: Any = None
 
 
-WHOLE = Shard()
+#: Where the attention holds the whole sequence.
+WHOLE = SequenceRank()
 
 
-def shard(placement: Placement) -> Shard:
-    """This process's part; the engine's groups must be there."""
+def sequence_rank(placement: Placement) -> SequenceRank:
+    """This process's place; the engine's groups must be there."""
     if placement.ring == placement.allgather_kv == 1:
         return WHOLE
     from vllm_omni.diffusion.distributed.parallel_state import get_sp_group
 
     group = get_sp_group()
     if placement.ring > 1:
-        return Shard(group.ring_rank, group.ring_world_size, group.ring_group)
-    return Shard(group.allgather_rank, group.allgather_world_size)
+        return SequenceRank(group.ring_rank, group.ring_world_size, group.ring_group)
+    return SequenceRank(group.allgather_rank, group.allgather_world_size)
 
 
 def device_type() -> str:

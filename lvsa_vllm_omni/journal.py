@@ -86,10 +86,11 @@ def engaged(blocks: int, grid: FrameGrid, pattern: Pattern, family: str, kernel:
     logger.info("[LVSA] %s", show.summary(pattern))
 
 
-def dense(grid: FrameGrid, reason: str) -> None:
-    """A request, or a batch of them, runs the engine's own attention, as it should: once."""
+def dense(grid: FrameGrid | None, reason: str) -> None:
+    """A request, or a batch of them, runs the engine's own attention, as it should: once. None: its grid is unknown."""
     counts["request:dense"] += 1
-    logger.info("[LVSA] total_lat_frames=%d num_patches=%d dense: %s", grid.frames, grid.patches, reason)
+    size = "" if grid is None else f"total_lat_frames={grid.frames} num_patches={grid.patches} "
+    logger.info("[LVSA] %sdense: %s", size, reason)
 
 
 def fallback(origin: str, reason: str, seq_len: int, *, strict: bool, warn: bool, **details: object) -> None:

@@ -24,6 +24,8 @@ from lvsa_vllm_omni.settings import LvsaSettings, Mode, SettingsError
 
 #: What is undone last, beside the families; no family can have this name.
 _RUNNER = "model runner"
+#: The class behind the name ``LVSA``; it imports this module, so that only the engine imports it.
+_BACKEND = "lvsa_vllm_omni.by_name.LvsaBackend"
 
 _undo: dict[str, Callable[[], None]] = {}
 _settings: LvsaSettings | None = None
@@ -46,9 +48,9 @@ def register() -> None:
         if _settings is None:
             _settings = LvsaSettings.load()
         if not _active and "vllm_omni" in sys.modules:
-            from lvsa_vllm_omni import compat
+            from lvsa_vllm_omni import seam
 
-            compat.register_backend_name()
+            seam.register_name(_BACKEND)
             modes: dict[str, Mode] = {family: _settings.mode(family) for family in family_names()}
             activate(_settings, {family: mode for family, mode in modes.items() if mode != "off"})
             _active = True
@@ -63,7 +65,7 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
     """Install the hooks of some families, and say so in one line."""
     if not modes:
         return
-    from lvsa_vllm_omni import journal, seam
+    from lvsa_vllm_omni import journal, runner, seam
     from lvsa_vllm_omni.adopt import adopt
 
     check_names()
@@ -83,7 +85,7 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
             continue  # an engine that does not have a model cannot run it without LVSA either
         installed.append(family if mode == "always" else f"{family} (beyond the training horizon)")
     if installed:
-        _undo.setdefault(_RUNNER, seam.install_runner(journal.not_used))
+        _undo.setdefault(_RUNNER, runner.install(journal.not_used))
         journal.enabled(", ".join(installed), _shown(settings))
 
 

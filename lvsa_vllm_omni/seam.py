@@ -1,4 +1,4 @@
-"""Where LVSA meets the engine's models; besides it only the CPU platform sets attributes on classes it does not own."""
+"""Where LVSA meets the engine's models: the transformer's class, its rotary embedding, the name of the backend."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from typing import Any
 import torch
 
 from lvsa_core import riflex
-from lvsa_core.kernels import release
-from lvsa_vllm_omni import step
-from lvsa_vllm_omni.hooks import SPECS, FamilySpec, HookError, MissingModel, Rope, dense_reason
+from lvsa_vllm_omni.compat import BACKEND_NAME
+from lvsa_vllm_omni.hooks import FamilySpec, HookError, MissingModel, Rope
 from lvsa_vllm_omni.scope import Scope
 
 #: Our attribute on a class we patched: the function that takes the patch off.
@@ -87,81 +86,6 @@ def _nearest(transformer: type) -> type | None:
     return next((cls for cls in transformer.__mro__ if MARK in vars(cls)), None)
 
 
-def install_runner(unused: Callable[[str, str, str], None]) -> Callable[[], None]:
-    """Know the running pipeline; tell of a model without LVSA; answer a client's error as such; free workspaces.
-
-    Target: ``load_model``, ``execute_model`` and, where there is one, ``execute_model_batch`` of
-        ``DiffusionModelRunner``.
-    Why: LVSA that is switched on for a model it does not know must not be silent; some pipelines alone know the
-        denoising step; and the executor of a single device turns every exception of a request into an internal server
-        error, also one of the client's (``OmniClientError``), which the executor of several devices answers with its
-        own status. Between requests the engine may go to sleep, and must find the memory free.
-    How: look for scopes in the model that was loaded; remember which pipeline runs; hand a client's error on as the
-        engine's own output does.
-    Remove when: the engine tells plugins of its models; ``UniProcDiffusionExecutor`` keeps the status.
-
-    Args:
-        unused: called with the name of the pipeline's class, the setting that would switch LVSA on for it if there is
-            one, and the reason where its model is known to stay dense.
-
-    Returns:
-        A function that takes the patch off again.
-    """
-    try:
-        from vllm_omni.diffusion.data import DiffusionOutput
-        from vllm_omni.diffusion.worker.diffusion_model_runner import DiffusionModelRunner
-        from vllm_omni.errors import OmniClientError
-    except ImportError:  # another version's runner: the lines about requests still tell what is dense
-        return lambda: None
-    cls: Any = DiffusionModelRunner
-    if MARK in vars(cls):
-        return vars(cls)[MARK]
-    originals = {
-        name: getattr(cls, name)
-        for name in ("load_model", "execute_model", "execute_model_batch")
-        if hasattr(cls, name)
-    }
-    original_load, original_execute = originals["load_model"], originals["execute_model"]
-
-    @functools.wraps(original_load)
-    def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original_load(self, *args, **kwargs)
-        pipeline = getattr(self, "pipeline", None)
-        if isinstance(pipeline, torch.nn.Module) and not any(scope_of(module) for module in pipeline.modules()):
-            classes = {type(module) for module in pipeline.modules()}
-            unused(type(pipeline).__name__, _switch(classes), dense_reason({cls.__name__ for cls in classes}))
-        return result
-
-    @functools.wraps(original_execute)
-    def execute_model(self: Any, *args: Any, **kwargs: Any) -> Any:
-        step.enter(getattr(self, "pipeline", None))
-        try:
-            return original_execute(self, *args, **kwargs)
-        except OmniClientError as error:
-            return DiffusionOutput.from_exception(error)
-        finally:
-            release()
-
-    def execute_model_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
-        step.enter(getattr(self, "pipeline", None))
-        try:  # a client's error keeps its status here: the engine answers each request of a batch by itself
-            return originals["execute_model_batch"](self, *args, **kwargs)
-        finally:
-            release()
-
-    def undo() -> None:
-        if vars(cls).get(MARK) is undo:
-            for name, original in originals.items():
-                setattr(cls, name, original)
-            delattr(cls, MARK)
-
-    cls.load_model, cls.execute_model = load_model, execute_model
-    if "execute_model_batch" in originals:
-        cls.execute_model_batch = functools.wraps(originals["execute_model_batch"])(execute_model_batch)
-    setattr(cls, MARK, undo)
-    return undo
-
-
 def check(spec: FamilySpec) -> None:
     """Say whether a family's hook fits the installed engine.
 
@@ -171,40 +95,41 @@ def check(spec: FamilySpec) -> None:
     _resolve(spec)
 
 
-def retune_rope(rope: Rope, length: int, scale: float) -> int:
+def retune_rope(rope: Rope, slowed: riflex.SlowedFrequency) -> None:
     """RIFLEx: slow one temporal frequency in requests that are longer than the training horizon.
 
     Target: ``forward`` of one transformer's rotary embedding.
     Why: its tables are made inside the transformer, and sequence parallelism shards them where they come out.
-    How: on the instance, before the engine puts its own wrapper around it; tables are never changed in place.
+    How: on the instance, before the engine puts its own wrapper around it; tables are never changed in place. VACE's
+        reference images count as frames here, as they have positions.
     Remove when: the engine has an option for it.
-
-    Args:
-        length: of the training videos, in latent frames; VACE's reference images count here, as they have positions.
-        scale: the period becomes so many times that.
-
-    Returns:
-        The index of the frequency.
-
-    Source: arXiv 2502.15894.
     """
-    k = riflex.intrinsic_frequency(rope.channels, rope.theta, length)
-    frequency = float(riflex.frequencies(rope.channels, rope.theta, length=length, scale=scale, k=k)[k])
     original = rope.module.forward
 
     @functools.wraps(original)
     def forward(hidden_states: torch.Tensor) -> Any:
         table, frames = original(hidden_states), hidden_states.shape[2] // rope.patch
-        return riflex.replace(table, frames, k, frequency, rope.width) if frames > length else table
+        return slowed.applied(table, frames, rope.width) if frames > slowed.length else table
 
     rope.module.forward = forward
-    return k
 
 
-def _switch(classes: set[type]) -> str:
-    """The setting of the family that has one of these classes or its base, empty if none has."""
-    names = {base.__name__ for cls in classes for base in cls.__mro__}
-    return next((spec.setting for spec in SPECS.values() if spec.transformer_class in names), "")
+def register_name(path: str) -> None:
+    """Make ``LVSA`` a name that the engine's attention configuration accepts; again does nothing.
+
+    Target: ``DiffusionAttentionBackendEnum``.
+    Why: it is a closed list; its register function only replaces members.
+    How: one more member, by the library that vLLM-Omni extends enums with itself.
+    Remove when: out-of-tree names can be registered.
+
+    Args:
+        path: of the backend's class.
+    """
+    from aenum import extend_enum
+    from vllm_omni.diffusion.attention.backends.registry import DiffusionAttentionBackendEnum
+
+    if BACKEND_NAME not in DiffusionAttentionBackendEnum.__members__:
+        extend_enum(DiffusionAttentionBackendEnum, BACKEND_NAME, path)
 
 
 def scope_of(transformer: Any) -> Scope | None:

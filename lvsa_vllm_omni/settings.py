@@ -7,11 +7,13 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
 from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, ValidationError, create_model, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.cpu import omni_platform
 from lvsa_vllm_omni.hooks import SPECS, family_names, hook_field
 from lvsa_vllm_omni.presets import Preset
@@ -181,18 +183,18 @@ class LvsaSettings(BaseSettings):
         spans = (part.partition("-") for part in self.mask_log.split(","))
         return any(int(low) <= step <= int(high or low) for low, _, high in spans)
 
+    @property
+    def knobs(self) -> Knobs:
+        """What of the settings decides the pattern."""
+        shared = {field.name for field in fields(Knobs)} & type(self).model_fields.keys()
+        given = {name: getattr(self, name) for name in shared}
+        interval = None if self.auto_keyframes else self.key_frame_interval
+        return Knobs(**{**given, "key_frame_interval": interval, "riflex_s": self.riflex_scale})
+
     def plan_arguments(self, preset: Preset) -> dict[str, Any]:
         """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``; latent frames."""
         factor = self.vae_temporal_factor or preset.vae_temporal_factor
-        return {
-            "reference_frames": self.reference_latent_frames or preset.reference_latent_frames,
-            "window": self.window_size // factor,
-            "n_first": self.n_first_frames // factor,
-            "sparsity_scale": self.sparsity_scale,
-            "keyframe_interval": None if self.auto_keyframes else max(1, self.key_frame_interval // factor),
-            "expand_window": self.expand_window,
-            "rotate": self.rotate_keyframes,
-        }
+        return self.knobs.plan_arguments(preset.reference_latent_frames, factor)
 
 
 def _config(environ: Mapping[str, str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ ALLOWED_LATE = {
     PurePosixPath("lvsa_core/show.py"): {"matplotlib"},
     PurePosixPath("lvsa_core/diffusers/dispatch.py"): {"diffusers"},
     PurePosixPath("lvsa_core/diffusers/processors.py"): {"diffusers"},
-    PurePosixPath("lvsa_core/diffusers/sharding.py"): {"diffusers"},
+    PurePosixPath("lvsa_core/diffusers/seam.py"): {"diffusers"},
     PurePosixPath("lvsa_core/kernels/flashinfer.py"): {"flashinfer"},
     PurePosixPath("lvsa_core/kernels/sdpa.py"): {"torch_npu"},
 }

@@ -9,7 +9,7 @@ import torch
 from lvsa_core.diffusers.dispatch import Tokens
 from lvsa_core.diffusers.family import Arguments, Family
 from lvsa_core.diffusers.processors import text_first, unmasked
-from lvsa_core.diffusers.sharding import Sharding
+from lvsa_core.diffusers.sharding import SequencePlan
 from lvsa_core.families import WAN_THETA, patched_grid, wan_temporal_channels
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.vace import reference_frames
@@ -123,7 +123,7 @@ FAMILIES = (
         tokens=_wan_tokens,
         attention=_wan_attention,
         processors=("WanAttnProcessor",),
-        sharding=Sharding(
+        sequence=SequencePlan(
             blocks=lambda transformer: [*transformer.blocks, *getattr(transformer, "vace_blocks", ())],
             rows={
                 "hidden_states": (3, 1),
@@ -143,7 +143,7 @@ FAMILIES = (
         tokens=_hunyuan_tokens,
         attention=lambda transformer: [block.attn for block in transformer.transformer_blocks],
         processors=("HunyuanVideo15AttnProcessor2_0",),
-        sharding=Sharding(
+        sequence=SequencePlan(
             blocks=lambda transformer: transformer.transformer_blocks,
             rows={"hidden_states": (3, 1), "freqs_cis": ((2, 0), (2, 0))},
             joined="norm_out",
@@ -159,7 +159,7 @@ FAMILIES = (
         tokens=_cosmos_tokens,
         attention=lambda transformer: [layer.self_attn for layer in transformer.layers],
         processors=("Cosmos3AttnProcessor",),
-        sharding=Sharding(
+        sequence=SequencePlan(
             blocks=lambda transformer: transformer.layers,
             rows={"gen_seq": (2, 0), "rotary_emb": (None, None, (2, 0), (2, 0))},
             joined="norm_moe_gen",
@@ -176,7 +176,7 @@ FAMILIES = (
         tokens=_cogvideox_tokens,
         attention=lambda transformer: [block.attn1 for block in transformer.transformer_blocks],
         processors=("CogVideoXAttnProcessor2_0", "FusedCogVideoXAttnProcessor2_0"),
-        sharding=Sharding(
+        sequence=SequencePlan(
             blocks=lambda transformer: transformer.transformer_blocks,
             rows={"hidden_states": (3, 1), "image_rotary_emb": ((2, 0), (2, 0))},
             joined="norm_final",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lvsa_core.diffusers.dispatch import Tokens
 from lvsa_core.diffusers.processors import dispatched
-from lvsa_core.diffusers.sharding import Sharding
+from lvsa_core.diffusers.sharding import SequencePlan
 from lvsa_core.grid import FrameGrid
 
 Arguments = Mapping[str, Any]
@@ -28,7 +28,7 @@ class Family:
         tokens: ``(transformer, arguments, grid) -> Tokens``; raises as ``grid``.
         attention: ``transformer -> its video self-attention layers``.
         processors: names of the processor classes that these may have.
-        sharding: where the sequence is divided among ranks.
+        sequence: where ranks divide it.
         sparse: ``processor -> the one for a sparse call``.
         timestep: parameter of ``forward`` that is a new object in every denoising step.
         rope: ``transformer -> (channels, theta)`` of the temporal axis; None if RIFLEx does not know the family.
@@ -42,7 +42,7 @@ class Family:
     tokens: Callable[[Any, Arguments, FrameGrid], Tokens]
     attention: Callable[[Any], Iterable[Any]]
     processors: tuple[str, ...]
-    sharding: Sharding
+    sequence: SequencePlan
     sparse: Callable[[Any], Any] = dispatched
     timestep: str = "timestep"
     rope: Callable[[Any], tuple[int, float]] | None = None

@@ -14,22 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvsa_core.diffusers.agreement import agree
-from lvsa_core.diffusers.dispatch import Call, running
+from lvsa_core.call import running
+from lvsa_core.consensus import meet
+from lvsa_core.decide import decide
+from lvsa_core.diffusers.dispatch import Call
 from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.diffusers.family import Family
-from lvsa_core.diffusers.knobs import Knobs
-from lvsa_core.diffusers.ranks import Ranks
-from lvsa_core.diffusers.rope import riflex_hooks
+from lvsa_core.diffusers.groups import SequenceGroups
 from lvsa_core.diffusers.run import Report, Run
-from lvsa_core.diffusers.sharding import divide, suspend_own_parallelism
+from lvsa_core.diffusers.seam import retune_rope, suspend_own_parallelism
+from lvsa_core.diffusers.sharding import divide
 from lvsa_core.grid import FrameGrid
-from lvsa_core.schedule import schedule
+from lvsa_core.knobs import Knobs
+from lvsa_core.riflex import SlowedFrequency
 
 logger = logging.getLogger(__name__)
 
 #: Caches that look at the video to decide what to skip.
 RANKWISE_CACHES = ("FirstBlockCacheConfig",)
+
+#: Seconds to wait for what the other ranks say at a call's first step; loading the model may take one longer.
+WAIT = 120.0
 
 #: Transformers under LVSA.
 _enabled: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -40,7 +45,7 @@ def enable_lvsa(pipe: Any, **knobs: Any) -> Lvsa:
 
     Args:
         pipe: a pipeline of Wan 2.1 or 2.2, HunyuanVideo 1.5, Cosmos 3 or CogVideoX.
-        knobs: see :class:`lvsa_core.diffusers.knobs.Knobs`.
+        knobs: see :class:`lvsa_core.knobs.Knobs`.
 
     Returns:
         The handle: ``report()`` says what ran, ``disable()`` gives the untouched pipeline back.
@@ -88,9 +93,10 @@ class Lvsa:
         self._run = Run(pipe)
         self._undo = ExitStack()  # what the running call has changed
         self._surprises: set[str] = set()
-        self._ranks: Ranks | None = None  # of the running call
+        self._groups: SequenceGroups | None = None  # of the running call
         self._transformers = weakref.WeakSet(transformers)  # weakly: a pipeline that is dropped frees its memory
-        self._hooks = riflex_hooks(transformers, family, knobs, self.reference_latent_frames, self._run)
+        slowed = self._slowed_frequency(first)
+        self._hooks = [retune_rope(transformer, slowed, self._run) for transformer in transformers if slowed]
         for transformer in transformers:
             signature = inspect.signature(type(transformer).forward)
             self._hooks += [
@@ -98,6 +104,22 @@ class Lvsa:
                 transformer.register_forward_hook(self._after, always_call=True),
             ]
             _enabled.add(transformer)
+
+    def _slowed_frequency(self, transformer: Any) -> SlowedFrequency | None:
+        """What RIFLEx changes, None if it is off.
+
+        Raises:
+            ValueError: if RIFLEx does not know the family, or a knob is out of range for it.
+        """
+        knobs, rope = self._knobs, self._family.rope
+        if knobs.riflex_s is None:
+            return None
+        if rope is None:
+            known = " and ".join(other.name for other in FAMILIES if other.rope)
+            raise ValueError(f"RIFLEx is for {known}, and this is {self.family}: leave riflex_s out")
+        length = knobs.riflex_train_len or self.reference_latent_frames
+        slowed = SlowedFrequency.of(*rope(transformer), length=length, scale=knobs.riflex_s, k=knobs.riflex_k)
+        return None if knobs.riflex_s == 1 else slowed
 
     def report(self) -> Report:
         """What ran in the latest call of the pipeline."""
@@ -125,9 +147,9 @@ class Lvsa:
             self._surprise("the attention has processors of its own", ", ".join(sorted(other)))
             return
         running.set(call)
-        if call and call.ranks:
+        if call and call.groups:
             suspend_own_parallelism(transformer, self._undo)
-            divide(transformer, self._family.sharding, call.ranks, call.tokens.length, self._undo)
+            divide(transformer, self._family.sequence, call.groups, call.tokens.length, self._undo)
         for layer in layers:
             self._undo.callback(setattr, layer, "processor", layer.processor)
             layer.processor = self._family.sparse(layer.processor)
@@ -140,23 +162,23 @@ class Lvsa:
 
     def _plan(self, transformer: Any, arguments: Mapping[str, Any]) -> Call | None:
         """The call that LVSA's attention computes, or None for the untouched pipeline's."""
-        self._ranks = ranks = Ranks.of(transformer)
+        self._groups = groups = SequenceGroups.of(transformer)
         try:
             self._run.grid = grid = self._family.grid(transformer, arguments)
-            pattern, decision = schedule(grid.frames, self._run.step, self._arguments)
+            pattern, decision = decide(grid.frames, self._run.step, self._arguments)
             if pattern.is_dense:
                 self._run.reason = decision.reason
-                if ranks is None:
+                if groups is None:
                     return None
             tokens = self._family.tokens(transformer, arguments, grid)
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             self._surprise("the transformer's arguments are not those of a video", repr(error))
             return None
-        if ranks:
-            self._meet(ranks, transformer, grid, self._family.latents(arguments))
-        return Call(pattern, tokens, self._knobs.backend, self._run, self._surprise, ranks)
+        if groups:
+            self._meet(groups, transformer, grid, self._family.latents(arguments))
+        return Call(pattern, tokens, self._knobs.backend, self._run, self._surprise, groups)
 
-    def _meet(self, ranks: Ranks, transformer: Any, grid: FrameGrid, latents: Tensor) -> None:
+    def _meet(self, groups: SequenceGroups, transformer: Any, grid: FrameGrid, latents: Tensor) -> None:
         """At a call's first step, compare knobs and noise with the other ranks."""
         cache = type(getattr(transformer, "_cache_config", None)).__name__
         if cache in RANKWISE_CACHES:
@@ -166,10 +188,22 @@ class Lvsa:
             )
         if self._run.ranks > 1:
             return
-        shared = {"reference_latent_frames": self.reference_latent_frames, "(ulysses, ring)": ranks.degrees}
-        facts = {**asdict(self._knobs), **shared, "latent frames": grid.frames, "patches": grid.patches}
-        agree(ranks, facts, latents)
-        self._run.ranks = ranks.count
+        shared = {"reference_latent_frames": self.reference_latent_frames, "(ulysses, ring)": groups.degrees}
+        size = {"latent frames": grid.frames, "patches": grid.patches, "the latents' shape": list(latents.shape)}
+        sample = latents.detach().flatten()[:: max(1, latents.numel() // 64)].float().tolist()
+        meet(
+            "diffusers",
+            groups.members,
+            {**asdict(self._knobs), **shared, **size},
+            sample,
+            WAIT,
+            silent="rank {silent} does not run LVSA, or has failed, while rank {rank} waits for it: call enable_lvsa, "
+            "and the pipeline, on every rank",
+            differ="every rank needs the same knobs of enable_lvsa and the same arguments of the pipeline's call",
+            noise="give the pipeline's call generator=torch.Generator().manual_seed(...) of the same seed on every "
+            "rank",
+        )
+        self._run.ranks = groups.count
 
     def _surprise(self, reason: str, detail: str = "") -> None:
         """Say why a call, or a layer of it, runs dense; once a reason, whatever its details.
@@ -178,7 +212,7 @@ class Lvsa:
             ValueError: if ranks share the sequence, which LVSA alone can divide.
         """
         said = f"{reason} ({detail})" if detail else reason
-        if self._ranks is not None:
+        if self._groups is not None:
             raise ValueError(f"LVSA cannot share this call among ranks: {said}; run it on one, or call disable()")
         self._run.reason = said
         if reason not in self._surprises:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvsa_core.diffusers.dispatch import backend_over, sparse_attention
+from lvsa_core.diffusers.dispatch import sparse_attention
+from lvsa_core.diffusers.seam import backend_over
 
 
 def dispatched(processor: Any) -> Any:

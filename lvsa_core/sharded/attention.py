@@ -16,10 +16,7 @@ from lvsa_core.kernels.merge import merge_
 from lvsa_core.kernels.prefix_window import Arriving, PrefixWindow
 from lvsa_core.pattern import Pattern
 from lvsa_core.sharded.exchange import Shards, exchange
-from lvsa_core.sharded.transfers import receive_buffer, start_transfers, traffic
-
-#: Its name from PyTorch 2.13 on, else the older one.
-_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+from lvsa_core.sharded.transfers import all_gather, receive_buffer, start_transfers, traffic
 
 #: Nominal rates of an H100, as in docs/scaling.md, for :func:`_pays`, which needs their order of magnitude.
 FLOPS = 6.5e14  # a second, of attention in half precision
@@ -153,7 +150,7 @@ def _all_gathered(own: tuple[Tensor, Tensor], group: dist.ProcessGroup) -> Calla
     # As bytes: not every backend knows every floating-point type.
     mine = torch.cat([x.reshape(-1).view(torch.uint8) for x in own])
     every = mine.new_empty(len(mine) * dist.get_world_size(group))
-    work = _all_gather(every, mine, group=group, async_op=True)
+    work = all_gather(every, mine, group=group, async_op=True)
     traffic.text += len(every) - len(mine)
 
     def wait() -> list[tuple[Tensor, Tensor]]:

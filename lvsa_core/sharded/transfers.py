@@ -11,6 +11,9 @@ from torch import Tensor
 
 from lvsa_core.sharded.exchange import Exchange
 
+#: Its name from PyTorch 2.13 on, else the older one.
+all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 @dataclass
 class Traffic:

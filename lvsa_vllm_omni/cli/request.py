@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from lvsa_core import Decision, FrameGrid, Pattern
+from lvsa_core.decide import decide
 from lvsa_vllm_omni.cli import CommandError
 from lvsa_vllm_omni.hooks import hook_field
 from lvsa_vllm_omni.offline.geometry import check_frames, check_size, size_multiple
 from lvsa_vllm_omni.presets import Preset, load_preset, preset_for_checkpoint, read_checkpoint, shipped_presets
-from lvsa_vllm_omni.schedule import schedule
 from lvsa_vllm_omni.settings import LvsaSettings, Mode
 from lvsa_vllm_omni.shape import Shape, parse_shape
 
@@ -65,7 +65,7 @@ class Request:
 
     def at(self, step: int) -> tuple[Pattern, Decision]:
         """Pattern and decision of a denoising step."""
-        return schedule(self.grid.frames, step, self.arguments, self.mode)
+        return decide(self.grid.frames, step, self.arguments, beyond_only=self.mode == "beyond")
 
     def rotation(self) -> list[Pattern]:
         """The patterns of successive steps until they repeat."""

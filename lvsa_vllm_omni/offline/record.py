@@ -9,9 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from lvsa_core import Pattern
+from lvsa_core.decide import decide
 from lvsa_vllm_omni.offline.events import ran_record
 from lvsa_vllm_omni.offline.jobs import VideoSettings
-from lvsa_vllm_omni.schedule import schedule
 
 
 def video_record(
@@ -53,7 +53,7 @@ def pattern_record(settings: VideoSettings, latent_frames: int) -> dict[str, Any
     if settings.plan is None:
         return None
     arguments = settings.plan
-    pattern, _ = schedule(latent_frames, 0, arguments, "beyond" if settings.lvsa.get("auto") else "always")
+    pattern, _ = decide(latent_frames, 0, arguments, beyond_only=bool(settings.lvsa.get("auto")))
     return {
         "latent_frames": pattern.frames,
         "window": pattern.window,

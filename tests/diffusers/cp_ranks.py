@@ -107,16 +107,16 @@ def given_back(folder: Path) -> torch.Tensor:
 
 
 def surrounded(folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """`shared_attend` beside the reference, with tokens before and after the video, and text around them."""
+    """`ulysses_attend` beside the reference, with tokens before and after the video, and text around them."""
     from lvsa_core import FrameGrid, TokenLayout, plan, reference_attend
-    from lvsa_core.diffusers.ranks import Ranks
-    from lvsa_core.diffusers.shared import shared_attend
+    from lvsa_core.diffusers.groups import SequenceGroups
+    from lvsa_core.diffusers.ulysses import ulysses_attend
 
     grid, pattern, pairs = FrameGrid(11, 6), plan(11, reference_frames=5, window=1), []
     for ulysses, ring in ((2, 1), (1, 2)):
         pipe = load("cosmos3", folder)
         parallelize(pipe, Case("cosmos3", ulysses=ulysses, ring=ring))
-        ranks = Ranks.of(pipe.transformer)
+        ranks = SequenceGroups.of(pipe.transformer)
         assert ranks is not None
         for ahead, behind, text in ((0, 5, 3), (7, 0, 0), (7, 5, 3)):
             torch.manual_seed(0)
@@ -125,7 +125,7 @@ def surrounded(folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
             layout = TokenLayout(grid, kv_before=text + ahead, kv_after=behind, q_before=ahead, q_after=behind)
             around = {"ahead": ahead, "behind": behind}
             own = [torch.cat([x[:, :n], ranks.part(x[:, n:], 1)], 1) for x, n in ((q, 0), (k, text), (v, text))]
-            out = shared_attend(*own, pattern, layout, ranks, **around, scale=0.5, kernel="auto")
+            out = ulysses_attend(*own, pattern, layout, ranks, **around, scale=0.5, kernel="auto")
             whole = ranks.whole(out, 1, q.shape[1])
             pairs.append((whole, reference_attend(q, k, v, pattern, layout, scale=0.5)))
     return pairs
@@ -136,9 +136,9 @@ def faults(folder: Path) -> dict[str, str]:
     from diffusers import FirstBlockCacheConfig
 
     from lvsa_core import FrameGrid, Pattern, TokenLayout
-    from lvsa_core.diffusers import agreement, enable_lvsa
-    from lvsa_core.diffusers.ranks import Ranks
-    from lvsa_core.diffusers.shared import shared_attend
+    from lvsa_core.diffusers import enable_lvsa, handle
+    from lvsa_core.diffusers.groups import SequenceGroups
+    from lvsa_core.diffusers.ulysses import ulysses_attend
 
     rank, said = dist.get_rank(), {}
 
@@ -164,9 +164,9 @@ def faults(folder: Path) -> dict[str, str]:
     def three_heads(pipe: Any) -> None:
         other = load("wan", folder)
         parallelize(other, Case("wan", ulysses=2))
-        ranks, x = Ranks.of(other.transformer), torch.zeros(1, 4, 3, 8)
+        ranks, x = SequenceGroups.of(other.transformer), torch.zeros(1, 4, 3, 8)
         assert ranks is not None
-        shared_attend(x, x, x, Pattern(4), TokenLayout(FrameGrid(4, 2)), ranks, scale=1.0, kernel="auto")
+        ulysses_attend(x, x, x, Pattern(4), TokenLayout(FrameGrid(4, 2)), ranks, scale=1.0, kernel="auto")
 
     told("knobs", lambda pipe: generate("wan", pipe), {"window_size": 4 + 4 * rank})
     told("seeds", lambda pipe: generate("wan", pipe, seed=rank))
@@ -174,12 +174,12 @@ def faults(folder: Path) -> dict[str, str]:
     told("cache", cached)
     told("processor", processor_of_its_own)
     told("heads", three_heads)
-    wait, agreement.WAIT = agreement.WAIT, 2.0
+    wait, handle.WAIT = handle.WAIT, 2.0
     for absent in (1, 0, 1):  # not equally often
         if rank != absent:
             told("absent", lambda pipe: generate("wan", pipe))
         dist.barrier()
-    agreement.WAIT = wait
+    handle.WAIT = wait
     told("all there again", lambda pipe: generate("wan", pipe))
     told("seeds again", lambda pipe: generate("wan", pipe, seed=rank))
     return said

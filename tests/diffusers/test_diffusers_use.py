@@ -15,7 +15,7 @@ from videos import KINDS, KNOBS, LATENT, SHORT, distance, generate, masked
 import lvsa_core.diffusers
 from lvsa_core import FrameGrid, TokenLayout, plan
 from lvsa_core.diffusers.families import FAMILIES, family_of
-from lvsa_core.diffusers.knobs import Knobs
+from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.presets import shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings
 

@@ -139,13 +139,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
     seen: list[Call] = []
     attend = scope.Forward.attend
 
-    def watched(self: Any, q: Any, k: Any, v: Any, scale: float, *more: Any) -> Any:
+    def watched(self: Any, q: Any, *more: Any) -> Any:
         step = compat.forward_context().denoise_step_idx
         pattern = self.pattern
         seen.append(
-            Call(step, self.grid.frames, self.grid.patches, pattern.offset, pattern.keyframe_interval, q.shape[1])
+            Call(step, self.video.frames, self.video.patches, pattern.offset, pattern.keyframe_interval, q.shape[1])
         )
-        return attend(self, q, k, v, scale, *more)
+        return attend(self, q, *more)
 
     monkeypatch.setattr(scope.Forward, "attend", watched)
     return seen

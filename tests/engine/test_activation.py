@@ -13,7 +13,7 @@ from lvsa_log import Log
 
 from lvsa_core import FrameGrid, plan
 from lvsa_core.kernels import registry
-from lvsa_vllm_omni import hooks, journal, seam
+from lvsa_vllm_omni import hooks, journal, runner, seam
 from lvsa_vllm_omni.settings import LvsaSettings
 
 # The engine starts in a thread of its own, whose exception pytest would report beside the one that reaches the caller.
@@ -32,7 +32,7 @@ def dense_video(starting: Any) -> np.ndarray:
     from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
 
     unused: list[tuple[str, ...]] = []
-    stop_watching = seam.install_runner(lambda *model: unused.append(model))
+    stop_watching = runner.install(lambda *model: unused.append(model))
     with starting() as engine:
         assert unused == [("Wan22Pipeline", "LVSA_WAN_HOOK", "")]
         stop_watching()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import start
 
+from lvsa_core.call import running
 from lvsa_vllm_omni import diagnostics, scope, seam, step
 from lvsa_vllm_omni.backend import LvsaImpl
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
@@ -62,7 +63,9 @@ def tensors_held(transformer: torch.nn.Module) -> list[str]:
     assert all(type(layer) is LvsaImpl for layer in layers)
     own = seam.scope_of(transformer)
     assert own is not None and all(layer.scope is own for layer in layers)
-    roots = {"scope": own, "request": step._running, "timers": dict(diagnostics._timers), "forward": scope._running}
+    roots = {"scope": own, "request": step._running, "timers": dict(diagnostics._timers), "forward": running.get()}
+    for layer in layers:
+        assert layer.handle.shape == () and layer.handle.device.type == "cpu"  # by which the operator knows it
     return list(reach(roots | {f"layer {number}": layer for number, layer in enumerate(layers)}, "", set()))
 
 
@@ -75,6 +78,8 @@ def reach(thing: object, way: str, seen: set[int]) -> Iterator[str]:
         yield way
     elif isinstance(thing, dict):
         for key, part in thing.items():
+            if key == "handle":
+                continue
             yield from reach(part, f"{way}.{key}", seen)
     elif isinstance(thing, (list, tuple, set, frozenset)):
         for part in thing:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lvsa_core.riflex import SlowedFrequency
 from lvsa_vllm_omni.hooks import HUNYUAN, WAN
 from lvsa_vllm_omni.seam import retune_rope
 
@@ -33,7 +34,10 @@ def test_the_tables(spec: Any, make: Any, length: int, k: int, base: float, widt
     rope, frames, scale = make(), 4 * length - 3, 4.0
     video = torch.empty(1, 16, frames, 4, 6)
     before = rope(video)
-    assert retune_rope(spec.rope(SimpleNamespace(rope=rope)), length, scale) == k
+    found = spec.rope(SimpleNamespace(rope=rope))
+    slowed = SlowedFrequency.of(found.channels, found.theta, length=length, scale=scale)
+    assert slowed.k == k
+    retune_rope(found, slowed)
     after = rope(video)
     patches = before[0].numel() // before[0].shape[-1] // frames
     angles = torch.arange(frames, dtype=torch.float64)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lvsa_vllm_omni import journal, plugin, seam
+from lvsa_vllm_omni import journal, plugin, runner, seam
 from lvsa_vllm_omni.cli import models
 from lvsa_vllm_omni.cli.main import main
 from lvsa_vllm_omni.hooks import (
@@ -34,7 +34,7 @@ EXAMPLE = REPOSITORY / "tests" / "data" / "third_party"
 #: A family for a model that is in no engine, so that nothing is patched.
 MODULE = """
 from lvsa_vllm_omni.hooks import FamilySpec
-LAB = FamilySpec("{name}", "lab_engine.model:LabTransformer", (), ("LabAttention",), grid=lambda *given: None)
+LAB = FamilySpec("{name}", "lab_engine.model:LabTransformer", (), ("LabAttention",), video=lambda *given: None)
 """
 PRESET = 'family = "{name}"\nreference_latent_frames = 9\nvae_temporal_factor = 4\n'
 Package = Callable[..., Path]
@@ -241,7 +241,7 @@ def test_a_class_has_one_family(
     package("lab", text=MODULE.replace("lab_engine.model:LabTransformer", WAN.transformer))
     installed: list[Any] = []
     monkeypatch.setattr(seam, "install", lambda spec, adopt: installed.append(spec.name) or (lambda: None))
-    monkeypatch.setattr(seam, "install_runner", lambda unused: lambda: None)
+    monkeypatch.setattr(runner, "install", lambda unused: lambda: None)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     settings = LvsaSettings.load()

@@ -9,11 +9,23 @@ import torch
 
 from lvsa_core import FrameGrid, TokenLayout
 from lvsa_core.sharded.exchange import Shards
-from lvsa_vllm_omni.hooks import COSMOS3, HUNYUAN, SPECS, WAN, ImpossibleRequest, LayoutMismatch
+from lvsa_vllm_omni.hooks import COSMOS3, HUNYUAN, SPECS, WAN, ImpossibleRequest, LayoutMismatch, VideoTokens
 from lvsa_vllm_omni.seam import read_arguments
 from lvsa_vllm_omni.settings import FAMILIES
 
 TRANSFORMER = SimpleNamespace(config=SimpleNamespace(patch_size=(1, 2, 2), rope_max_seq_len=1024))
+
+
+def grid_of(spec: Any, transformer: Any, arguments: Any) -> FrameGrid:
+    """The video alone."""
+    grid: FrameGrid = spec.video(transformer, arguments).grid
+    return grid
+
+
+def around(spec: Any, transformer: Any, arguments: Any) -> tuple[int, int]:
+    """What stands before and after it."""
+    found = spec.video(transformer, arguments)
+    return found.before, found.after
 
 
 def latents(*shape: int) -> dict[str, Any]:
@@ -31,12 +43,12 @@ def latents(*shape: int) -> dict[str, Any]:
     ],
 )
 def test_the_grid_of_wan(shape: tuple[int, ...], grid: FrameGrid) -> None:
-    assert WAN.grid(TRANSFORMER, latents(*shape)) == grid
+    assert grid_of(WAN, TRANSFORMER, latents(*shape)) == grid
 
 
 def test_what_is_no_video_is_a_mismatch() -> None:
     with pytest.raises(LayoutMismatch, match=r"hidden_states has shape \[1, 16, 60, 104\]"):
-        WAN.grid(TRANSFORMER, latents(1, 16, 60, 104))
+        grid_of(WAN, TRANSFORMER, latents(1, 16, 60, 104))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +61,7 @@ def test_what_is_no_video_is_a_mismatch() -> None:
 )
 def test_an_impossible_video_is_refused(shape: tuple[int, ...], sentence: str) -> None:
     with pytest.raises(ImpossibleRequest, match=sentence):
-        WAN.grid(TRANSFORMER, latents(*shape))
+        grid_of(WAN, TRANSFORMER, latents(*shape))
 
 
 HUNYUAN_MODEL = SimpleNamespace(patch_size_t=1, patch_size=2)
@@ -57,37 +69,37 @@ COSMOS_MODEL = SimpleNamespace(latent_patch_size=2)
 
 
 def test_the_grid_of_hunyuan_video() -> None:
-    assert HUNYUAN.grid(SimpleNamespace(patch_size_t=1, patch_size=1), latents(1, 65, 33, 30, 53)) == FrameGrid(
+    assert grid_of(HUNYUAN, SimpleNamespace(patch_size_t=1, patch_size=1), latents(1, 65, 33, 30, 53)) == FrameGrid(
         33, 1590
     )
-    assert HUNYUAN.grid(HUNYUAN_MODEL, latents(1, 65, 5, 9, 8)) == FrameGrid(5, 16)
+    assert grid_of(HUNYUAN, HUNYUAN_MODEL, latents(1, 65, 5, 9, 8)) == FrameGrid(5, 16)
     with pytest.raises(LayoutMismatch, match=r"hidden_states has shape \[1, 7\]"):
-        HUNYUAN.grid(HUNYUAN_MODEL, latents(1, 7))
+        grid_of(HUNYUAN, HUNYUAN_MODEL, latents(1, 7))
     with pytest.raises(
         ImpossibleRequest, match="of 5 latent frames of 1x8 cannot be made: the model takes at least 1 of 2x2"
     ):
-        HUNYUAN.grid(HUNYUAN_MODEL, latents(1, 65, 5, 1, 8))
+        grid_of(HUNYUAN, HUNYUAN_MODEL, latents(1, 65, 5, 1, 8))
 
 
 def test_the_grid_of_cosmos() -> None:
     """Sizes that are no whole patches are padded, as the transformer does."""
-    assert COSMOS3.grid(COSMOS_MODEL, {"video_shape": (48, 30, 52)}) == FrameGrid(48, 390)
-    assert COSMOS3.grid(COSMOS_MODEL, {"video_shape": (48, 31, 51)}) == FrameGrid(48, 416)
+    assert grid_of(COSMOS3, COSMOS_MODEL, {"video_shape": (48, 30, 52)}) == FrameGrid(48, 390)
+    assert grid_of(COSMOS3, COSMOS_MODEL, {"video_shape": (48, 31, 51)}) == FrameGrid(48, 416)
     for shape in ((48, 30), (0, 30, 52), (48, 30.0, 52)):
         with pytest.raises(LayoutMismatch, match="video_shape is "):
-            COSMOS3.grid(COSMOS_MODEL, {"video_shape": shape})
+            grid_of(COSMOS3, COSMOS_MODEL, {"video_shape": shape})
 
 
 def test_what_stands_around_the_video_of_cosmos() -> None:
     call = {"video_shape": (5, 4, 6)}  # 30 tokens
     control, action, sound = torch.empty(1, 48, 5, 4, 6), torch.empty(1, 16, 64), torch.empty(1, 64, 25)
-    assert COSMOS3.around(COSMOS_MODEL, call) == (0, 0)
-    assert COSMOS3.around(COSMOS_MODEL, {**call, "control_latents": control}) == (30, 0)
-    assert COSMOS3.around(COSMOS_MODEL, {**call, "control_latents": [control], "action_latents": None}) == (30, 0)
-    assert COSMOS3.around(COSMOS_MODEL, {**call, "action_latents": action}) == (0, 16)
-    assert COSMOS3.around(COSMOS_MODEL, {**call, "sound_latents": sound}) == (0, 25)
-    assert COSMOS3.around(COSMOS_MODEL, {**call, "control_latents": [control, control]}) == (30, 0)  # one at a time
-    assert COSMOS3.around(COSMOS_MODEL, {**call, "control_latents": []}) == (0, 0)
+    assert around(COSMOS3, COSMOS_MODEL, call) == (0, 0)
+    assert around(COSMOS3, COSMOS_MODEL, {**call, "control_latents": control}) == (30, 0)
+    assert around(COSMOS3, COSMOS_MODEL, {**call, "control_latents": [control], "action_latents": None}) == (30, 0)
+    assert around(COSMOS3, COSMOS_MODEL, {**call, "action_latents": action}) == (0, 16)
+    assert around(COSMOS3, COSMOS_MODEL, {**call, "sound_latents": sound}) == (0, 25)
+    assert around(COSMOS3, COSMOS_MODEL, {**call, "control_latents": [control, control]}) == (30, 0)  # one at a time
+    assert around(COSMOS3, COSMOS_MODEL, {**call, "control_latents": []}) == (0, 0)
 
 
 def test_reference_images_of_vace_stand_before_the_video() -> None:
@@ -95,12 +107,19 @@ def test_reference_images_of_vace_stand_before_the_video() -> None:
     condition[:, 16:, :2] = 0
     model = SimpleNamespace(config=SimpleNamespace(patch_size=(1, 2, 2), rope_max_seq_len=1024, in_channels=16))
     call = {**latents(1, 16, 7, 8, 12), "vace_context": condition}
-    assert WAN.grid(model, call) == FrameGrid(5, 24)
-    assert WAN.around(model, call) == (2 * 24, 0)
-    assert WAN.around(model, latents(1, 16, 7, 8, 12)) == (0, 0)
+    assert grid_of(WAN, model, call) == FrameGrid(5, 24)
+    assert around(WAN, model, call) == (2 * 24, 0)
+    assert around(WAN, model, latents(1, 16, 7, 8, 12)) == (0, 0)
 
 
 GRID = FrameGrid(3, 4)
+
+
+def tokens_of(around: tuple[int, int]) -> VideoTokens:
+    """GRID between other tokens."""
+    return VideoTokens(GRID.frames, GRID.patches, *around)
+
+
 BOTH = replace(HUNYUAN, name="both")
 
 
@@ -122,7 +141,7 @@ BOTH = replace(HUNYUAN, name="both")
 def test_the_order_of_tokens(
     spec: Any, around: tuple[int, int], q: int, k: int, padding: int, layout: TokenLayout
 ) -> None:
-    found = spec.layout(GRID, around, q, k, padding)
+    found = spec.layout(tokens_of(around), q, k, padding)
     assert found == layout
     assert (found.q_tokens, found.kv_tokens) == (q, k)
 
@@ -142,11 +161,11 @@ def test_the_order_of_tokens(
 )
 def test_other_tokens_are_a_mismatch(spec: Any, around: tuple[int, int], q: int, k: int, padding: int) -> None:
     with pytest.raises(LayoutMismatch):
-        spec.layout(GRID, around, q, k, padding)
+        spec.layout(tokens_of(around), q, k, padding)
 
 
 def test_padding_behind_other_tokens_is_beyond_the_layout() -> None:
-    found = COSMOS3.layout(GRID, (0, 5), 20, 29, 3)
+    found = COSMOS3.layout(tokens_of((0, 5)), 20, 29, 3)
     assert found == TokenLayout(GRID, kv_before=9, kv_after=5, q_after=5)
     assert (found.q_tokens, found.kv_tokens) == (17, 26)
 
@@ -170,7 +189,7 @@ def test_the_rows_of_a_rank(
     tokens = before + GRID.tokens + after + padding
     held: list[str] = []
     for rank in range(ranks):
-        found = spec.layout(GRID, around, tokens // ranks + text, tokens + text + first, padding, rank, ranks)
+        found = spec.layout(tokens_of(around), tokens // ranks + text, tokens + text + first, padding, rank, ranks)
         assert (found.kv_before, found.kv_after) == (first + before, after + text)
         held += ["before"] * found.q_before
         held += [f"video {found.q_offset + row}" for row in range(found.video_rows)]
@@ -184,11 +203,11 @@ def test_the_rows_of_a_rank(
     [(WAN, (0, 0), 6, 6, 0), (HUNYUAN, (0, 0), 13, 6, 7), (COSMOS3, (4, 2), 9, 9, 5)],
 )
 def test_shards_of_a_ring(spec: Any, around: tuple[int, int], q: int, k: int, text: int) -> None:
-    assert spec.shards(GRID, around, q, k, text, 2) == Shards(GRID, 2, *around)
+    assert spec.shards(tokens_of(around), q, k, text, 2) == Shards(GRID, 2, *around)
     for wrong in ((q + 1, k, text, 2), (q, k - 1, text, 2), (q, k, text + 1 if spec is not COSMOS3 else -1, 2),
                   (q, k, text, 5)):  # fmt: skip
         with pytest.raises(LayoutMismatch):
-            spec.shards(GRID, around, *wrong)
+            spec.shards(tokens_of(around), *wrong)
 
 
 def test_every_family_has_a_setting() -> None:

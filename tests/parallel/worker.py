@@ -228,18 +228,15 @@ def _watched(result: Result) -> Any:
     """Note the sparse attention calls, the plugin's log lines and its counters."""
     from lvsa_vllm_omni import compat, journal, scope
 
-    originals = {name: getattr(scope.Forward, name) for name in ("attend", "attend_ring")}
+    original = scope.Forward.attend
 
-    def watch(original: Any) -> Any:
-        def watched(self: Any, q: Any, k: Any, *more: Any, **options: Any) -> Any:
-            pattern, step = self.pattern, compat.forward_context().denoise_step_idx
-            shape = (q.shape[1], k.shape[1], q.shape[2])
-            result.calls.append(
-                Call(step, self.grid.frames, self.grid.patches, pattern.offset, pattern.keyframe_interval, *shape)
-            )
-            return original(self, q, k, *more, **options)
-
-        return watched
+    def watched(self: Any, q: Any, k: Any, *more: Any, **options: Any) -> Any:
+        pattern, step = self.pattern, compat.forward_context().denoise_step_idx
+        shape = (q.shape[1], k.shape[1], q.shape[2])
+        result.calls.append(
+            Call(step, self.video.frames, self.video.patches, pattern.offset, pattern.keyframe_interval, *shape)
+        )
+        return original(self, q, k, *more, **options)
 
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -247,12 +244,10 @@ def _watched(result: Result) -> Any:
 
     handler = Lines()
     logging.getLogger("vllm.lvsa").addHandler(handler)
-    for name, original in originals.items():
-        setattr(scope.Forward, name, watch(original))
+    scope.Forward.attend = watched  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for name, original in originals.items():
-            setattr(scope.Forward, name, original)
+        scope.Forward.attend = original  # type: ignore[method-assign]
         logging.getLogger("vllm.lvsa").removeHandler(handler)
         result.counts = dict(journal.counts)

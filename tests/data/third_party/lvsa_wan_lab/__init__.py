@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lvsa_core import FrameGrid
-from lvsa_vllm_omni.hooks import FamilySpec, LayoutMismatch
+from lvsa_vllm_omni.hooks import FamilySpec, LayoutMismatch, VideoTokens
 
 
-def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
+def video(transformer: Any, arguments: Mapping[str, Any]) -> VideoTokens:
     """Latent frames, and tokens of each, of ``hidden_states`` [batch, channels, frames, height, width]."""
     shape = tuple(arguments["hidden_states"].shape)
     if len(shape) != 5:
@@ -15,7 +14,7 @@ def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
             f"hidden_states has shape {list(shape)}, expected [batch, channels, frames, height, width]"
         )
     frames, rows, columns = (size // step for size, step in zip(shape[2:], transformer.config.patch_size, strict=True))
-    return FrameGrid(frames, rows * columns)
+    return VideoTokens(frames, rows * columns)
 
 
 WAN_LAB = FamilySpec(
@@ -23,5 +22,5 @@ WAN_LAB = FamilySpec(
     transformer="vllm_omni.diffusion.models.wan2_2.wan2_2_transformer:WanTransformer3DModel",
     forward_parameters=("hidden_states", "timestep"),
     attention=("WanSelfAttention",),
-    grid=grid,
+    video=video,
 )

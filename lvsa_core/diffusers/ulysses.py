@@ -1,4 +1,4 @@
-"""Attention over a sequence that ranks share: heads by Ulysses, then anchors and halo over the ring."""
+"""Attention over a sequence that ranks divide: heads by Ulysses, then anchors and halo over the ring."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lvsa_core.attention import attend
-from lvsa_core.diffusers.ranks import Ranks, heads_from_rows, joined, padded, rows_from_heads
+from lvsa_core.diffusers.groups import SequenceGroups, heads_from_rows, joined, padded, rows_from_heads
 from lvsa_core.grid import TokenLayout
 from lvsa_core.pattern import Pattern
 from lvsa_core.sharded.attention import sharded_attend
 from lvsa_core.sharded.exchange import Shards
 
 
-def shared_attend(
+def ulysses_attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     pattern: Pattern,
     layout: TokenLayout,
-    ranks: Ranks,
+    groups: SequenceGroups,
     *,
     ahead: int = 0,
     behind: int = 0,
     scale: float,
     kernel: str,
 ) -> Tensor:
-    """:func:`lvsa_core.attend` of a sequence that ranks share; called by all of them.
+    """:func:`lvsa_core.attend` of a sequence that ranks divide; called by all of them.
 
     Args:
         q, k, v: [B, S, H or Hkv, D]: this rank's part of ``[ahead | video | behind]``, between the text, which every
             rank has.
-        pattern: which frame attends to which. layout: of the whole sequence. ranks: that share it.
+        pattern: which frame attends to which. layout: of the whole sequence. groups: of the ranks that divide it.
         ahead, behind: of the tokens before and after the video, those that are divided among the ranks with it.
         scale: multiplies the scores. kernel: as for :func:`lvsa_core.attend`.
 
@@ -44,8 +44,8 @@ def shared_attend(
 
     Source: Ulysses, arXiv 2309.14509; both together, arXiv 2405.07719.
     """
-    length, ulysses = ahead + layout.grid.tokens + behind, dist.get_world_size(ranks.ulysses)
-    rows = ranks.rows(length)
+    length, ulysses = ahead + layout.grid.tokens + behind, dist.get_world_size(groups.ulysses)
+    rows = groups.rows(length)
     for name, x, tokens in (("q", q, layout.q_tokens), ("k", k, layout.kv_tokens)):
         if x.shape[1] != tokens - length + rows:
             raise ValueError(f"a rank should have {tokens - length + rows} tokens of {name}, but it has {x.shape[1]}")
@@ -55,20 +55,20 @@ def shared_attend(
         )
     if k.shape[2] % ulysses:  # fewer heads of keys than ranks
         k, v = (x.repeat_interleave(q.shape[2] // k.shape[2], 2) for x in (k, v))
-    q_first, q_rows, q_last = _pieces(q, layout.q_before - ahead, rows, ranks)
-    k_first, k_rows, k_last = _pieces(k, layout.kv_before - ahead, rows, ranks)
-    v_first, v_rows, v_last = _pieces(v, layout.kv_before - ahead, rows, ranks)
+    q_first, q_rows, q_last = _pieces(q, layout.q_before - ahead, rows, groups)
+    k_first, k_rows, k_last = _pieces(k, layout.kv_before - ahead, rows, groups)
+    v_first, v_rows, v_last = _pieces(v, layout.kv_before - ahead, rows, groups)
     keys, values = (k_first, k_rows, k_last), (v_first, v_rows, v_last)
 
-    if dist.get_world_size(ranks.ring) > 1:
+    if dist.get_world_size(groups.ring) > 1:
         text = tuple(torch.cat([first, last], 1) for first, _, last in (keys, values))
         out = sharded_attend(
             torch.cat([q_rows, q_first, q_last], 1),
             k_rows,
             v_rows,
             pattern,
-            Shards(layout.grid, dist.get_world_size(ranks.ring), ahead, behind, pad=ranks.count * rows - length),
-            ranks.ring,
+            Shards(layout.grid, dist.get_world_size(groups.ring), ahead, behind, pad=groups.count * rows - length),
+            groups.ring,
             text=(text[0], text[1]) if text[0].shape[1] else None,
             scale=scale,
             kernel=kernel,
@@ -81,12 +81,12 @@ def shared_attend(
         out = attend(query, key, value, pattern, layout, scale=scale, kernel=kernel)
         first, middle, last = torch.split(out, [q_first.shape[1], length, q_last.shape[1]], 1)
         middle = padded(middle, 1, q_rows.shape[1])
-    first, last = (joined(x, 2, ranks.ulysses) if x.shape[1] else x.new_empty(q[:, :0].shape) for x in (first, last))
-    return torch.cat([first, rows_from_heads(middle, ranks.ulysses), last], 1)
+    first, last = (joined(x, 2, groups.ulysses) if x.shape[1] else x.new_empty(q[:, :0].shape) for x in (first, last))
+    return torch.cat([first, rows_from_heads(middle, groups.ulysses), last], 1)
 
 
-def _pieces(x: Tensor, before: int, rows: int, ranks: Ranks) -> tuple[Tensor, Tensor, Tensor]:
+def _pieces(x: Tensor, before: int, rows: int, groups: SequenceGroups) -> tuple[Tensor, Tensor, Tensor]:
     """Of this rank's heads the text before the rows, the rows of all ranks of its Ulysses group, the text after."""
-    each = x.shape[2] // dist.get_world_size(ranks.ulysses)
-    own = x.narrow(2, dist.get_rank(ranks.ulysses) * each, each)
-    return own[:, :before], heads_from_rows(x[:, before : before + rows], ranks.ulysses), own[:, before + rows :]
+    each = x.shape[2] // dist.get_world_size(groups.ulysses)
+    own = x.narrow(2, dist.get_rank(groups.ulysses) * each, each)
+    return own[:, :before], heads_from_rows(x[:, before : before + rows], groups.ulysses), own[:, before + rows :]

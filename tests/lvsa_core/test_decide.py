@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lvsa_core import plan
-from lvsa_vllm_omni.schedule import schedule
+from lvsa_core.decide import decide
 
 WAN: dict[str, Any] = {
     "reference_frames": 21,
@@ -19,8 +19,8 @@ WAN: dict[str, Any] = {
 
 
 def test_beyond_the_training_horizon_it_is_the_plan() -> None:
-    for mode in ("always", "beyond"):
-        pattern, decision = schedule(81, 3, WAN, mode)  # type: ignore[arg-type]
+    for beyond_only in (False, True):
+        pattern, decision = decide(81, 3, WAN, beyond_only=beyond_only)
         assert decision.verdict == "sparse"
         assert pattern is plan(81, step=3, **WAN)
 
@@ -40,8 +40,8 @@ def test_beyond_the_training_horizon_it_is_the_plan() -> None:
         (22, "always", {"keyframe_interval": 1}, "dense", "the pattern lets every frame attend to every frame"),
     ],
 )
-def test_decisions(frames: int, mode: Any, changes: dict[str, Any], verdict: str, reason: str) -> None:
-    pattern, decision = schedule(frames, 0, {**WAN, **changes}, mode)
+def test_decisions(frames: int, mode: str, changes: dict[str, Any], verdict: str, reason: str) -> None:
+    pattern, decision = decide(frames, 0, {**WAN, **changes}, beyond_only=mode == "beyond")
     assert decision.verdict == verdict
     assert decision.reason.startswith(reason)
     assert pattern.frames == frames

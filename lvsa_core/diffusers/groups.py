@@ -9,13 +9,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-#: Its name from PyTorch 2.13 on, else the older one.
-_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+from lvsa_core.sharded.transfers import all_gather
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """The ranks that share a sequence, each a part of equally many rows, the last ones padded.
+class SequenceGroups:
+    """The process groups that divide a sequence, each rank a part of equally many rows, the last ones padded.
 
     Args:
         world: all of them, in the order of their parts. ulysses: those that exchange heads, which are successive in
@@ -27,7 +26,7 @@ class Ranks:
     ring: dist.ProcessGroup
 
     @classmethod
-    def of(cls, transformer: Any) -> Ranks | None:
+    def of(cls, transformer: Any) -> SequenceGroups | None:
         """The ranks that ``enable_parallelism`` has given a transformer, None if it runs on one."""
         config = getattr(getattr(transformer, "_parallel_config", None), "context_parallel_config", None)
         if config is None:
@@ -43,6 +42,11 @@ class Ranks:
     def count(self) -> int:
         """How many they are."""
         return dist.get_world_size(self.world)
+
+    @property
+    def members(self) -> list[int]:
+        """Their numbers among all processes, in order."""
+        return dist.get_process_group_ranks(self.world)
 
     @property
     def rank(self) -> int:
@@ -85,7 +89,7 @@ def joined(x: Tensor, dim: int, group: dist.ProcessGroup) -> Tensor:
         return x
     parts = x.new_empty(dist.get_world_size(group), *x.shape)
     # As bytes: not every backend knows every floating-point type.
-    _all_gather(parts.view(-1).view(torch.uint8), x.contiguous().view(-1).view(torch.uint8), group=group)
+    all_gather(parts.view(-1).view(torch.uint8), x.contiguous().view(-1).view(torch.uint8), group=group)
     return torch.cat(list(parts), dim)
 
 

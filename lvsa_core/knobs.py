@@ -1,4 +1,4 @@
-"""The knobs of ``enable_lvsa``: checked, and turned into arguments of ``lvsa_core.plan``."""
+"""What a user can choose about the pattern, checked once, and the arguments of ``plan`` that follow from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_INTERVAL = 16
 
 @dataclass(frozen=True)
 class Knobs:
-    """What a user may choose; the names and defaults are those of the settings of the vLLM-Omni plugin.
+    """What a user may choose; the names and defaults are those of the plugin's settings.
 
     Args:
         window_size: half window, video frames.
@@ -91,13 +91,14 @@ class Knobs:
         """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``.
 
         Args:
-            reference: frames of tokens that the model was trained for. factor: video frames of a latent frame.
+            reference: frames of tokens that the model was trained for, unless the user has named another number.
+            factor: video frames of a latent frame.
             joined: latent frames of a frame of tokens; leading anchors that fill one in part are all of it.
         """
         both = factor * joined
         interval = None if self.auto_keyframes else max(1, (self.key_frame_interval or DEFAULT_INTERVAL) // both)
         return {
-            "reference_frames": reference,
+            "reference_frames": self.reference_latent_frames or reference,
             "window": self.window_size // both,
             "n_first": -(-(self.n_first_frames // factor) // joined),
             "sparsity_scale": self.sparsity_scale,

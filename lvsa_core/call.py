@@ -1,0 +1,79 @@
+"""The transformer call that is running, and the one operator by which its layers reach LVSA's attention.
+
+The engine and diffusers share both. What differs between them is how a call finds its layout and what a layer does
+where it cannot be sparse: each hands in a :class:`SparseCall` and layers of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from contextvars import ContextVar
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class SparseCall(Protocol):
+    """A transformer call whose attention is LVSA's."""
+
+    def attend(
+        self, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float, layer: Any
+    ) -> Tensor:
+        """Attention [B, S, H, D] of one layer; the layer's own dense attention where the tokens are not the call's.
+
+        Args:
+            q: [B, S, H, D]. k, v: [B, Sk, Hkv, D]. scale: multiplies the scores.
+            text: keys and values [B, n, Hkv, D] that every rank has, where ranks divide the others; None: there are
+                none.
+            layer: which was called.
+        """
+
+
+#: The sparse call that is running. Read inside the operator, where torch.compile does not look.
+running: ContextVar[SparseCall | None] = ContextVar("lvsa_call", default=None)
+
+_layers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_numbers = itertools.count()
+
+
+def handle(layer: Any) -> Tensor:
+    """What a layer gives to the operator to be known by, for as long as it lives: a number in a tensor on the CPU.
+
+    Operators take no objects, and torch.compile would make a graph for each value of a plain number.
+    """
+    number = next(_numbers)
+    _layers[number] = layer
+    with torch.inference_mode(False), torch.device("cpu"):
+        return torch.tensor(number)
+
+
+#: A CUDA graph would replay the step and the pattern of its capture: torch.compile leaves out what has this tag.
+_tags: dict[str, Any] = {"tags": (tag,)} if (tag := getattr(torch.Tag, "cudagraph_unsafe", None)) is not None else {}
+
+
+@torch.library.custom_op("lvsa::attend", mutates_args=(), **_tags)
+def lvsa_attend(
+    q: Tensor, k: Tensor, v: Tensor, text_k: Tensor | None, text_v: Tensor | None, scale: float, layer: Tensor
+) -> Tensor:
+    """Attention of a layer in the running call, opaque to torch.compile: step and geometry are read inside.
+
+    Args:
+        q, k, v, scale: see :meth:`SparseCall.attend`. text_k, text_v: its ``text``. layer: of :func:`handle`.
+
+    Returns:
+        [B, S, H, D], contiguous.
+    """
+    call = running.get()
+    assert call is not None, "an LVSA attention layer ran outside its transformer's call"
+    text = None if text_k is None or text_v is None else (text_k, text_v)
+    with torch.autocast(q.device.type, enabled=False):
+        return call.attend(q, k, v, text, scale, _layers[int(layer)]).contiguous()
+
+
+@lvsa_attend.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, text_k: Tensor | None, text_v: Tensor | None, scale: float, layer: Tensor
+) -> Tensor:
+    return q.new_empty(q.shape)

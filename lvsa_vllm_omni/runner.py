@@ -1,0 +1,95 @@
+"""Where LVSA meets the engine's model runner: the model that was loaded, the pipeline that runs, its errors."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lvsa_core.kernels import release
+from lvsa_vllm_omni import step
+from lvsa_vllm_omni.hooks import SPECS, dense_reason
+from lvsa_vllm_omni.seam import MARK, scope_of
+
+
+def install(unused: Callable[[str, str, str], None]) -> Callable[[], None]:
+    """Know the running pipeline; tell of a model without LVSA; answer a client's error as such; free workspaces.
+
+    Target: ``load_model``, ``execute_model`` and, where there is one, ``execute_model_batch`` of
+        ``DiffusionModelRunner``.
+    Why: LVSA that is switched on for a model it does not know must not be silent; some pipelines alone know the
+        denoising step; and the executor of a single device turns every exception of a request into an internal server
+        error, also one of the client's (``OmniClientError``), which the executor of several devices answers with its
+        own status. Between requests the engine may go to sleep, and must find the memory free.
+    How: look for scopes in the model that was loaded; remember which pipeline runs; hand a client's error on as the
+        engine's own output does.
+    Remove when: the engine tells plugins of its models; ``UniProcDiffusionExecutor`` keeps the status.
+
+    Args:
+        unused: called with the name of the pipeline's class, the setting that would switch LVSA on for it if there is
+            one, and the reason where its model is known to stay dense.
+
+    Returns:
+        A function that takes the patch off again.
+    """
+    try:
+        from vllm_omni.diffusion.data import DiffusionOutput
+        from vllm_omni.diffusion.worker.diffusion_model_runner import DiffusionModelRunner
+        from vllm_omni.errors import OmniClientError
+    except ImportError:  # another version's runner: the lines about requests still tell what is dense
+        return lambda: None
+    cls: Any = DiffusionModelRunner
+    if MARK in vars(cls):
+        return vars(cls)[MARK]
+    originals = {
+        name: getattr(cls, name)
+        for name in ("load_model", "execute_model", "execute_model_batch")
+        if hasattr(cls, name)
+    }
+    original_load, original_execute = originals["load_model"], originals["execute_model"]
+
+    @functools.wraps(original_load)
+    def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original_load(self, *args, **kwargs)
+        pipeline = getattr(self, "pipeline", None)
+        if isinstance(pipeline, torch.nn.Module) and not any(scope_of(module) for module in pipeline.modules()):
+            classes = {type(module) for module in pipeline.modules()}
+            unused(type(pipeline).__name__, _switch(classes), dense_reason({cls.__name__ for cls in classes}))
+        return result
+
+    @functools.wraps(original_execute)
+    def execute_model(self: Any, *args: Any, **kwargs: Any) -> Any:
+        step.enter(getattr(self, "pipeline", None))
+        try:
+            return original_execute(self, *args, **kwargs)
+        except OmniClientError as error:
+            return DiffusionOutput.from_exception(error)
+        finally:
+            release()
+
+    def execute_model_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        step.enter(getattr(self, "pipeline", None))
+        try:  # a client's error keeps its status here: the engine answers each request of a batch by itself
+            return originals["execute_model_batch"](self, *args, **kwargs)
+        finally:
+            release()
+
+    def undo() -> None:
+        if vars(cls).get(MARK) is undo:
+            for name, original in originals.items():
+                setattr(cls, name, original)
+            delattr(cls, MARK)
+
+    cls.load_model, cls.execute_model = load_model, execute_model
+    if "execute_model_batch" in originals:
+        cls.execute_model_batch = functools.wraps(originals["execute_model_batch"])(execute_model_batch)
+    setattr(cls, MARK, undo)
+    return undo
+
+
+def _switch(classes: set[type]) -> str:
+    """The setting of the family that has one of these classes or its base, empty if none has."""
+    names = {base.__name__ for cls in classes for base in cls.__mro__}
+    return next((spec.setting for spec in SPECS.values() if spec.transformer_class in names), "")
