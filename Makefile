@@ -45,7 +45,7 @@ demo: $(READY) ## make a video four times as long as the training length, with L
 	@$(BIN)/python examples/demo.py --model "$$MODEL" --prompt "$$PROMPT"
 
 test: $(READY) $(NEWEST) ## run all tests, also those that start the engine, and those of diffusers on its newest release
-	@PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/python -m pytest tests/diffusers tests/examples/test_generate.py
+	@PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/python -m pytest tests/lvsa_core/diffusers tests/examples/test_generate.py
 	@$(BIN)/python -m pytest
 
 test-fast: $(READY) ## run the tests that need no engine

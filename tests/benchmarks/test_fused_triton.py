@@ -16,11 +16,9 @@ from torch import Tensor
 from lvsa_core import FrameGrid, Pattern, TokenLayout
 from lvsa_core.kernels import KERNELS
 from lvsa_core.kernels.selftest import self_test
+from tests.support.strategies import Call, assert_equals_reference, calls
 
 ROOT = Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests" / "lvsa_core"))
-
-from strategies import Call, assert_equals_reference, calls  # noqa: E402
 
 triton = pytest.importorskip("triton")
 

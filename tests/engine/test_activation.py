@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lvsa_log import Log
 
 from lvsa_core import FrameGrid, plan
 from lvsa_core.kernels import registry
 from lvsa_vllm_omni import hooks, journal, runner, seam
 from lvsa_vllm_omni.settings import LvsaSettings
+from tests.support.log import Log
 
 # The engine starts in a thread of its own, whose exception pytest would report beside the one that reaches the caller.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -1,137 +1,28 @@
 """Requests that run in one batch, and a queue of all sorts: each video is the one that its request gives alone."""
 
-import logging
-import re
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from lvsa_core import attend, keyframe_interval, reference_attend
-from lvsa_vllm_omni import compat, journal, scope, seam
+from lvsa_core import keyframe_interval
+from lvsa_vllm_omni import journal, seam
+from tests.support.attended import Attended
+from tests.support.engine import ROUNDING
+from tests.support.log import DIAGNOSTICS, MEMORY_LINE, TIME_LINE, Log, steps
 
 #: Video frames of 25 latent frames; the training horizon of this model is 21.
 LONG, LATENT = 97, 25
 STEPS, BLOCKS, BRANCHES = 3, 2, 2
 
-#: Through a few layers and the VAE, in float32, or in bfloat16 on an accelerator.
-ROUNDING = 2e-2 if torch.accelerator.is_available() else 2e-4
-
 #: How far one attention call may be from the reference, computed in float32, and how far dense attention is at least.
-OF_A_CALL = {"float32": 1e-5, "float16": 3e-3, "bfloat16": 2e-2}
+OF_A_CALL = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 DENSE_IS_OFF_BY = 5e-2
 
-DIAGNOSTICS = {"LVSA_MEM_LOG": "1", "LVSA_STEP_TIME_LOG": "1", "LVSA_MASK_LOG": "0-1"}
-MEMORY_LINE = r"\[LVSA-MEM\] step=(\d+) (?:cpu|cuda)=0 alloc=\d+\.\d{3}GB reserved=\d+\.\d{3}GB peak=\d+\.\d{3}GB"
-TIME_LINE = r"\[LVSA-TIME\] step=(\d+) dt=(\d+\.\d{3})s"
-
 Queue = dict[str, dict[str, Any]]
-
-
-def submit(engine: Any, name: str, frames: int, *, size: tuple[int, int] = (64, 64), **options: Any) -> None:
-    """Put one request into the running engine's queue, and return at once; ``name`` is its id."""
-    from vllm_omni.inputs.data import OmniDiffusionSamplingParams
-
-    prompt: dict[str, Any] = {"prompt": options.pop("prompt", "a cat on a mat"), "negative_prompt": "bad"}
-    if "image" in options:
-        prompt["multi_modal_data"] = {"image": options.pop("image")}
-    defaults = {"seed": 42, "guidance_scale": 4.0, "num_inference_steps": options.pop("steps", STEPS)}
-    parameters = OmniDiffusionSamplingParams(height=size[0], width=size[1], num_frames=frames, **(defaults | options))
-    engine.omni.engine.add_request(
-        request_id=name, prompt=prompt, sampling_params_list=[parameters], final_output_stage_ids=[0]
-    )
-
-
-def outcomes(engine: Any, names: set[str], timeout: float = 120) -> dict[str, np.ndarray | str]:
-    """Wait for what becomes of requests: the videos [outputs, F, H, W, 3], or the error."""
-    found: dict[str, np.ndarray | str] = {}
-    end = time.monotonic() + timeout
-    while names - set(found):
-        assert time.monotonic() < end, f"no answer to {names - set(found)}"
-        message = engine.omni.engine.try_get_output(timeout=0.1)
-        if message is None or getattr(message, "request_id", None) not in names:
-            continue
-        output = getattr(message, "engine_outputs", None)
-        error = getattr(message, "error", None) or getattr(output, "error", None)
-        if error:
-            found[message.request_id] = str(error)
-        elif message.finished:
-            found[message.request_id] = np.asarray(output.images[0])
-    return found
-
-
-class Lines(logging.Handler):
-    """The plugin's log lines while the block runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(record.getMessage())
-
-    def __enter__(self) -> "Lines":
-        logging.getLogger("vllm.lvsa").addHandler(self)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("vllm.lvsa").removeHandler(self)
-
-    def starting(self, start: str) -> list[str]:
-        """Those that start so."""
-        return [line for line in self.lines if line.startswith(start)]
-
-
-def steps(pattern: str, lines: list[str]) -> str:
-    """The steps of well-formed lines, in order."""
-    found = [re.fullmatch(pattern, line) for line in lines]
-    assert all(found), lines
-    return "".join(match[1] for match in found if match)
-
-
-@dataclass(frozen=True)
-class Attended:
-    """A sparse attention call: what it was, and how far it and dense attention are from the reference."""
-
-    batch: int
-    tokens: int
-    dtype: str
-    step: int
-    offset: int
-    interval: int
-    error: float
-    dense_error: float
-
-
-@pytest.fixture
-def attended(monkeypatch: pytest.MonkeyPatch) -> list[Attended]:
-    """The sparse attention calls, as the engine makes them."""
-    seen: list[Attended] = []
-
-    def watched(q: Tensor, k: Tensor, v: Tensor, pattern: Any, layout: Any, **options: Any) -> Tensor:
-        found = attend(q, k, v, pattern, layout, **options)
-        exact = [tensor.float() for tensor in (q, k, v)]
-        wanted = reference_attend(*exact, pattern, layout, scale=options["scale"])
-        q_, k_, v_ = (tensor.transpose(1, 2) for tensor in exact)
-        dense = torch.nn.functional.scaled_dot_product_attention(q_, k_, v_, scale=options["scale"]).transpose(1, 2)
-        seen.append(
-            Attended(
-                *(q.shape[0], q.shape[1], str(q.dtype).removeprefix("torch.")),
-                compat.forward_context().denoise_step_idx,
-                *(pattern.offset, pattern.keyframe_interval),
-                *(float((tensor.float() - wanted).abs().max()) for tensor in (found, dense)),
-            )
-        )
-        return found
-
-    monkeypatch.setattr(scope, "attend", watched)
-    return seen
 
 
 def check(calls: list[Attended]) -> None:
@@ -139,7 +30,7 @@ def check(calls: list[Attended]) -> None:
     assert calls
     for call in calls:
         assert call.error < OF_A_CALL[call.dtype] and call.dense_error > DENSE_IS_OFF_BY, call
-        assert call.offset == call.step % call.interval, call
+        assert call.pattern.offset == call.step % call.pattern.keyframe_interval, call
 
 
 @pytest.fixture
@@ -158,8 +49,8 @@ def run_queue(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Queue], dict[st
         with monkeypatch.context() as patch:
             patch.setattr(RequestScheduler, "should_end_admission_wait", all_there)
             for name, request in queue.items():
-                submit(engine, name, **request)
-            return outcomes(engine, set(queue))
+                engine.submit(name, **request)
+            return engine.outcomes(set(queue))
 
     return run
 
@@ -172,21 +63,15 @@ CATS: Queue = {
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_a_batch_in_half_precision(
-    starting: Any, attended: list[Attended], run_queue: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_batch_in_half_precision(starting: Any, attended: list[Attended], run_queue: Any, dtype: str) -> None:
     """float32 is every other test's. This one stands first: there is one engine at a time."""
-    from vllm_omni.diffusion import diffusion_engine
-
-    # No warm-up picture of 512 x 512 pixels: convolutions in half precision take the CPU a minute.
-    monkeypatch.setattr(diffusion_engine, "get_dummy_run_num_frames", lambda *_, **__: 0)
     settings = {"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}
     with starting(settings, dtype=dtype, max_num_seqs=2, request_batch_max_wait_ms=1000) as engine:
         queue = {name: {**CATS[name], "output_type": "latent", "steps": 2} for name in ("cat", "sea")}
         run_queue(engine, queue)
     assert len(attended) == 2 * BRANCHES * BLOCKS
-    assert {(call.batch, call.dtype, call.interval) for call in attended} == {
-        (2, dtype, keyframe_interval(LATENT, reference_frames=21))
+    assert {(call.batch, call.dtype, call.pattern.keyframe_interval) for call in attended} == {
+        (2, getattr(torch, dtype), keyframe_interval(LATENT, reference_frames=21))
     }
     check(attended)
 
@@ -275,7 +160,7 @@ def test_a_queue_of_lengths_that_are_no_multiples_and_of_pictures(
 
 
 def test_the_diagnostics_of_a_batch(engine: Any, run_queue: Any) -> None:
-    with Lines() as log:
+    with Log() as log:
         run_queue(engine, CATS)
         run_queue(engine, {"after": CATS["cat"]})
     assert steps(MEMORY_LINE, log.starting("[LVSA-MEM]")) == "012012"

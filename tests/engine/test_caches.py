@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import start
-from families import FAMILIES
 
 from lvsa_core import keyframe_interval
 from lvsa_vllm_omni import scope
 from lvsa_vllm_omni import step as lvsa_step
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
+from tests.support.attended import before_calls
+from tests.support.engine import start
+from tests.support.families import FAMILIES
 
 LONGER = 161  # video frames of 41 latent frames, whose anchors rotate through 3 offsets
 INTERVAL = keyframe_interval(41, reference_frames=21)
@@ -54,7 +55,7 @@ def test_tea_cache_skips_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     times: list[float] = []  # of each step until now, as the scheduler gives them to the transformer
     counted: list[tuple[int, int]] = []  # step and LVSA's step of each transformer call
     seen: list[tuple[int, int, int]] = []  # step, offset and interval of each sparse attention call
-    plan, attend = scope.Scope._plan, scope.Forward.attend
+    plan = scope.Scope._plan
 
     def watched_plan(self: Any, transformer: Any, arguments: Any, request: Any) -> Any:
         time = float(arguments[self.spec.step_parameter].flatten()[0])
@@ -63,12 +64,11 @@ def test_tea_cache_skips_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         counted.append((len(times) - 1, request.step))
         return plan(self, transformer, arguments, request)
 
-    def watched_attend(self: Any, *args: Any) -> Any:
-        seen.append((len(times) - 1, self.pattern.offset, self.pattern.keyframe_interval))
-        return attend(self, *args)
+    def note(forward: Any, *_: Any) -> None:
+        seen.append((len(times) - 1, forward.pattern.offset, forward.pattern.keyframe_interval))
 
     monkeypatch.setattr(scope.Scope, "_plan", watched_plan)
-    monkeypatch.setattr(scope.Forward, "attend", watched_attend)
+    before_calls(monkeypatch, note)
     family = FAMILIES["cosmos3"]
     folder = write_checkpoint("cosmos3", tmp_path / "cosmos3")
     # Whatever a step changes counts as 0.4 of the 1.0 at which one runs again.

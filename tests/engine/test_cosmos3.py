@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import start
-from families import FAMILIES, latent
-from lvsa_log import Log
 
-from lvsa_core import Pattern, TokenLayout
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
+from tests.support.attended import Attended
+from tests.support.engine import start
+from tests.support.families import FAMILIES, latent
+from tests.support.log import Log
 
 FAMILY = FAMILIES["cosmos3"]
 PATCHES = (64 // FAMILY.latent_pixels) ** 2
@@ -41,21 +41,21 @@ def controlled(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
 
 
 def test_a_control_is_seen_by_everything(
-    engine: Any, attended: list[tuple[Pattern, TokenLayout]], monkeypatch: pytest.MonkeyPatch
+    engine: Any, attended: list[Attended], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controlled(monkeypatch, 1)
     engine.video(FAMILY.long, steps=2)
     tokens = latent(FAMILY.long) * PATCHES
     assert len(attended) == 2 * 2 * FAMILY.blocks
-    for _, layout in attended:
+    for layout in (call.layout for call in attended):
         assert (layout.q_before, layout.q_after, layout.kv_after) == (tokens, 0, 0)
         assert layout.kv_before > tokens  # text, then the control
-    assert {pattern.offset for pattern, _ in attended} == {0, 1}
+    assert {call.pattern.offset for call in attended} == {0, 1}
 
 
 @pytest.mark.parametrize(("kind", "tokens"), [("action", 16), ("sound", 25)])
 def test_other_tokens_behind_the_video_are_seen_by_everything(
-    engine: Any, attended: list[tuple[Pattern, TokenLayout]], monkeypatch: pytest.MonkeyPatch, kind: str, tokens: int
+    engine: Any, attended: list[Attended], monkeypatch: pytest.MonkeyPatch, kind: str, tokens: int
 ) -> None:
     """By the transformer's own packing; the tiny one has no modules for them, so it is given some."""
     from vllm_omni.diffusion.models.cosmos3.transformer_cosmos3 import Cosmos3VFMTransformer, DomainAwareLinear
@@ -87,30 +87,29 @@ def test_other_tokens_behind_the_video_are_seen_by_everything(
         for attribute in added:
             delattr(transformer, attribute)
     assert len(attended) == 2 * 2 * FAMILY.blocks
-    for _, layout in attended:
+    for layout in (call.layout for call in attended):
         assert (layout.q_before, layout.q_after, layout.kv_after) == (0, tokens, tokens)
 
 
 def test_each_of_several_controls_is_seen_beside_the_video(
-    engine: Any, attended: list[tuple[Pattern, TokenLayout]], monkeypatch: pytest.MonkeyPatch, log: Log
+    engine: Any, attended: list[Attended], monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     """The engine calls a layer of its own for each, with that control and the video."""
     controlled(monkeypatch, 2)
     engine.video(FAMILY.long, steps=1)
     tokens = latent(FAMILY.long) * PATCHES
     assert len(attended) == 2 * 2 * FAMILY.blocks
-    assert {(layout.q_before, layout.kv_before > tokens, layout.q_after) for _, layout in attended} == {
-        (tokens, True, 0)
-    }
-    assert any(line.startswith(f"[LVSA] installed on {FAMILY.blocks} blocks") for line in log.messages)
-    assert not any(line.startswith("[LVSA-FALLBACK]") for line in log.messages)
+    layouts = [call.layout for call in attended]
+    assert {(layout.q_before, layout.kv_before > tokens, layout.q_after) for layout in layouts} == {(tokens, True, 0)}
+    assert log.starting(f"[LVSA] installed on {FAMILY.blocks} blocks")
+    assert not log.starting("[LVSA-FALLBACK]")
 
 
-def test_guidance_in_some_of_the_steps(engine: Any, attended: list[tuple[Pattern, TokenLayout]]) -> None:
+def test_guidance_in_some_of_the_steps(engine: Any, attended: list[Attended]) -> None:
     """A step of one branch is a step like any other."""
     for _ in range(2):
         attended.clear()
         engine.video(FAMILY.long, steps=6, extra_args={"guidance_interval": [900, 1000]})
-        steps = [(offset, len(list(calls))) for offset, calls in groupby(attended, lambda call: call[0].offset)]
+        steps = [(offset, len(list(calls))) for offset, calls in groupby(attended, lambda call: call.pattern.offset)]
         assert [offset for offset, _ in steps] == [step % 2 for step in range(6)]
         assert {calls for _, calls in steps} == {FAMILY.blocks, 2 * FAMILY.blocks}

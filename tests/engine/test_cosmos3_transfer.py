@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import start
-from families import FAMILIES
-from lvsa_log import Log
 
-from lvsa_core import Pattern, TokenLayout
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
+from tests.support.attended import Attended
+from tests.support.engine import start
+from tests.support.families import FAMILIES
+from tests.support.log import Log
 
 FAMILY = FAMILIES["cosmos3"]
 
@@ -27,18 +27,16 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("hints", [("depth",), ("depth", "seg")], ids=len)
-def test_transfer_in_chunks(
-    engine: Any, attended: list[tuple[Pattern, TokenLayout]], log: Log, hints: tuple[str, ...]
-) -> None:
+def test_transfer_in_chunks(engine: Any, attended: list[Attended], log: Log, hints: tuple[str, ...]) -> None:
     """By the pipeline itself: three branches of guidance, one without controls, all sparse; each chunk from step 0."""
     control = np.random.default_rng(7).integers(0, 255, (65, 192, 320, 3), dtype=np.uint8)
     options = {"num_video_frames_per_chunk": 33, "control_guidance": 2.0, "resolution": "256"}
     engine.video(65, steps=4, extra_args={**{hint: {"control": control} for hint in hints}, **options})
-    calls = [(pattern.offset, layout.q_before > 0) for pattern, layout in attended]
-    patches = attended[0][1].grid.patches
-    assert {layout.grid.frames for _, layout in attended} == {9}
-    assert {layout.q_before for _, layout in attended} == {0, 9 * patches}
+    calls = [(call.pattern.offset, call.layout.q_before > 0) for call in attended]
+    patches = attended[0].layout.grid.patches
+    assert {call.layout.grid.frames for call in attended} == {9}
+    assert {call.layout.q_before for call in attended} == {0, 9 * patches}
     full = [True] * FAMILY.blocks * len(hints)
     branches = [*full, *[False] * FAMILY.blocks, *full]
     assert calls == [(step % 3, beside) for _chunk in range(2) for step in range(4) for beside in branches]
-    assert sum(line.startswith("[LVSA] installed on") for line in log.messages) == 2
+    assert len(log.starting("[LVSA] installed on")) == 2

@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DTYPE, Engine, start
-from families import FAMILIES, latent
 
 from lvsa_core.diffusers import enable_lvsa
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
+from tests.support.engine import DTYPE, Engine, start
+from tests.support.families import FAMILIES, latent
 
 PROMPT, GUIDANCE, STEPS, SEED = "a cat on a mat", 4.0, 3, 42
 #: Height and width: two patches of the largest, for the VAEs take most of the time.

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import start
-from families import FAMILIES
-from lvsa_log import Log
 
 from lvsa_core import attend
-from lvsa_vllm_omni import scope
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
+from tests.support.attended import replace_attend
+from tests.support.engine import start
+from tests.support.families import FAMILIES
+from tests.support.log import Log
 
 
 def test_a_mask_is_the_dense_attentions(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -32,11 +32,11 @@ def test_a_mask_is_the_dense_attentions(tmp_path: Path, log: Log, monkeypatch: p
         return forward(*given.args, **given.kwargs)
 
     monkeypatch.setattr(HunyuanVideo15Attention, "forward", masked)
-    monkeypatch.setattr(scope, "attend", lambda *given, **more: sparse.append(1) or attend(*given, **more))
+    replace_attend(monkeypatch, lambda *given, **more: sparse.append(1) or attend(*given, **more))
     folder = write_checkpoint("hunyuan", tmp_path / "hunyuan")
     with start(folder, {}, **family.options) as engine:
         plain = engine.video(family.long, steps=1)
     with start(folder, {family.hook: "1"}, **family.options) as engine:
         assert np.array_equal(engine.video(family.long, steps=1), plain)
     assert not sparse
-    assert any("[LVSA-FALLBACK] origin=attention reason=mask" in record.getMessage() for record in log.records)
+    assert log.starting("[LVSA-FALLBACK] origin=attention reason=mask")

@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_batching import DIAGNOSTICS, LONG, MEMORY_LINE, ROUNDING, TIME_LINE, Lines, outcomes, steps, submit
 
-from lvsa_vllm_omni import journal, scope, seam
+from lvsa_vllm_omni import journal, seam
+from tests.support.attended import before_calls, replace_attend
+from tests.support.engine import ROUNDING
+from tests.support.log import DIAGNOSTICS, MEMORY_LINE, TIME_LINE, Log, steps
+
+LONG = 97  # video frames of 25 latent frames; the training horizon of this model is 21
 
 BLOCK_CALLS = 4  # of one step: two branches of guidance, two blocks
 
@@ -27,12 +31,6 @@ def fresh(engine: Any) -> np.ndarray:
     return engine.video(LONG)
 
 
-@pytest.fixture
-def log() -> Iterator[Lines]:
-    with Lines() as lines:
-        yield lines
-
-
 def nothing_is_left(engine: Any) -> bool:
     """Whether no transformer is in a sparse call."""
     scopes = [seam.scope_of(transformer) for transformer in engine.transformers]
@@ -42,7 +40,7 @@ def nothing_is_left(engine: Any) -> bool:
 def pair(engine: Any, names: tuple[str, str], frames: int = LONG, **options: Any) -> None:
     """Two requests that the engine runs in one batch."""
     for seed, name in enumerate(names, 42):
-        submit(engine, name, frames, seed=seed, **options)
+        engine.submit(name, frames, seed=seed, **options)
 
 
 def break_block(monkeypatch: pytest.MonkeyPatch, call: int, error: Exception) -> list[int]:
@@ -67,11 +65,11 @@ CALLS = {"first step": 2, "second branch": BLOCK_CALLS + 4, "third step": 2 * BL
 
 
 @pytest.mark.parametrize("when", CALLS)
-def test_an_exception(engine: Any, fresh: np.ndarray, when: str, monkeypatch: pytest.MonkeyPatch, log: Lines) -> None:
+def test_an_exception(engine: Any, fresh: np.ndarray, when: str, monkeypatch: pytest.MonkeyPatch, log: Log) -> None:
     with monkeypatch.context() as patch:
         seen = break_block(patch, CALLS[when], RuntimeError("broken on purpose"))
-        submit(engine, "broken", LONG)
-        assert "broken on purpose" in str(outcomes(engine, {"broken"})["broken"])
+        engine.submit("broken", LONG)
+        assert "broken on purpose" in str(engine.outcomes({"broken"})["broken"])
         assert len(seen) == CALLS[when]
     last = (CALLS[when] - 1) // BLOCK_CALLS
     assert nothing_is_left(engine)
@@ -88,7 +86,7 @@ def test_an_exception_in_a_batch(engine: Any, fresh: np.ndarray, monkeypatch: py
     with monkeypatch.context() as patch:
         seen = break_block(patch, 7, RuntimeError("broken on purpose"))
         pair(engine, ("one", "two"))
-        errors = outcomes(engine, {"one", "two"})
+        errors = engine.outcomes({"one", "two"})
         assert seen == [2] * 7
     assert all("broken on purpose" in str(error) for error in errors.values())
     assert nothing_is_left(engine)
@@ -104,9 +102,9 @@ def test_an_exception_in_the_sparse_attention(engine: Any, fresh: np.ndarray, mo
         raise ValueError("no kernel on purpose")
 
     with monkeypatch.context() as patch:
-        patch.setattr(scope, "attend", refuse)
+        replace_attend(patch, refuse)
         pair(engine, ("one", "two"))
-        errors = outcomes(engine, {"one", "two"})
+        errors = engine.outcomes({"one", "two"})
     assert seen == [2]
     assert all("[LVSA-FALLBACK] origin=attention reason=refused" in str(error) for error in errors.values())
     assert nothing_is_left(engine)
@@ -116,7 +114,7 @@ def test_an_exception_in_the_sparse_attention(engine: Any, fresh: np.ndarray, mo
 def test_a_batch_that_cannot_be_made(engine: Any, fresh: np.ndarray) -> None:
     """More latent frames than the model has positions."""
     pair(engine, ("one", "two"), 4 * 1024 + 1, size=(16, 16), steps=1)
-    errors = outcomes(engine, {"one", "two"})
+    errors = engine.outcomes({"one", "two"})
     assert all("a video of 1025 latent frames cannot be made" in str(error) for error in errors.values()), errors
     assert nothing_is_left(engine)
     assert np.array_equal(engine.video(LONG), fresh)
@@ -130,10 +128,10 @@ def test_the_engine_stops_a_request_between_steps(
 
     with monkeypatch.context() as patch:
         seen = break_block(patch, BLOCK_CALLS + 1, DiffusionRequestAbortedError("aborted on purpose"))
-        submit(engine, "stopped", LONG)
-        submit(engine, "next", LONG, guidance_scale=3.0)
-        submit(engine, "last", LONG)
-        found = outcomes(engine, {"next", "last"})
+        engine.submit("stopped", LONG)
+        engine.submit("next", LONG, guidance_scale=3.0)
+        engine.submit("last", LONG)
+        found = engine.outcomes({"next", "last"})
         assert len(seen) == BLOCK_CALLS + 1 + 2 * 3 * BLOCK_CALLS
     engine.omni.abort("stopped")  # as the client does that waits for nothing more
     assert np.array_equal(found["last"][0], fresh) and not np.array_equal(found["next"][0], fresh)
@@ -145,16 +143,14 @@ class Held:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
         self.reached, self._go, self.calls = threading.Event(), threading.Event(), 0
-        attend = scope.Forward.attend
 
-        def held(forward: Any, *args: Any, **more: Any) -> Any:
+        def held(*_: Any) -> None:
             self.calls += 1
             if self.calls == call:
                 self.reached.set()
                 assert self._go.wait(60)
-            return attend(forward, *args, **more)
 
-        monkeypatch.setattr(scope.Forward, "attend", held)
+        before_calls(monkeypatch, held)
 
     def abort(self, engine: Any, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
         """Abort a request while the engine is held, then let it go on."""
@@ -179,10 +175,10 @@ class Held:
 def test_abort_of_the_running_request(engine: Any, fresh: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         held = Held(patch, call=6)
-        submit(engine, "aborted", LONG, seed=3)
+        engine.submit("aborted", LONG, seed=3)
         held.abort(engine, patch, "aborted")
-        submit(engine, "next", LONG)
-        found = outcomes(engine, {"next"})
+        engine.submit("next", LONG)
+        found = engine.outcomes({"next"})
     assert np.array_equal(found["next"][0], fresh)
     assert nothing_is_left(engine)
 
@@ -191,13 +187,13 @@ def test_abort_of_a_waiting_request(engine: Any, fresh: np.ndarray, monkeypatch:
     journal.counts.clear()
     with monkeypatch.context() as patch:
         held = Held(patch, call=1)
-        submit(engine, "runs", LONG)
+        engine.submit("runs", LONG)
         assert held.reached.wait(60)
-        submit(engine, "waits", 161)
-        submit(engine, "after", LONG)
+        engine.submit("waits", 161)
+        engine.submit("after", LONG)
         time.sleep(0.5)
         held.abort(engine, patch, "waits")
-        found = outcomes(engine, {"runs", "after"})
+        found = engine.outcomes({"runs", "after"})
     assert np.array_equal(found["runs"][0], fresh) and np.array_equal(found["after"][0], fresh)
     assert journal.counts["request:sparse"] == 2
     assert held.calls == 2 * 3 * BLOCK_CALLS
@@ -208,7 +204,7 @@ def test_abort_of_one_of_a_batch(engine: Any, fresh: np.ndarray, monkeypatch: py
         held = Held(patch, call=3)
         pair(engine, ("stays", "leaves"))
         held.abort(engine, patch, "leaves")
-        found = outcomes(engine, {"stays"})
+        found = engine.outcomes({"stays"})
         assert held.calls == 3 * BLOCK_CALLS
     assert np.abs(found["stays"][0] - fresh).max() < ROUNDING
     assert np.array_equal(engine.video(LONG), fresh)
@@ -216,7 +212,7 @@ def test_abort_of_one_of_a_batch(engine: Any, fresh: np.ndarray, monkeypatch: py
 
 
 def test_an_exception_after_the_last_step(
-    engine: Any, fresh: np.ndarray, monkeypatch: pytest.MonkeyPatch, log: Lines
+    engine: Any, fresh: np.ndarray, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     """The traceback keeps the request's context alive, the line of its last step comes before those of the next."""
     from vllm_omni.diffusion.models.wan2_2.pipeline_wan2_2 import DistributedAutoencoderKLWan
@@ -228,8 +224,8 @@ def test_an_exception_after_the_last_step(
 
     with monkeypatch.context() as patch:
         patch.setattr(DistributedAutoencoderKLWan, "_decode", broken)
-        submit(engine, "broken", LONG)
-        assert "broken on purpose" in str(outcomes(engine, {"broken"})["broken"])
+        engine.submit("broken", LONG)
+        assert "broken on purpose" in str(engine.outcomes({"broken"})["broken"])
     assert kept.__traceback__ is not None
     assert np.array_equal(engine.video(LONG), fresh)
     assert steps(TIME_LINE, log.starting("[LVSA-TIME]")) == "012012"

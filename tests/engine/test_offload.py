@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import start
 
 from lvsa_core.call import running
-from lvsa_vllm_omni import diagnostics, scope, seam, step
+from lvsa_vllm_omni import diagnostics, seam, step
 from lvsa_vllm_omni.backend import LvsaImpl
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
+from tests.support.attended import before_calls
+from tests.support.engine import start
 
 LONG = 97
 BLOCKS, CALLS = 4, 3 * 2  # of the transformer, in three steps with two branches of guidance
@@ -106,14 +107,12 @@ def test_the_same_video_while_weights_move(
 
     with start(deep, SETTINGS, **OFFLOADS[offload]) as engine:
         (transformer,) = engine.transformers
-        attend = scope.Forward.attend
         there: list[list[bool]] = []
 
-        def watched(forward: Any, *args: Any) -> Any:
+        def note(*_: Any) -> None:
             there.append([is_materialized_tensor(block.ffn.net_2.weight) for block in transformer.blocks])
-            return attend(forward, *args)
 
-        monkeypatch.setattr(scope.Forward, "attend", watched)
+        before_calls(monkeypatch, note)
         for _ in range(2):
             there.clear()
             assert np.array_equal(engine.video(LONG), resident)

@@ -4,17 +4,17 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from free_port import free_port
-from test_serving import REQUEST, START_UP_SECONDS, Server, frames
+
+from tests.support.free_port import free_port
+from tests.support.server import REQUEST, Server, frames, launch, wait
 
 pytestmark = [
     pytest.mark.multiproc,
@@ -35,21 +35,12 @@ class Runtimes:
 
 
 @contextmanager
-def vllm_serve(checkpoint: Path, log: Path, *options: str, **settings: str) -> Iterator[Server]:
+def serving(checkpoint: Path, log: Path, *options: str, **settings: str) -> Iterator[Server]:
     """One runtime with these LVSA_* settings and no others, ended with all that it started."""
-    port = free_port()
-    vllm = Path(sys.executable).with_name("vllm")
-    address = () if "--headless" in options else ("--host", "127.0.0.1", "--port", str(port))
-    command = [str(vllm), "serve", str(checkpoint), "--omni", "--enforce-eager", *address, *options]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("LVSA_")}
-    # Else vLLM-Omni picks the workers' port early, of those which its other runtimes may then take.
-    environment |= {"LVSA_CPU": "1", "MASTER_PORT": str(free_port()), **settings}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-        )
+    server = launch(checkpoint, log, "--enforce-eager", *options, **settings)
+    process = server.process
     try:
-        yield Server(process, port, log)
+        yield server
     finally:
         with suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGTERM)
@@ -61,16 +52,6 @@ def vllm_serve(checkpoint: Path, log: Path, *options: str, **settings: str) -> I
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def wait(ready: Callable[[], bool], *servers: Server) -> None:
-    """Wait until ``ready``; a runtime that ends meanwhile, or that takes too long, is an error with its log."""
-    deadline = time.monotonic() + START_UP_SECONDS
-    while not ready():
-        late = time.monotonic() > deadline
-        for server in servers:
-            assert server.process.poll() is None and not late, f"{server.log}:\n{server.log.read_text()[-4000:]}"
-        time.sleep(0.5)
-
-
 @pytest.fixture(scope="module")
 def runtimes(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtimes]:
     """All runtimes, started at once: each spends most of its start importing."""
@@ -78,9 +59,9 @@ def runtimes(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     stage = ("--stage-id", "0", "--omni-master-address", "127.0.0.1", "--omni-master-port", str(free_port()))
     with (
         # Same kernel under another name, which shows whose settings a runtime reads.
-        vllm_serve(checkpoint, logs / "headless", "--headless", *stage, **ON, LVSA_BACKEND="sdpa") as headless,
-        vllm_serve(checkpoint, logs / "head", "--omni-lb-policy", "round-robin", *stage, **ON) as head,
-        vllm_serve(checkpoint, logs / "alone", **ON) as alone,
+        serving(checkpoint, logs / "headless", "--headless", *stage, **ON, LVSA_BACKEND="sdpa") as headless,
+        serving(checkpoint, logs / "head", "--omni-lb-policy", "round-robin", *stage, **ON) as head,
+        serving(checkpoint, logs / "alone", **ON) as alone,
     ):
         started = Runtimes(alone, head, headless)
         wait(lambda: alone.healthy() and head.healthy(), alone, head, headless)

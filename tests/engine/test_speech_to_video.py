@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from conftest import Engine, start
-from lvsa_log import Log
 from PIL import Image
 from safetensors.torch import save_file
 
 from lvsa_vllm_omni import hooks
+from tests.support.engine import Engine, start
+from tests.support.log import Log
 
 FRAMES = 97  # video frames of a clip, of 24 latent frames; Wan's training horizon is 21
 SECONDS = 7  # of speech, for more video than one clip: the second also attends to the motion of the first

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import DTYPE, Engine, start
-from families import FAMILIES
 
 from lvsa_core import keyframe_interval
-from lvsa_vllm_omni import compat, journal, scope, seam
+from lvsa_vllm_omni import compat, journal, seam
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
+from tests.support.attended import before_calls
+from tests.support.engine import DTYPE, Engine, start, warm_up_of
+from tests.support.families import FAMILIES
 
 LONG = 97  # video frames of 25 latent frames: past Wan's horizon of 21
 
@@ -20,14 +21,12 @@ LONG = 97  # video frames of 25 latent frames: past Wan's horizon of 21
 def by_scope(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, int, int, int]]:
     """Scope, step, offset and interval of each sparse attention call."""
     seen = []
-    attend = scope.Forward.attend
 
-    def watched(self: Any, *args: Any) -> Any:
+    def note(forward: Any, *_: Any) -> None:
         step = compat.forward_context().denoise_step_idx
-        seen.append((self.scope, step, self.pattern.offset, self.pattern.keyframe_interval))
-        return attend(self, *args)
+        seen.append((forward.scope, step, forward.pattern.offset, forward.pattern.keyframe_interval))
 
-    monkeypatch.setattr(scope.Forward, "attend", watched)
+    before_calls(monkeypatch, note)
     return seen
 
 
@@ -58,9 +57,11 @@ def test_one_engine_after_another(checkpoint: Path, tmp_path: Path, by_scope: li
     wanted["again"] = wanted["first"]
     with start(checkpoint, {"LVSA_ENABLE": "1", "LVSA_STRICT": "1"}) as first:
         for name, (folder, kind, frames, options) in models.items():
-            omni = (
-                first.omni if name == "first" else Omni(model=str(folder), dtype=DTYPE, enforce_eager=True, **options)
-            )
+            if name == "first":
+                omni = first.omni
+            else:
+                with warm_up_of(False):
+                    omni = Omni(model=str(folder), dtype=DTYPE, enforce_eager=True, **options)
             try:
                 by_scope.clear()
                 journal.counts.clear()

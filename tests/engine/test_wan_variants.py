@@ -4,12 +4,13 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
-from conftest import start
 from PIL import Image
 
-from lvsa_core import FrameGrid, Pattern, TokenLayout
+from lvsa_core import FrameGrid, TokenLayout
 from lvsa_vllm_omni import hooks
+from tests.support.attended import Attended
+from tests.support.engine import start
+from tests.support.vace import write_vace
 
 LONG = 97  # video frames of 25 latent frames; the training horizon is 21
 
@@ -22,32 +23,18 @@ def variant(checkpoint: Path, folder: Path, pipeline: str) -> Path:
     return folder
 
 
-Attended = list[tuple[Pattern, TokenLayout]]
-
-
-def test_dmd_takes_few_steps_without_guidance(checkpoint: Path, tmp_path: Path, attended: Attended) -> None:
+def test_dmd_takes_few_steps_without_guidance(checkpoint: Path, tmp_path: Path, attended: list[Attended]) -> None:
     with start(variant(checkpoint, tmp_path / "dmd", "WanDMDPipeline"), {"LVSA_WAN_HOOK": "1"}) as engine:
         for _ in range(2):
             attended.clear()
             engine.video(LONG, steps=3, guidance_scale=1.0)
-            assert [pattern.offset for pattern, _ in attended] == [step % 2 for step in range(3) for _block in range(2)]
+            assert [call.pattern.offset for call in attended] == [step % 2 for step in range(3) for _block in range(2)]
 
 
-def test_vace(checkpoint: Path, tmp_path: Path, attended: Attended) -> None:
+def test_vace(checkpoint: Path, tmp_path: Path, attended: list[Attended]) -> None:
     """Its own blocks attend to the video too; images that it refers to are no part of the video, and always seen."""
-    from diffusers import WanVACETransformer3DModel
-
-    folder = variant(checkpoint, tmp_path / "vace", "WanVACEPipeline")
-    config = json.loads((folder / "transformer" / "config.json").read_text())
-    shared = {name: value for name, value in config.items() if not name.startswith("_")}
-    torch.manual_seed(0)
-    shutil.rmtree(folder / "transformer")
-    WanVACETransformer3DModel(**shared, vace_layers=[0], vace_in_channels=96).save_pretrained(folder / "transformer")
-    index = json.loads((folder / "model_index.json").read_text())
-    index["transformer"][1] = "WanVACETransformer3DModel"
-    (folder / "model_index.json").write_text(json.dumps(index))
     images = [Image.new("RGB", (64, 64), color) for color in ("black", "white", "red")]
-    with start(folder, {"LVSA_WAN_HOOK": "1"}) as engine:
+    with start(write_vace(checkpoint, tmp_path / "vace"), {"LVSA_WAN_HOOK": "1"}) as engine:
         (transformer,) = engine.transformers
         assert type(transformer).__name__ == "WanVACETransformer3DModel"
         for references in (0, 1, 3):
@@ -55,9 +42,9 @@ def test_vace(checkpoint: Path, tmp_path: Path, attended: Attended) -> None:
             video = engine.video(LONG, steps=3, **({"image": images[:references]} if references else {}))
             assert video.shape[0] == LONG
             steps = [step % 2 for step in range(3) for _call in range(2 * 3)]  # branches, blocks and VACE's own
-            assert [pattern.offset for pattern, _ in attended] == steps
+            assert [call.pattern.offset for call in attended] == steps
             layout = TokenLayout(FrameGrid(25, 16), kv_before=16 * references, q_before=16 * references)
-            assert {layout for _, layout in attended} == {layout}
+            assert {call.layout for call in attended} == {layout}
         attended.clear()
         for references in (0, 3):
             engine.video(81, steps=1, **({"image": images[:references]} if references else {}))

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from gpu_calls import CUDA, names, pattern_of, random_qkv, running
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
 from lvsa_core.kernels.selftest import TOLERANCE
 from lvsa_vllm_omni.measure.timing import peak_memory
+from tests.support.gpu_calls import CUDA, names, pattern_of, random_qkv, running
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from gpu_calls import BF16, CUDA, JOINT, names, pattern_of, random_qkv, running
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
@@ -12,6 +11,7 @@ from lvsa_core.kernels.merge import merge_eager_, passed_over
 from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow, VarlenWindow
 from lvsa_core.kernels.selftest import TOLERANCE
 from lvsa_vllm_omni.measure.timing import poison
+from tests.support.gpu_calls import BF16, CUDA, JOINT, names, pattern_of, random_qkv, running
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -1,8 +1,6 @@
 """``sharded_attend`` over NCCL with a GPU for each rank; with one GPU a group of one. Over gloo: tests/lvsa_core."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +9,7 @@ import torch.distributed as dist
 from lvsa_core import FrameGrid
 from lvsa_core.kernels.selftest import TOLERANCE
 from lvsa_core.sharded.exchange import Shards
-
-sys.path.append(str(Path(__file__).parents[1] / "lvsa_core"))
-
-from ring_ranks import Case, assert_whole, cases, in_ranks, run_cases
+from tests.support.sharded_ranks import Case, assert_whole, cases, in_ranks, run_cases
 
 pytestmark = [
     pytest.mark.gpu,

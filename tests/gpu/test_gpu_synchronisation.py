@@ -5,11 +5,11 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from gpu_calls import CUDA, JOINT, names, pattern_of, random_qkv, running
 
 from lvsa_core import attend, reference_attend
 from lvsa_core.cascade import frame_indices, tables
 from lvsa_core.kernels.selftest import TOLERANCE
+from tests.support.gpu_calls import CUDA, JOINT, names, pattern_of, random_qkv, running
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import example, given, settings
-from strategies import Call, arranged, assert_equals_reference, calls
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
 from lvsa_core.kernels import KernelUnavailable
+from tests.support.strategies import Call, arranged, assert_equals_reference, calls
 
 
 def simple_call(pattern: Pattern, layout: TokenLayout, **changes: Any) -> Call:

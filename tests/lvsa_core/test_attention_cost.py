@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 import torch
-from strategies import arranged
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,6 +12,7 @@ from lvsa_core import FrameGrid, TokenLayout, attend, plan
 from lvsa_core.kernels.prefix_window import GatheredWindow
 from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_vllm_omni.measure import timing
+from tests.support.strategies import arranged
 
 LENGTHS = (41, 61, 81, 121, 161, 241)
 

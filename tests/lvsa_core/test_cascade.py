@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import layouts, patterns
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
 from lvsa_core.cascade import MIN_BATCHES, Batch, cascade, frame_indices, runs, tables
 from lvsa_core.reference import token_mask
+from tests.support.strategies import layouts, patterns
 
 
 @st.composite

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import patterns
 
 from lvsa_core import Pattern, keyframe_interval, plan
+from tests.support.strategies import patterns
 
 PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "pattern_examples.json").read_text())["cases"]
 

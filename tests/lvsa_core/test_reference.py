@@ -2,11 +2,11 @@
 
 import torch
 from hypothesis import given, settings
-from strategies import Call, calls
 from torch.nn.functional import scaled_dot_product_attention
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, reference_attend
 from lvsa_core.reference import token_mask
+from tests.support.strategies import Call, calls
 
 
 def visible_keys(call: Call, query: int) -> list[int]:

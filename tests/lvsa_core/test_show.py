@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
-from strategies import patterns
 
 from lvsa_core import Pattern, plan, show
+from tests.support.strategies import patterns
 
 
 @settings(max_examples=40)

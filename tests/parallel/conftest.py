@@ -1,7 +1,5 @@
 """Ranks, tiny checkpoints and what one rank makes of a request, each made once and only where a test asks for it."""
 
-import json
-import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -10,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from placements import Family, Strategy
-from ranks import Ranks
-from worker import Case, Result
+
+from tests.support.placements import Family, Strategy
+from tests.support.ranks import Ranks
+from tests.support.vace import write_vace
+from tests.support.worker import Case, Result
 
 HERE = Path(__file__).parent
 
@@ -40,30 +40,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     @cache
     def written(kind: str, **sizes: Any) -> Path:
         if kind == "wan-vace":
-            return vace(written("wan", **sizes), tmp_path_factory.mktemp("checkpoint") / kind)
+            return write_vace(written("wan", **sizes), tmp_path_factory.mktemp("checkpoint") / kind)
         return write_checkpoint(kind, tmp_path_factory.mktemp("checkpoint") / kind, **sizes)
 
     return written
-
-
-def vace(wan: Path, folder: Path) -> Path:
-    """The tiny Wan with a VACE transformer, one block of which has a block of control beside it."""
-    from diffusers import WanVACETransformer3DModel
-
-    from lvsa_vllm_omni.tiny.wan import _scale_up
-
-    shutil.copytree(wan, folder)
-    config = json.loads((folder / "transformer" / "config.json").read_text())
-    shared = {name: value for name, value in config.items() if not name.startswith("_")}
-    shutil.rmtree(folder / "transformer")
-    torch.manual_seed(0)
-    transformer = WanVACETransformer3DModel(**shared, vace_layers=[0], vace_in_channels=96)
-    _scale_up(transformer)
-    transformer.save_pretrained(folder / "transformer")
-    index = json.loads((folder / "model_index.json").read_text())
-    changed = {"_class_name": "WanVACEPipeline", "transformer": ["diffusers", "WanVACETransformer3DModel"]}
-    (folder / "model_index.json").write_text(json.dumps({**index, **changed}))
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -74,16 +54,20 @@ def run(ranks: Ranks, checkpoint: Callable[..., Path]) -> Callable[..., list[Res
     """
 
     def runner(
-        family: Family, strategy: Strategy, size: str, settings: dict[str, str] | None = None, **case: Any
+        family: Family,
+        strategy: Strategy,
+        size: str | tuple[int, int],
+        settings: dict[str, str] | None = None,
+        **case: Any,
     ) -> list[Result]:
-        height, width = family.sizes[size]
+        height, width = family.sizes[size] if isinstance(size, str) else size
         made = Case(
             model=str(checkpoint(family.kind, **strategy.checkpoint(family))),
             ranks=strategy.ranks,
             parallel=strategy.parallel,
-            engine=family.engine,
-            request={"height": height, "width": width, "num_frames": family.frames, "num_inference_steps": 3},
-            image=family.image() if family.image else None,
+            engine=family.options,
+            request={"height": height, "width": width, "num_frames": family.long, "num_inference_steps": 3},
+            image=family.request().get("image"),
             settings={family.hook: "1", "LVSA_STRICT": "1"} if settings is None else settings,
             decode=strategy.decode,
             **case,

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from placements import ALL, FAMILIES
-from worker import Result
+
+from tests.support.placements import ALL, FAMILIES
+from tests.support.worker import Result
 
 BY_NAME = {"diffusion_attention_config": {"per_role": {"self": {"backend": "LVSA"}}}}
 
@@ -15,16 +16,16 @@ BY_NAME = {"diffusion_attention_config": {"per_role": {"self": {"backend": "LVSA
 def test_long_and_short(run: Callable[..., list[Result]], alone: Callable[..., Result], strategy: str) -> None:
     """The engine builds its ring for a backend that it does not know; dense requests take the platform's."""
     about, placed = FAMILIES["wan"], ALL[strategy]
-    named = replace(about, engine=BY_NAME)
+    named = replace(about, options=BY_NAME)
     one, results = alone(about, placed, "even"), run(named, placed, "even", {"LVSA_STRICT": "1"})
     for result in results:
         assert not result.error, result.error
         assert result.patterns == one.patterns
     np.testing.assert_allclose(results[0].output, one.output, rtol=0, atol=1e-4)
 
-    short = replace(about, frames=33)
+    short = replace(about, long=33)
     (dense,) = run(short, replace(placed, ranks=1, parallel={}), "even", {})
-    results = run(replace(short, engine=BY_NAME), placed, "even", {"LVSA_STRICT": "1"})
+    results = run(replace(short, options=BY_NAME), placed, "even", {"LVSA_STRICT": "1"})
     for result in results:
         assert not result.error, result.error
         assert not result.calls

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from placements import ALL, FAMILIES
-from worker import Result
+
+from tests.support.placements import ALL, FAMILIES
+from tests.support.worker import Result
 
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 
@@ -18,7 +19,7 @@ def test_compiled_blocks(
 ) -> None:
     """The exchange and the text's tensors pass through the opaque operator."""
     about, placed = FAMILIES[family], ALL[strategy]
-    compiled = replace(about, engine={**about.engine, "enforce_eager": False})
+    compiled = replace(about, options={**about.options, "enforce_eager": False})
     one, results = alone(about, placed, "even"), run(compiled, placed, "even")
     for result in results:
         assert not result.error, result.error

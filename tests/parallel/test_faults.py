@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from placements import FAMILIES
-from ranks import Ranks
-from worker import Case
+
+from tests.support.placements import FAMILIES
+from tests.support.ranks import Ranks
+from tests.support.worker import Case
 
 TIMEOUT = 6  # seconds of the engine's groups, which is half an hour by default with gloo
 

@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from placements import ALL, CASES, FAMILIES, LIMITS, Strategy
-from worker import Result
+
+from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, Strategy
+from tests.support.worker import Result
 
 Run = Callable[..., list[Result]]
 
@@ -49,6 +50,6 @@ def test_limits_of_the_engine(run: Run, limit: str, lvsa: bool) -> None:
 
 def test_a_ring_that_does_not_divide_the_warm_up(run: Run) -> None:
     """The engine's first request has 32 x 32 tokens: with such a ring no server starts, whatever it would be asked."""
-    family = replace(FAMILIES["wan"], frames=1, sizes={"even": (512, 512)})
-    errors = [result.error for result in run(family, Strategy(3, {"ring_degree": 3}), "even")]
+    family = replace(FAMILIES["wan"], long=1)
+    errors = [result.error for result in run(family, Strategy(3, {"ring_degree": 3}), (512, 512))]
     assert any("Sequence length (1024) is not divisible by SP world size (3)" in error for error in errors), errors

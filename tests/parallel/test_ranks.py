@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from ranks import Ranks
-from worker import Case
+from tests.support.ranks import Ranks
+from tests.support.worker import Case
 
 
 def test_a_rank_that_fails_says_why(ranks: Ranks, tmp_path: Path) -> None:

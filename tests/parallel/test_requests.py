@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from placements import ALL, FAMILIES
-from worker import Result
 
 from lvsa_core import FrameGrid, plan
 from lvsa_core.sharded.exchange import Shards, exchange
+from tests.support.placements import ALL, FAMILIES
+from tests.support.worker import Result
 
 Run = Callable[..., list[Result]]
 
@@ -18,7 +18,7 @@ Run = Callable[..., list[Result]]
 def test_bfloat16(run: Run, alone: Callable[..., Result], strategy: str) -> None:
     """One and several ranks are equally far from float32; dense attention is 0.3 from it, the video's deviation 3.3."""
     family, placed = FAMILIES["wan"], ALL[strategy]
-    exact, half = alone(family, placed, "even"), replace(family, engine={"dtype": "bfloat16"})
+    exact, half = alone(family, placed, "even"), replace(family, options={"dtype": "bfloat16"})
     (one,), results = run(half, replace(placed, ranks=1, parallel={}), "even"), run(half, placed, "even")
     for result in (one, *results):
         assert not result.error, result.error

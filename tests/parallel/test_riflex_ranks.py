@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from placements import ALL, FAMILIES, Strategy
-from worker import Result
+
+from tests.support.placements import ALL, FAMILIES, Strategy
+from tests.support.worker import Result
 
 Run = Callable[..., list[Result]]
 ONE = Strategy(1)
@@ -33,7 +34,7 @@ TWICE = {"LVSA_RIFLEX_SCALE": "2"}
 
 
 def test_short_requests_are_as_before(run: Run) -> None:
-    short = replace(FAMILIES["wan"], frames=81)
+    short = replace(FAMILIES["wan"], long=81)
     (plain,) = run(short, ONE, "even", {short.hook: "1"})
     (scaled,) = run(short, ONE, "even", {short.hook: "1", **TWICE})
     assert np.array_equal(plain.output, scaled.output)

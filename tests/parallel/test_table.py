@@ -3,11 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
-from placements import ALL, CASES, LIMITS, Strategy
 
 from lvsa_core import Placement
 from lvsa_vllm_omni import compat, parallelism
 from lvsa_vllm_omni.hooks import SPECS
+from tests.support.placements import ALL, CASES, LIMITS, Strategy
 
 
 def placed(strategy: Strategy) -> Placement:

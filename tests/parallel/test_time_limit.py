@@ -5,9 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from placements import FAMILIES
-from ranks import Ranks
-from worker import Case
+
+from tests.support.placements import FAMILIES
+from tests.support.ranks import Ranks
+from tests.support.worker import Case
 
 SENTENCE = (
     "[LVSA] vLLM-Omni gives up a request after 600 s on several workers, and may shut them all down: for long videos "

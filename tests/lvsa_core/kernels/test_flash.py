@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
-from stand_ins import FA3_FWD, VLLM_FA3, cudnn, flash2, flash3, operator
-from strategies import Call, assert_equals_reference, calls
 
 from lvsa_core import FrameGrid, TokenLayout, plan
 from lvsa_core.kernels import KERNELS
 from lvsa_core.kernels.flash import FlashAttention3
 from lvsa_core.kernels.selftest import self_test
+from tests.support.stand_ins import FA3_FWD, VLLM_FA3, cudnn, flash2, flash3, operator
+from tests.support.strategies import Call, assert_equals_reference, calls
 
 FLASH = [name for name, kernel in KERNELS.items() if kernel.family == "flash"]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

@@ -9,14 +9,14 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stand_ins import PagedWrapper, single_prefill
-from strategies import Call, assert_equals_reference, calls, layouts, patterns
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
 from lvsa_core.kernels import KERNELS, flashinfer, release
 from lvsa_core.kernels.flashinfer import FlashInferKernel, frame_lists
 from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_core.kernels.selftest import self_test
+from tests.support.stand_ins import PagedWrapper, single_prefill
+from tests.support.strategies import Call, assert_equals_reference, calls, layouts, patterns
 
 real = pytest.importorskip("flashinfer")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

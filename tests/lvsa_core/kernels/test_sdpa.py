@@ -7,8 +7,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stand_ins import npu_fusion_attention
-from strategies import Call, assert_equals_reference, calls
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -17,6 +15,8 @@ from lvsa_core.kernels import KERNELS
 from lvsa_core.kernels.prefix_window import GatheredWindow
 from lvsa_core.kernels.sdpa import AscendKernel, ConcatenatedKernel, SdpaKernel
 from lvsa_core.kernels.selftest import self_test
+from tests.support.stand_ins import npu_fusion_attention
+from tests.support.strategies import Call, assert_equals_reference, calls
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

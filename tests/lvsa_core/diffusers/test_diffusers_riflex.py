@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from videos import KNOBS, LATENT, SHORT, VISIBLE, distance, generate
+
+from tests.support.videos import KNOBS, LATENT, SHORT, VISIBLE, distance, generate
 
 #: Family -> channels of the temporal axis and base of the tiny models.
 ROPES = {"wan": (12, 1e4), "hunyuan": (8, 256.0)}

@@ -13,7 +13,7 @@ from lvsa_vllm_omni import parallelism
 from lvsa_vllm_omni.cli.main import main
 from lvsa_vllm_omni.hooks import SPECS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_docs_have_the_table_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import patterns
 
 from lvsa_core import FrameGrid, Pattern, plan
 from lvsa_core.sharded.exchange import Exchange, Shards, exchange
+from tests.support.strategies import patterns
 
 
 @st.composite

@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from videos import (
+
+from lvsa_core import plan, reference_attend
+from lvsa_core.diffusers import dispatch
+from tests.support.videos import (
     FAMILIES,
     KINDS,
     KNOBS,
@@ -18,9 +21,6 @@ from videos import (
     masked,
     pattern_at,
 )
-
-from lvsa_core import plan, reference_attend
-from lvsa_core.diffusers import dispatch
 
 Pipeline = Callable[[str], Any]
 

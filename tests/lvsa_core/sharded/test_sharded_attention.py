@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from ring_ranks import Case, assert_whole, cases, in_ranks, run_case, run_cases
 
 from lvsa_core import FrameGrid, Pattern, plan
 from lvsa_core.sharded import attention as ring
 from lvsa_core.sharded.attention import _pays, sharded_attend
 from lvsa_core.sharded.exchange import Shards, exchange
 from lvsa_core.sharded.transfers import traffic
+from tests.support.sharded_ranks import Case, assert_whole, cases, in_ranks, run_case, run_cases
 
 pytestmark = pytest.mark.multiproc
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
-from videos import KNOBS, LONG, SHORT, VISIBLE, distance, generate, masked
 
 from lvsa_core import FrameGrid
+from tests.support.videos import KNOBS, LONG, SHORT, VISIBLE, distance, generate, masked
 
 Pipeline = Callable[[str], Any]
 Enable = Callable[..., Any]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import gc
 import importlib
-import logging
 import os
 import signal
 import sys
@@ -17,6 +16,11 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from tests.support.attended import Call, watch_calls
+from tests.support.log import Log
 
 #: Imported once, before the ranks are forked: the worker, and the models, which the engine imports by name.
 MODULES = (
@@ -60,20 +64,6 @@ class Case:
     settings: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[int], None] | None = None
     decode: bool = True
-
-
-@dataclass(frozen=True)
-class Call:
-    """One sparse attention call: the step that the pipeline publishes, the pattern, and what this rank holds."""
-
-    step: int | None
-    frames: int
-    patches: int
-    offset: int
-    interval: int
-    queries: int
-    keys: int
-    heads: int
 
 
 @dataclass
@@ -226,28 +216,12 @@ def _array(tensor: Any) -> Any:
 @contextmanager
 def _watched(result: Result) -> Any:
     """Note the sparse attention calls, the plugin's log lines and its counters."""
-    from lvsa_vllm_omni import compat, journal, scope
+    from lvsa_vllm_omni import journal
 
-    original = scope.Forward.attend
-
-    def watched(self: Any, q: Any, k: Any, *more: Any, **options: Any) -> Any:
-        pattern, step = self.pattern, compat.forward_context().denoise_step_idx
-        shape = (q.shape[1], k.shape[1], q.shape[2])
-        result.calls.append(
-            Call(step, self.video.frames, self.video.patches, pattern.offset, pattern.keyframe_interval, *shape)
-        )
-        return original(self, q, k, *more, **options)
-
-    class Lines(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            result.log.append(record.getMessage())
-
-    handler = Lines()
-    logging.getLogger("vllm.lvsa").addHandler(handler)
-    scope.Forward.attend = watched  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        scope.Forward.attend = original  # type: ignore[method-assign]
-        logging.getLogger("vllm.lvsa").removeHandler(handler)
-        result.counts = dict(journal.counts)
+    with pytest.MonkeyPatch.context() as patch, Log() as log:
+        result.calls = watch_calls(patch)
+        try:
+            yield
+        finally:
+            result.log = log.messages
+            result.counts = dict(journal.counts)

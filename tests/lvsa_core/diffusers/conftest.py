@@ -10,11 +10,10 @@ import torch
 
 pytest.importorskip("diffusers")
 
-from videos import MADE_OF, load
-
 import lvsa_core.diffusers as lvsa_diffusers
 from lvsa_core.diffusers import Lvsa
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
+from tests.support.videos import MADE_OF, load
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,7 +13,7 @@ from lvsa_vllm_omni.cli.main import main
 from lvsa_vllm_omni.hooks import SPECS
 from lvsa_vllm_omni.tiny.checkpoint import KINDS
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[3] / "examples"
 WAN = ["--preset", "wan2.1-1.3b", "--size", "832x480"]
 
 
@@ -74,7 +74,7 @@ def test_no_command_needs_the_engine() -> None:
         "assert not {'vllm', 'vllm_omni', 'matplotlib'} & sys.modules.keys(); sys.exit(status)"
     )
     command = [sys.executable, "-c", script, "show", *WAN, "--frames", "321"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("total_lat_frames=81 window=3 n_first=1 kfi=6 global_count=14 ")
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from videos import KNOBS, SHORT, VISIBLE, distance, generate, masked, picture, transformers_of
 
 from lvsa_core.diffusers.run import Run
+from tests.support.videos import KNOBS, SHORT, VISIBLE, distance, generate, masked, picture, transformers_of
 
 Pipeline = Callable[[str], Any]
 Enable = Callable[..., Any]

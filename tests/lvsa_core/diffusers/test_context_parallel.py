@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from cp_ranks import Case, in_ranks, make_all
 from torch import Tensor
-from videos import FAMILIES, KNOBS, LATENT, SHORT, generate, pattern_at
+
+from tests.support.cp_ranks import Case, in_ranks, make_all
+from tests.support.videos import FAMILIES, KNOBS, LATENT, SHORT, generate, pattern_at
 
 pytestmark = pytest.mark.multiproc
 

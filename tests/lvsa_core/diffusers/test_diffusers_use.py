@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from videos import KINDS, KNOBS, LATENT, SHORT, distance, generate, masked
 
 import lvsa_core.diffusers
 from lvsa_core import FrameGrid, TokenLayout, plan
@@ -18,6 +17,7 @@ from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.presets import shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings
+from tests.support.videos import KINDS, KNOBS, LATENT, SHORT, distance, generate, masked
 
 Pipeline = Callable[[str], Any]
 

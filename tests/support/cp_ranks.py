@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from videos import KNOBS, SHORT, generate, load, transformers_of
+
+from tests.support.videos import KNOBS, SHORT, generate, load, transformers_of
 
 #: What takes long to import; the processes are copies of one that has it.
 PRELOAD = [

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lvsa_core import Pattern, plan
+from tests.support.vace import vace_transformer
 
 #: Video frames of long and of short videos; the tests take REFERENCE latent frames for the training length.
 LONG, SHORT, REFERENCE = 45, 17, 5
@@ -87,19 +88,20 @@ def remade(kind: str, pipe: Any) -> Any:
     """A pipeline of a kind that has no checkpoint, with a transformer of its own."""
     import diffusers
 
-    from lvsa_vllm_omni.tiny import cogvideox, wan
+    from lvsa_vllm_omni.tiny import cogvideox
 
-    changes: dict[str, Any] = {
-        "wan-vace": {"vace_layers": [0, 1], "vace_in_channels": 96},
-        "cogvideox-1.5": {"patch_size_t": 2, "patch_bias": False, "sample_frames": 81},
-    }[kind]
-    vace = kind == "wan-vace"
-    made = diffusers.WanVACETransformer3DModel if vace else diffusers.CogVideoXTransformer3DModel
-    torch.manual_seed(0)
-    transformer = made.from_config({**pipe.transformer.config, **changes}).eval()
-    (wan if vace else cogvideox)._scale_up(transformer)
-    parts = {**pipe.components, "transformer": transformer}
-    return (diffusers.WanVACEPipeline if vace else diffusers.CogVideoXPipeline)(**parts)
+    if kind == "wan-vace":
+        made, transformer = diffusers.WanVACEPipeline, vace_transformer(dict(pipe.transformer.config), layers=(0, 1))
+    else:
+        changes = {"patch_size_t": 2, "patch_bias": False, "sample_frames": 81}
+        torch.manual_seed(0)
+        config = {**pipe.transformer.config, **changes}
+        made, transformer = (
+            diffusers.CogVideoXPipeline,
+            diffusers.CogVideoXTransformer3DModel.from_config(config).eval(),
+        )
+        cogvideox._scale_up(transformer)
+    return made(**{**pipe.components, "transformer": transformer})
 
 
 def load(kind: str, folder: Path) -> Any:

@@ -2,58 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from tests.support.families import FAMILIES as ENGINE_FAMILIES
+from tests.support.families import Family
 
-
-@dataclass(frozen=True)
-class Family:
-    """A tiny checkpoint and requests just beyond its training length.
-
-    Args:
-        kind: of checkpoint. hook: the variable that switches LVSA on. frames: video frames of a request.
-        sizes: height and width in pixels: ``even`` makes a number of tokens that 4 divides, where a rank's share of
-            them is no whole number of frames; ``odd`` an odd number.
-        engine: further configuration. image: makes the image that a request needs.
-        grouped: whether heads share keys and values.
-    """
-
-    kind: str
-    hook: str
-    frames: int
-    sizes: Mapping[str, tuple[int, int]]
-    engine: Mapping[str, Any] = field(default_factory=dict)
-    image: Callable[[], Any] | None = None
-    grouped: bool = False
-
-
-def _image() -> Any:
-    return Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3))
-
-
-#: Tokens of 16 pixels a side: 16 or 15 a latent frame. Tokens of 32 pixels a side: 4 or 9.
-FINE, COARSE = {"even": (64, 64), "odd": (48, 80)}, {"even": (64, 64), "odd": (96, 96)}
-
-FAMILIES = {
-    family.kind: family
-    for family in (
-        Family("wan", "LVSA_WAN_HOOK", 129, FINE),  # 33 latent frames
-        Family("wan-vace", "LVSA_WAN_HOOK", 97, FINE),  # 25
-        Family("wan-i2v", "LVSA_WAN_HOOK", 97, FINE, image=_image),  # 25
-        Family("wan-ti2v", "LVSA_WAN_HOOK", 145, COARSE),  # 37
-        Family("wan-a14b", "LVSA_WAN_HOOK", 97, FINE),  # 25
-        Family("hunyuan", "LVSA_HUNYUAN_HOOK", 145, FINE),  # 37
-        Family("hunyuan-i2v", "LVSA_HUNYUAN_HOOK", 145, FINE, image=_image),  # 37
-        Family(
-            "cosmos3", "LVSA_COSMOS3_HOOK", 201, COARSE, {"model_config": {"guardrails": False}}, grouped=True
-        ),  # 51
-    )
-}
+#: Also VACE, for whose tests the table of placements is the only one.
+FAMILIES = {**ENGINE_FAMILIES, "wan-vace": replace(ENGINE_FAMILIES["wan-i2v"], kind="wan-vace", image=False)}
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from multiprocessing import connection, forkserver
 from pathlib import Path
 from typing import Any
 
-import worker
-from free_port import free_port
+from tests.support import worker
+from tests.support.free_port import free_port
 
 #: Of a forked process: the engine logs much, and the ranks share few cores.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -36,7 +36,8 @@ class Ranks:
     def __init__(self, folder: Path, timeout: float = 120.0) -> None:
         self.folder, self.timeout = folder, timeout
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload([*worker.MODULES, "pytest"])  # a rank imports what started the tests
+        # A rank imports what started the tests.
+        self.context.set_forkserver_preload([*worker.MODULES, "pytest", worker.__name__])
         self._cases = 0
         with _environment(ENVIRONMENT):
             forkserver.ensure_running()
