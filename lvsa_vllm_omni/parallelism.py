@@ -156,7 +156,7 @@ def refusals(*, lse: bool) -> Iterator[str]:
 
 
 def table() -> Iterator[Sequence[str]]:
-    """A header, and a row for each option: title, options of the engine, the decision for each family, and the reasons."""
+    """A header, and a row for each option: title, options, the decision for each family, and the reasons."""
     yield ("strategy", "options", *SPECS, "how")
     for option in PLACEMENTS:
         decisions = {name: option.decide(spec) for name, spec in SPECS.items()}
