@@ -1,4 +1,4 @@
-"""The engine's ways to use several devices, and what LVSA does under each; for the log, `lvsa doctor` and the docs."""
+"""The ways in which the engine uses several devices, and what LVSA does under each; for log, command line and docs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lvsa_vllm_omni.hooks import SPECS, FamilySpec
 
 
 @dataclass(frozen=True)
-class Strategy:
-    """One way, alone or combined.
+class PlacementOption:
+    """One kind of parallelism, or several combined, as a user chooses it.
 
     Args:
         title: what people call it. options: of ``vllm serve``, for two or four devices.
-        placement: the degrees that these options make.
+        placement: the degrees of parallelism that these options give.
         engine_limits: families that the engine itself cannot run so, each with the reason.
     """
 
@@ -34,45 +34,47 @@ _CAUSAL = "its attention layers of the text are causal, which the engine's AllGa
 _NO_STAGES = "its pipeline has no stages: the engine lets every rank compute everything"
 
 #: Measured by tests/parallel on two and four ranks, each row with each family.
-STRATEGIES: tuple[Strategy, ...] = (
-    Strategy("tensor parallel", "--tensor-parallel-size 2", Placement(tp=2)),
-    Strategy("CFG parallel", "--cfg-parallel-size 2", Placement(cfg=2)),
-    Strategy(
+PLACEMENTS: tuple[PlacementOption, ...] = (
+    PlacementOption("tensor parallel", "--tensor-parallel-size 2", Placement(tp=2)),
+    PlacementOption("CFG parallel", "--cfg-parallel-size 2", Placement(cfg=2)),
+    PlacementOption(
         "pipeline parallel",
         "--pipeline-parallel-size 2 --vae-patch-parallel-size 2",
         Placement(pp=2),
         {"hunyuan": _NO_STAGES, "cosmos3": _NO_STAGES},
     ),
-    Strategy("HSDP", "--use-hsdp --hsdp-shard-size 2", Placement(hsdp=2)),
-    Strategy("Ulysses", "--ulysses-degree 2", Placement(ulysses=2)),
-    Strategy("Ulysses, any number of heads", "--ulysses-degree 2 --ulysses-mode advanced_uaa", Placement(ulysses=2)),
-    Strategy("Ring", "--ring-degree 2", Placement(ring=2)),
-    Strategy("AllGather-KV", "--allgather-degree 2", Placement(allgather_kv=2), {"cosmos3": _CAUSAL}),
-    Strategy("Ulysses x Ring", "--ulysses-degree 2 --ring-degree 2", Placement(ulysses=2, ring=2)),
-    Strategy(
+    PlacementOption("HSDP", "--use-hsdp --hsdp-shard-size 2", Placement(hsdp=2)),
+    PlacementOption("Ulysses", "--ulysses-degree 2", Placement(ulysses=2)),
+    PlacementOption(
+        "Ulysses, any number of heads", "--ulysses-degree 2 --ulysses-mode advanced_uaa", Placement(ulysses=2)
+    ),
+    PlacementOption("Ring", "--ring-degree 2", Placement(ring=2)),
+    PlacementOption("AllGather-KV", "--allgather-degree 2", Placement(allgather_kv=2), {"cosmos3": _CAUSAL}),
+    PlacementOption("Ulysses x Ring", "--ulysses-degree 2 --ring-degree 2", Placement(ulysses=2, ring=2)),
+    PlacementOption(
         "Ulysses x Ring, any number of heads",
         "--ulysses-degree 2 --ring-degree 2 --ulysses-mode advanced_uaa",
         Placement(ulysses=2, ring=2),
     ),
-    Strategy("Ulysses x CFG", "--ulysses-degree 2 --cfg-parallel-size 2", Placement(ulysses=2, cfg=2)),
-    Strategy("Ring x CFG", "--ring-degree 2 --cfg-parallel-size 2", Placement(ring=2, cfg=2)),
-    Strategy("tensor x CFG", "--tensor-parallel-size 2 --cfg-parallel-size 2", Placement(tp=2, cfg=2)),
-    Strategy("tensor x Ulysses", "--tensor-parallel-size 2 --ulysses-degree 2", Placement(tp=2, ulysses=2)),
-    Strategy("tensor x Ring", "--tensor-parallel-size 2 --ring-degree 2", Placement(tp=2, ring=2)),
-    Strategy(
+    PlacementOption("Ulysses x CFG", "--ulysses-degree 2 --cfg-parallel-size 2", Placement(ulysses=2, cfg=2)),
+    PlacementOption("Ring x CFG", "--ring-degree 2 --cfg-parallel-size 2", Placement(ring=2, cfg=2)),
+    PlacementOption("tensor x CFG", "--tensor-parallel-size 2 --cfg-parallel-size 2", Placement(tp=2, cfg=2)),
+    PlacementOption("tensor x Ulysses", "--tensor-parallel-size 2 --ulysses-degree 2", Placement(tp=2, ulysses=2)),
+    PlacementOption("tensor x Ring", "--tensor-parallel-size 2 --ring-degree 2", Placement(tp=2, ring=2)),
+    PlacementOption(
         "tensor x AllGather-KV",
         "--tensor-parallel-size 2 --allgather-degree 2",
         Placement(tp=2, allgather_kv=2),
         {"cosmos3": _CAUSAL},
     ),
-    Strategy(
+    PlacementOption(
         "AllGather-KV x CFG",
         "--allgather-degree 2 --cfg-parallel-size 2",
         Placement(allgather_kv=2, cfg=2),
         {"cosmos3": _CAUSAL},
     ),
     *(
-        Strategy(
+        PlacementOption(
             f"pipeline x {title}",
             f"--pipeline-parallel-size 2 --vae-patch-parallel-size 2 {options} 2",
             Placement(pp=2, **{degree: 2}),
@@ -87,7 +89,7 @@ STRATEGIES: tuple[Strategy, ...] = (
         )
     ),
     *(
-        Strategy(
+        PlacementOption(
             f"HSDP x {title}", f"--use-hsdp --hsdp-shard-size 2 {option} 2", Placement(hsdp=2, **{degree: 2}), limits
         )
         for title, option, degree, limits in (
@@ -97,24 +99,24 @@ STRATEGIES: tuple[Strategy, ...] = (
             ("AllGather-KV", "--allgather-degree", "allgather_kv", {"cosmos3": _CAUSAL}),
         )
     ),
-    Strategy(
+    PlacementOption(
         "HSDP x Ulysses x Ring",
         "--use-hsdp --hsdp-shard-size 4 --ulysses-degree 2 --ring-degree 2",
         Placement(hsdp=4, ulysses=2, ring=2),
     ),
-    Strategy("replicas, data parallel", "--stage-id 0 --omni-dp-size-local 2", Placement()),
+    PlacementOption("replicas, data parallel", "--stage-id 0 --omni-dp-size-local 2", Placement()),
 )
 
 
-#: Seconds that the engine gives a request on several workers, and its output, where nothing else is set.
+#: Seconds after which the engine gives up a request on several workers, or its output, unless the user sets others.
 USUAL_TIME_LIMIT = 600.0
 
 
 def time_limit() -> str:
-    """What to do about the engine's time-outs of a request on several workers; empty where the user has raised both.
+    """What to do about the engine's time-outs of a request on several workers; empty if the user has raised both.
 
-    The executor shuts the workers down when one of them has not answered in time. The engine itself reads the
-    variables, in the process of a worker as in its own.
+    The executor shuts the workers down when one of them has not answered in time. The engine reads the variables
+    itself, in each worker's process and in its own.
     """
     from vllm_omni.diffusion import diffusion_engine
     from vllm_omni.diffusion.executor import multiproc_executor
@@ -133,7 +135,7 @@ def time_limit() -> str:
 
 
 def titles(placement: Placement) -> str:
-    """A placement in the words of the table: ``Ulysses 2 x CFG parallel 2``; empty on one device."""
+    """A placement in the words of the table, such as ``Ulysses 2 x CFG parallel 2``; empty on one device."""
     names = {
         "tp": "tensor parallel", "cfg": "CFG parallel", "pp": "pipeline parallel", "hsdp": "HSDP", "ulysses": "Ulysses",
         "ring": "Ring", "allgather_kv": "AllGather-KV",
@@ -142,10 +144,10 @@ def titles(placement: Placement) -> str:
 
 
 def refusals(*, lse: bool) -> Iterator[str]:
-    """What does not run with a kernel: family, placement and reason.
+    """What cannot run with a kernel: family, placement and reason.
 
     Args:
-        lse: whether it gives a log-sum-exp.
+        lse: whether the kernel returns a log-sum-exp.
     """
     for name, spec in SPECS.items():
         decision = Placement(ring=2).decide(spec.text, lse=lse)
@@ -154,12 +156,12 @@ def refusals(*, lse: bool) -> Iterator[str]:
 
 
 def table() -> Iterator[Sequence[str]]:
-    """A header, and a row for each strategy: title, options, what happens with each family, and the reasons."""
+    """A header, and a row for each option: title, options, the decision for each family, and the reasons."""
     yield ("strategy", "options", *SPECS, "how")
-    for strategy in STRATEGIES:
-        decisions = {name: strategy.decide(spec) for name, spec in SPECS.items()}
+    for option in PLACEMENTS:
+        decisions = {name: option.decide(spec) for name, spec in SPECS.items()}
         verdicts = [decision.verdict if decision else "not in the engine" for decision in decisions.values()]
         reasons = [decision.reason for decision in decisions.values() if decision]
-        limits = [f"{name}: {reason}" for name, reason in strategy.engine_limits.items()]
+        limits = [f"{name}: {reason}" for name, reason in option.engine_limits.items()]
         how = max(reasons, key=len)
-        yield (strategy.title, strategy.options, *verdicts, "; ".join([how, *dict.fromkeys(limits)]))
+        yield (option.title, option.options, *verdicts, "; ".join([how, *dict.fromkeys(limits)]))

@@ -1,8 +1,12 @@
-"""Dependencies point one way: lvsa_core <- hooks <- lvsa_vllm_omni <- examples. Read from the source; nothing runs."""
+"""Dependencies point one way, without circles: lvsa_core <- hooks <- lvsa_vllm_omni <- examples; files stay short.
+
+Read from the source; nothing runs.
+"""
 
 import ast
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -91,6 +95,48 @@ def prints(path: PurePosixPath, tree: ast.AST) -> list[str]:
     return [ast.unparse(node) for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
 
 
+MOST_LINES = 300
+
+
+def module_name(path: PurePosixPath) -> str:
+    """The name under which a file is imported: hooks and configs install inside lvsa_vllm_omni."""
+    parts = path.with_suffix("").parts
+    inside = ("lvsa_vllm_omni",) if parts[0] in ("hooks", "configs") else ()
+    return ".".join((*inside, *(part for part in parts if part != "__init__")))
+
+
+def imported(path: PurePosixPath, tree: ast.AST) -> Iterator[str]:
+    """Full names that a file imports anywhere, also inside functions; not those under ``if TYPE_CHECKING``."""
+    package = module_name(path).split(".")[: None if path.name == "__init__.py" else -1]
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            yield from (f"{source}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("importlib.import_module", "import_module"):
+            yield from (str(x.value) for x in node.args[:1] if isinstance(x, ast.Constant))
+        yield from imported(path, node)
+
+
+def circle(trees: Mapping[PurePosixPath, ast.AST]) -> list[str]:
+    """Modules of a circle of imports, the first one again at the end; empty if there is none."""
+    modules = {module_name(path) for path in trees}
+    needs = {}
+    for path, tree in trees.items():
+        # ``from package import name``: the module of that name, else the package itself.
+        names = {name if name in modules else name.rpartition(".")[0] for name in imported(path, tree)}
+        needs[module_name(path)] = names & modules
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 RULES = [wrong_imports, environment_uses, prints]
 Rule = Callable[[PurePosixPath, ast.AST], list[str]]
 
@@ -100,6 +146,16 @@ def test_every_file(rule: Rule) -> None:
     assert {path.parts[0] for path in SOURCES} >= {"lvsa_core", "hooks", "lvsa_vllm_omni"}
     broken = {str(path): rule(path, ast.parse(file.read_text("utf-8"), str(path))) for path, file in SOURCES.items()}
     assert {path: names for path, names in broken.items() if names} == {}
+
+
+def test_no_circles() -> None:
+    files = {path: file for path, file in SOURCES.items() if path.parts[0] in PACKAGES}
+    assert circle({path: ast.parse(file.read_text("utf-8")) for path, file in files.items()}) == []
+
+
+def test_no_long_file() -> None:
+    lengths = {str(path): len(file.read_text("utf-8").splitlines()) for path, file in SOURCES.items()}
+    assert {path: lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
 
 
 def test_exceptions_are_still_needed() -> None:
@@ -142,3 +198,21 @@ def test_exceptions_are_still_needed() -> None:
 )
 def test_rules_see_what_they_should(rule: Rule, path: str, source: str, found: list[str]) -> None:
     assert rule(PurePosixPath(path), ast.parse(source)) == found
+
+
+@pytest.mark.parametrize(
+    ("sources", "found"),
+    [
+        ({"a.py": "import lvsa_core.b", "b.py": "import torch"}, False),
+        ({"a.py": "import lvsa_core.b", "b.py": "import lvsa_core.a"}, True),
+        ({"a.py": "from lvsa_core import b", "b.py": "def f():\n  from lvsa_core.a import x"}, True),
+        ({"a.py": "from . import b", "b.py": "import importlib\nimportlib.import_module('lvsa_core.a')"}, True),
+        ({"a.py": "from .b import x", "b.py": "from .c.d import x", "c/d.py": "from ..a import x"}, True),
+        ({"a.py": "from .b import x", "b.py": "if TYPE_CHECKING:\n  from .a import x"}, False),
+        ({"__init__.py": "from lvsa_core.a import x", "a.py": "from lvsa_core.b import y", "b.py": ""}, False),
+        ({"__init__.py": "from .a import x", "a.py": "from lvsa_core import x"}, True),
+    ],
+)
+def test_circles_are_seen(sources: dict[str, str], found: bool) -> None:
+    trees = {PurePosixPath("lvsa_core") / name: ast.parse(source) for name, source in sources.items()}
+    assert bool(circle(trees)) == found

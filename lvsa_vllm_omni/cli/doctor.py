@@ -38,8 +38,8 @@ def run(options: argparse.Namespace) -> Iterator[str]:
             yield from markdown_table(rows)
             return
         yield from columns([(title, *verdicts, flags) for title, flags, *verdicts, _how in rows])
-        for strategy in parallelism.STRATEGIES:
-            yield from (f"{strategy.title}, {name}: {why}" for name, why in strategy.engine_limits.items())
+        for option in parallelism.PLACEMENTS:
+            yield from (f"{option.title}, {name}: {why}" for name, why in option.engine_limits.items())
         return
     yield ", ".join(f"{package} {_version(package)}" for package in PACKAGES)
     settings = _settings()

@@ -17,8 +17,8 @@ def placed(strategy: Strategy) -> Placement:
 
 
 @pytest.mark.parametrize("family", SPECS)
-@pytest.mark.parametrize("row", parallelism.STRATEGIES, ids=lambda row: row.title)
-def test_every_cell_is_measured(row: parallelism.Strategy, family: str) -> None:
+@pytest.mark.parametrize("row", parallelism.PLACEMENTS, ids=lambda row: row.title)
+def test_every_cell_is_measured(row: parallelism.PlacementOption, family: str) -> None:
     """A sparse cell by a case with the same options, the engine's limit by one that fails or changes nothing."""
     measured = {name for kind, name, _ in CASES if kind == family and "ignored" not in name}
     same = [name for name in measured if matches(row, ALL[name])]
@@ -34,7 +34,7 @@ def test_every_cell_is_measured(row: parallelism.Strategy, family: str) -> None:
     assert refused or ("stages" in row.engine_limits[family] and ignored)
 
 
-def matches(row: parallelism.Strategy, strategy: Strategy) -> bool:
+def matches(row: parallelism.PlacementOption, strategy: Strategy) -> bool:
     """Whether a case has a row's degrees, or the same with HSDP over more ranks, and its options."""
     options = ("advanced_uaa" in row.options) == ("ulysses_mode" in strategy.parallel)
     return options and used(placed(strategy)) == used(row.placement)

@@ -28,9 +28,9 @@ def test_matrix_for_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--matrix"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split() == ["strategy", *SPECS, "options"]
-    for strategy, line in zip(parallelism.STRATEGIES, lines, strict=False):
-        assert line.startswith(strategy.title) and line.endswith(strategy.options)
-        assert line.count("not in the engine") == len(strategy.engine_limits)
+    for option, line in zip(parallelism.PLACEMENTS, lines, strict=False):
+        assert line.startswith(option.title) and line.endswith(option.options)
+        assert line.count("not in the engine") == len(option.engine_limits)
     assert (
         "AllGather-KV, cosmos3: its attention layers of the text are causal, which the engine's AllGather-KV refuses"
         in lines
@@ -47,7 +47,7 @@ def test_the_options_make_the_placement() -> None:
         "from lvsa_vllm_omni import compat, parallelism; from types import SimpleNamespace;"
         "parser = FlexibleArgumentParser(); OmniServeCommand().subparser_init(parser.add_subparsers());"
         "names = {f.name for f in dataclasses.fields(DiffusionParallelConfig) if f.init}\n"
-        "for s in parallelism.STRATEGIES:\n"
+        "for s in parallelism.PLACEMENTS:\n"
         "    given = vars(parser.parse_args(['serve', 'm', '--omni', *s.options.split()]))\n"
         "    config = DiffusionParallelConfig(**{k: v for k, v in given.items() if k in names and v is not None})\n"
         "    assert compat.placement(SimpleNamespace(parallel_config=config)) == s.placement, (s, config)\n"

@@ -1,0 +1,75 @@
+"""What gets installed: every module and data file, one version, and bounds around the engine that the tests run on."""
+
+import re
+import shutil
+import subprocess
+import sys
+from email.message import Message
+from email.parser import Parser
+from pathlib import Path
+from typing import NamedTuple
+from zipfile import ZipFile
+
+import pytest
+from packaging.requirements import Requirement
+
+REPOSITORY = Path(__file__).parents[1]
+#: Where the packages stand in the repository, and in what they install.
+PLACES = {
+    "lvsa_core": "lvsa_core",
+    "lvsa_vllm_omni": "lvsa_vllm_omni",
+    "hooks": "lvsa_vllm_omni/hooks",
+    "configs": "lvsa_vllm_omni/configs",
+}
+
+
+class Wheel(NamedTuple):
+    files: set[str]
+    metadata: Message
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Wheel:
+    """The wheel, built from a copy, so that the repository stays as it is."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    for place in PLACES:
+        shutil.copytree(REPOSITORY / place, source / place, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    program = f"from setuptools.build_meta import build_wheel; build_wheel({str(out)!r})"
+    built = subprocess.run([sys.executable, "-c", program], cwd=source, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stderr[-2000:]
+    with ZipFile(next(out.glob("*.whl"))) as archive:
+        names = archive.namelist()
+        metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
+        return Wheel(set(names), Parser().parsestr(archive.read(metadata).decode()))
+
+
+def test_everything_is_in_the_wheel(wheel: Wheel) -> None:
+    """The list of packages in pyproject.toml is written by hand: a new folder is easily forgotten there."""
+    expected = {
+        (Path(installed) / file.relative_to(REPOSITORY / place)).as_posix()
+        for place, installed in PLACES.items()
+        for pattern in ("*.py", "*.toml")
+        for file in (REPOSITORY / place).rglob(pattern)
+    }
+    typed = {f"{installed}/py.typed" for installed in PLACES.values()}
+    assert {name for name in wheel.files if ".dist-info/" not in name} == expected | typed
+
+
+def test_one_version(wheel: Wheel) -> None:
+    """It stands in pyproject.toml alone; the changelog's newest entry is the one of that version."""
+    newest = re.search(r"^## \[(.+?)\]", (REPOSITORY / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest and newest[1] == wheel.metadata["Version"]
+    assert "\nversion:" not in (REPOSITORY / "CITATION.cff").read_text()
+
+
+def test_the_tested_engine_is_within_the_bounds(wheel: Wheel) -> None:
+    pins = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines())
+    asked = [Requirement(text) for text in wheel.metadata.get_all("Requires-Dist", [])]
+    bounds = {x.name: x.specifier for x in asked if x.marker and x.marker.evaluate({"extra": "engine"})}
+    assert set(bounds) >= {"vllm", "vllm-omni"}
+    for name in ("vllm", "vllm-omni"):
+        assert pins[name] in bounds[name], "the engine that tests run on is within the bounds of the extra"
+        major, minor, _ = pins[name].split(".")
+        assert f"{major}.{int(minor) + 2}.0" not in bounds[name], "an engine that no test ran on is not"
