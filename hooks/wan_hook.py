@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lvsa_core import FrameGrid
-from lvsa_core.families import WAN_THETA, wan_temporal_channels
+from lvsa_core.facts import WAN_THETA, wan_temporal_channels
 from lvsa_core.vace import reference_frames
 
 from .spec import FamilySpec, ImpossibleRequest, Rope, latent_grid

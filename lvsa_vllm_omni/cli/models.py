@@ -97,7 +97,7 @@ def _classes(preset: Preset, spec: FamilySpec) -> list[str]:
 
 
 def _length(preset: Preset) -> str:
-    return f"{preset.reference_latent_frames} latent frames ({preset.frames} at {preset.fps} fps)"
+    return f"{preset.reference_latent_frames} latent frames ({preset.training_frames} at {preset.fps} fps)"
 
 
 def _cpu(model: str) -> str:
