@@ -61,6 +61,8 @@ class Preset(BaseModel):
     """scale of classifier-free guidance"""
     flow_shift: float | None = None
     """shift of the noise schedule"""
+    cpu: str | None = None
+    """which tiny models in its place the tests run on the engine on a CPU, None if none yet"""
     gpu: str | None = None
     """on which GPU the published model has run under LVSA, None if on none yet"""
     match: dict[str, Any] = Field({}, repr=False)

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from lvsa_vllm_omni.checkpoint import Checkpoint, CheckpointError
-from lvsa_vllm_omni.cpu.runs import CPU_RUNS
 from lvsa_vllm_omni.hooks import DENSE
 from lvsa_vllm_omni.presets import PresetError, load_preset, match_preset, preset_of, shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings
@@ -18,6 +17,19 @@ from lvsa_vllm_omni.tiny.checkpoint import KINDS
 REPOSITORY = Path(__file__).parents[2]
 #: What the ``checkpoint`` of tests/engine/conftest.py is, which all its other tests run.
 WAN_CHECKPOINT = "wan"
+
+#: Name of a preset, or title of a model that stays dense -> the kinds of tiny checkpoints that stand for it on a CPU,
+#: and the tests that build a variant of their own. Each kind is run by every test of the engine's families.
+CPU_RUNS: dict[str, tuple[list[str], list[str]]] = {
+    "wan2.1-1.3b": (["wan"], []),
+    "wan2.1-14b": (["wan", "wan-i2v"], []),
+    "wan2.2-a14b": (["wan-a14b"], []),
+    "wan2.2-ti2v-5b": (["wan-ti2v"], []),
+    "wan": ([], ["test_wan_variants.py::test_vace", "test_wan_variants.py::test_dmd_takes_few_steps_without_guidance"]),
+    "Wan 2.2 S2V": ([], ["test_speech_to_video.py::test_it_stays_dense"]),
+    "hunyuan-video-1.5": (["hunyuan", "hunyuan-i2v"], []),
+    "cosmos3": (["cosmos3"], []),
+}
 
 #: What the published checkpoints say in transformer/config.json, and whether model_index.json names transformer_2.
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -74,13 +86,16 @@ def test_the_settings_name_every_training_length() -> None:
 
 def test_what_has_run_on_the_cpu_is_what_the_engines_tests_run() -> None:
     """Each kind in one row or more, no other, and no test that is not there."""
-    assert CPU_RUNS.keys() == {*shipped_presets(), *(model.title for model in DENSE if model.family)}
-    kinds = {kind for run in CPU_RUNS.values() for kind in run.kinds}
-    assert kinds == {WAN_CHECKPOINT, *engine_families()} == KINDS.keys() - {"cogvideox"}
-    for test in (test for run in CPU_RUNS.values() for test in run.tests):
-        file, _, function = test.partition("::")
-        tree = ast.parse((REPOSITORY / file).read_text())
-        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    told = {name: preset.cpu or "" for name, preset in shipped_presets().items()}
+    told |= {model.title: model.cpu for model in DENSE if model.family}
+    assert CPU_RUNS.keys() == told.keys()
+    for name, (kinds, tests) in CPU_RUNS.items():
+        assert told[name].startswith(f"tiny {', '.join(kinds)}" if kinds else ("tiny ones", "a tiny one"))
+        for file, _, function in (test.partition("::") for test in tests):
+            tree = ast.parse((REPOSITORY / "tests" / "engine" / file).read_text())
+            assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    run = {kind for kinds, _ in CPU_RUNS.values() for kind in kinds}
+    assert run == {WAN_CHECKPOINT, *engine_families()} == KINDS.keys() - {"cogvideox"}
 
 
 def engine_families() -> list[str]:
