@@ -22,9 +22,9 @@ from lvsa_core import show
 from lvsa_core.diffusers import enable_lvsa
 from lvsa_core.diffusers.families import FAMILIES
 from lvsa_core.kernels import KernelUnavailable, select
-from lvsa_vllm_omni.offline.checkpoint import config_folder
+from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.offline.files import write_json
-from lvsa_vllm_omni.offline.geometry import check_frames, check_size, size_multiple
+from lvsa_vllm_omni.offline.geometry import check_frames, check_size
 from lvsa_vllm_omni.offline.jobs import slug
 from lvsa_vllm_omni.offline.record import versions
 from lvsa_vllm_omni.offline.video import frames_of, write_mp4
@@ -71,12 +71,12 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
     device = accelerator or torch.device("cpu")
     if arguments.offload and device.type == "cpu":
         raise ValueError("--offload keeps weights on the host of an accelerator, and this machine has no accelerator")
-    folder = config_folder(arguments.model)
-    check_model(model, arguments, read(folder / "model_index.json"))
+    checkpoint = Checkpoint.read(arguments.model)
+    check_model(model, arguments, checkpoint.index)
     check_frames(arguments.num_frames, 4)
-    check_size(arguments.height, arguments.width, size_multiple(folder))
+    check_size(arguments.height, arguments.width, checkpoint.size_multiple)
     if arguments.lvsa:
-        config = read(folder / "transformer" / "config.json")
+        config = checkpoint.transformer
         head_size = config.get("attention_head_dim") or config.get("head_dim") or 128
         select(chosen.get("backend", "auto"), device, dtype_on(device), head_size)
     name = arguments.output_name or f"{slug(arguments.prompt)}-{digest(arguments)}"
@@ -91,15 +91,6 @@ def installed(package: str) -> bool:
         return bool(version(package))
     except PackageNotFoundError:
         return False
-
-
-def read(path: Path) -> dict[str, Any]:
-    """A configuration of the checkpoint."""
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    return value
 
 
 def check_model(model: Model, arguments: argparse.Namespace, index: dict[str, Any]) -> None:

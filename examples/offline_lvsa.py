@@ -18,16 +18,16 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TextIO
 
+from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.offline.arguments import OFFLOAD, parser
-from lvsa_vllm_omni.offline.checkpoint import config_folder
 from lvsa_vllm_omni.offline.engine import EngineStartError, OfflineEngine, one_line
 from lvsa_vllm_omni.offline.environment import dense_environment, sparse_environment
 from lvsa_vllm_omni.offline.files import write_json
 from lvsa_vllm_omni.offline.jobs import Job, is_finished
-from lvsa_vllm_omni.offline.plan import jobs_of, lvsa_flags, preset_of
+from lvsa_vllm_omni.offline.plan import jobs_of, lvsa_flags
 from lvsa_vllm_omni.offline.record import video_record
 from lvsa_vllm_omni.offline.video import frames_of, write_mp4
-from lvsa_vllm_omni.presets import Preset
+from lvsa_vllm_omni.presets import Preset, preset_of
 from lvsa_vllm_omni.settings import LvsaSettings
 
 INTERRUPTED = 130
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def prepare(arguments: argparse.Namespace) -> tuple[Preset, list[Job]]:
     """Check the command line, and switch LVSA on or off in the environment that the engine's processes inherit."""
-    checkpoint = config_folder(arguments.model)
+    checkpoint = Checkpoint.read(arguments.model)
     preset = preset_of(checkpoint, arguments.family, LvsaSettings.load().preset)
     flags = lvsa_flags(arguments)
     if arguments.backend == "dense":

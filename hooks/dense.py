@@ -14,12 +14,14 @@ class DenseModel:
         title: for people. transformer: class of its transformer, where it is the only one.
         reason: why, as a sentence without its full stop.
         family: the family whose table it stands in, where users would look for it there.
+        cpu: what of it the tests run on the engine on a CPU, empty if nothing yet.
     """
 
     title: str
     transformer: str
     reason: str
     family: str = ""
+    cpu: str = ""
 
 
 DENSE = (
@@ -29,6 +31,7 @@ DENSE = (
         "a reference frame and motion tokens stand behind the video in its sequence, and it makes long videos clip by "
         "clip",
         family="wan",
+        cpu="a tiny one",
     ),
     DenseModel(
         "MiniMax-H3",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from lvsa_core import FrameGrid, TokenLayout
-from lvsa_core.families import patched_grid
+from lvsa_core.facts import patched_grid
 from lvsa_core.sharded.exchange import Shards
 
 

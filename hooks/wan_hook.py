@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lvsa_core.families import WAN_THETA, wan_temporal_channels
+from lvsa_core.facts import WAN_THETA, wan_temporal_channels
 from lvsa_core.vace import reference_frames
 
 from .spec import FamilySpec, ImpossibleRequest, Rope, VideoTokens, latent_grid

@@ -30,8 +30,12 @@ ALLOWED_LATE = {
     PurePosixPath("lvsa_core/kernels/flashinfer.py"): {"flashinfer"},
     PurePosixPath("lvsa_core/kernels/sdpa.py"): {"torch_npu"},
 }
-#: Files that are themselves imported only inside a function, because what they are written in comes first.
-WRITTEN_IN = {PurePosixPath("lvsa_core/kernels/triton_merge.py"): {"triton"}}
+#: Files with an import of their own: one that is itself imported only inside a function, because what it is written in
+#: comes first, and the reader of TOML, which is in the standard library from Python 3.11 on.
+WRITTEN_IN = {
+    PurePosixPath("lvsa_core/kernels/triton_merge.py"): {"triton"},
+    PurePosixPath("lvsa_core/facts.py"): {"tomllib", "tomli"},
+}
 
 #: The readers of the environment: the settings, LVSA_CPU before there are settings, what is handed to the engine, and
 #: what makes vLLM quiet before it is imported.

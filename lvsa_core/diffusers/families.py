@@ -10,15 +10,9 @@ from lvsa_core.diffusers.dispatch import Tokens
 from lvsa_core.diffusers.family import Arguments, Family
 from lvsa_core.diffusers.processors import text_first, unmasked
 from lvsa_core.diffusers.sharding import SequencePlan
-from lvsa_core.families import WAN_THETA, patched_grid, wan_temporal_channels
+from lvsa_core.facts import WAN_THETA, patched_grid, wan_temporal_channels
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.vace import reference_frames
-
-
-def _wan_reference(transformer: Any) -> int:
-    """121 frames for TI2V-5B, known by its latents of 48 channels; 81 for all others."""
-    config = transformer.config
-    return 31 if config.in_channels == config.out_channels == 48 else 21
 
 
 def _wan_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
@@ -94,13 +88,6 @@ def _cogvideox_patch_t(transformer: Any) -> int:
     return transformer.config.patch_size_t or 1
 
 
-def _cogvideox_reference(transformer: Any) -> int:
-    """13 for CogVideoX (49 frames), 11 pairs for 1.5 (81 frames), by the configuration."""
-    config = transformer.config
-    latent = (config.sample_frames - 1) // config.temporal_compression_ratio + 1
-    return int(-(-latent // _cogvideox_patch_t(transformer)))
-
-
 def _cogvideox_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
     """Of hidden_states [B, T, C, H, W]; an odd number of frames is completed to pairs."""
     shape, patch = arguments["hidden_states"].transpose(1, 2).shape, transformer.config.patch_size
@@ -118,7 +105,6 @@ FAMILIES = (
     Family(
         name="wan",
         transformers=("WanTransformer3DModel", "WanVACETransformer3DModel"),
-        reference=_wan_reference,
         grid=_wan_grid,
         tokens=_wan_tokens,
         attention=_wan_attention,
@@ -138,7 +124,6 @@ FAMILIES = (
     Family(
         name="hunyuan",
         transformers=("HunyuanVideo15Transformer3DModel",),
-        reference=lambda transformer: 33,
         grid=_hunyuan_grid,
         tokens=_hunyuan_tokens,
         attention=lambda transformer: [block.attn for block in transformer.transformer_blocks],
@@ -154,7 +139,6 @@ FAMILIES = (
     Family(
         name="cosmos3",
         transformers=("Cosmos3OmniTransformer",),
-        reference=lambda transformer: 48,
         grid=_cosmos_grid,
         tokens=_cosmos_tokens,
         attention=lambda transformer: [layer.self_attn for layer in transformer.layers],
@@ -171,7 +155,6 @@ FAMILIES = (
     Family(
         name="cogvideox",
         transformers=("CogVideoXTransformer3DModel",),
-        reference=_cogvideox_reference,
         grid=_cogvideox_grid,
         tokens=_cogvideox_tokens,
         attention=lambda transformer: [block.attn1 for block in transformer.transformer_blocks],

@@ -11,6 +11,7 @@ from torch import Tensor
 from lvsa_core.diffusers.dispatch import Tokens
 from lvsa_core.diffusers.processors import dispatched
 from lvsa_core.diffusers.sharding import SequencePlan
+from lvsa_core.facts import training_length
 from lvsa_core.grid import FrameGrid
 
 Arguments = Mapping[str, Any]
@@ -23,7 +24,6 @@ class Family:
     Args:
         name: as in the plugin's settings.
         transformers: names of diffusers' transformer classes; subclasses are covered.
-        reference: ``transformer -> latent frames`` that the model was trained for.
         grid: ``(transformer, arguments of its forward) -> FrameGrid``; raises ValueError if they are not a video's.
         tokens: ``(transformer, arguments, grid) -> Tokens``; raises as ``grid``.
         attention: ``transformer -> its video self-attention layers``.
@@ -37,7 +37,6 @@ class Family:
 
     name: str
     transformers: tuple[str, ...]
-    reference: Callable[[Any], int]
     grid: Callable[[Any, Arguments], FrameGrid]
     tokens: Callable[[Any, Arguments, FrameGrid], Tokens]
     attention: Callable[[Any], Iterable[Any]]
@@ -47,3 +46,7 @@ class Family:
     timestep: str = "timestep"
     rope: Callable[[Any], tuple[int, float]] | None = None
     latents: Callable[[Arguments], Tensor] = lambda arguments: arguments["hidden_states"]
+
+    def reference(self, transformer: Any) -> int:
+        """Frames of tokens that the model was trained for."""
+        return training_length([base.__name__ for base in type(transformer).__mro__], transformer.config)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 from lvsa_vllm_omni.cli import CommandError
 from lvsa_vllm_omni.cli.tables import columns, markdown_table
-from lvsa_vllm_omni.cpu.runs import CPU_RUNS, CpuRun
 from lvsa_vllm_omni.hooks import DENSE, SPECS, FamilySpec, HookError, load_family
 from lvsa_vllm_omni.presets import Preset, PresetError, known_presets, shipped_presets
 
@@ -74,12 +73,12 @@ def _rows() -> Iterator[Sequence[str]]:
                     TEXT[spec.text],
                     ", ".join(_code(f"{name}.{layer}") for name in spec.attention for layer in spec.attention_layers),
                     spec.dense,
-                    _cpu(preset.name),
+                    preset.cpu or NOT_YET,
                     preset.gpu or NOT_YET,
                 )
         for model in DENSE:
             if model.family == family:
-                transformer, why, run = _code(model.transformer), f"all: {model.reason}", _cpu(model.title)
+                transformer, why, run = _code(model.transformer), f"all: {model.reason}", model.cpu or NOT_YET
                 yield model.title, transformer, "-", "-", "nothing", why, run, NOT_YET
 
 
@@ -87,7 +86,7 @@ def _short(preset: Preset, spec: FamilySpec) -> Sequence[str]:
     """A row for a terminal."""
     title = preset.title or preset.name
     switch = f"{spec.setting}=1"
-    return title, preset.name, switch, _length(preset), _cpu(preset.name), preset.gpu or NOT_YET
+    return title, preset.name, switch, _length(preset), preset.cpu or NOT_YET, preset.gpu or NOT_YET
 
 
 def _classes(preset: Preset, spec: FamilySpec) -> list[str]:
@@ -97,17 +96,7 @@ def _classes(preset: Preset, spec: FamilySpec) -> list[str]:
 
 
 def _length(preset: Preset) -> str:
-    return f"{preset.reference_latent_frames} latent frames ({preset.frames} at {preset.fps} fps)"
-
-
-def _cpu(model: str) -> str:
-    """Tiny models in the place of one, by its key in ``CPU_RUNS``, that the engine has run on a CPU."""
-    run = CPU_RUNS.get(model, CpuRun())
-    files = dict.fromkeys(test.partition("::")[0] for test in run.tests)
-    parts = [f"tiny {', '.join(run.kinds)}"] if run.kinds else []
-    parts += [f"a tiny one of {', '.join(files)}"] if files else []
-    parts += [f"{run.missing}: {NOT_YET}"] if run.missing else []
-    return "; ".join(parts) or NOT_YET
+    return f"{preset.reference_latent_frames} latent frames ({preset.training_frames} at {preset.fps} fps)"
 
 
 def _code(text: str) -> str:

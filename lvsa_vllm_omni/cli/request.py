@@ -6,17 +6,17 @@ import argparse
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from lvsa_core import Decision, FrameGrid, Pattern
 from lvsa_core.decide import decide
+from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.cli import CommandError
 from lvsa_vllm_omni.hooks import hook_field
-from lvsa_vllm_omni.offline.geometry import check_frames, check_size, size_multiple
-from lvsa_vllm_omni.presets import Preset, load_preset, preset_for_checkpoint, read_checkpoint, shipped_presets
+from lvsa_vllm_omni.offline.geometry import check_frames, check_size
+from lvsa_vllm_omni.presets import Preset, load_preset, preset_of, shape_of, shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings, Mode
-from lvsa_vllm_omni.shape import Shape, parse_shape
+from lvsa_vllm_omni.shape import Shape
 
 #: Video frames; ten minutes, twice what Wan's table of rotary positions holds. More would take minutes to plan.
 MAX_FRAMES = 10_001
@@ -118,8 +118,9 @@ def requests(options: argparse.Namespace) -> Iterator[Request]:
 def _model(options: argparse.Namespace, settings: LvsaSettings) -> Model:
     """Preset and shape of the model that is named, else of LVSA_PRESET."""
     if options.model is not None:
-        preset = load_preset(settings.preset) if settings.preset else preset_for_checkpoint(options.model)
-        return Model(f"{options.model} ({preset.name})", preset, _checkpoint_shape(Path(options.model), preset))
+        checkpoint = Checkpoint.read(options.model)
+        preset = preset_of(checkpoint, name=settings.preset)
+        return Model(f"{options.model} ({preset.name})", preset, _checkpoint_shape(checkpoint, preset))
     named = options.preset or settings.preset
     if not named:
         raise CommandError(f"name the model with --preset or --model; presets are {', '.join(_with_shape())}")
@@ -137,28 +138,32 @@ def _with_shape() -> list[str]:
     return [name for name, preset in shipped_presets().items() if preset.shape]
 
 
-def _checkpoint_shape(root: Path, preset: Preset) -> Shape:
+def _checkpoint_shape(checkpoint: Checkpoint, preset: Preset) -> Shape:
     """The shape that a checkpoint's configuration tells, for the rest the preset's."""
-    _, config = read_checkpoint(root)
+    config = checkpoint.transformer
     told = {key: config[name] for key, name in CONFIG_KEYS.items() if config.get(name) is not None}
     if isinstance(told.get("patch"), list):
         told["patch"] = (told["patch"] or [None])[-1]
     try:
         if preset.shape is None:
             # What the preset of a whole family leaves open; Wan's text comes by cross-attention.
-            told["vae_spatial_factor"] = size_multiple(root) // told.get("patch", 1)
-            return parse_shape({"cross_tokens": 512 if preset.family == "wan" else 0, **told})
+            told["vae_spatial_factor"] = checkpoint.size_multiple // told.get("patch", 1)
+            return shape_of({"cross_tokens": 512 if preset.family == "wan" else 0, **told})
         follows = {"kv_heads": preset.shape.heads, "hidden": preset.shape.heads * preset.shape.head_size}
         known = {key: value for key, value in asdict(preset.shape).items() if follows.get(key) != value}
-        return parse_shape({**known, **told})
+        return shape_of({**known, **told})
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        raise CommandError(f"{root / 'transformer' / 'config.json'} does not tell the shape: {error}") from None
+        raise CommandError(
+            f"{checkpoint.folder / 'transformer' / 'config.json'} does not tell the shape: {error}"
+        ) from None
 
 
 def _frames(text: str, preset: Preset) -> int:
     """A length in video frames that the VAE can make."""
     if not re.fullmatch(r"\s*[+-]?\d{1,9}\s*", text):
-        raise CommandError(f"--frames must be a number of video frames such as {4 * preset.frames - 3}, got {text!r}")
+        raise CommandError(
+            f"--frames must be a number of video frames such as {4 * preset.training_frames - 3}, got {text!r}"
+        )
     frames = int(text)
     check_frames(frames, preset.vae_temporal_factor)
     if frames > MAX_FRAMES:

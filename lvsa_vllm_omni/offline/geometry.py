@@ -6,10 +6,6 @@ refuses them, so that a file holds what its settings say.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any
-
 
 def frames_of_horizon(horizon: float, training_frames: int, temporal_factor: int) -> int:
     """Video frames of `horizon` times the training length, as published: 4 x 81 is 321, not 324.
@@ -50,24 +46,3 @@ def check_size(height: int, width: int, multiple: int) -> None:
             lower = value // multiple * multiple
             nearest = f"{lower} or {lower + multiple}" if lower else str(multiple)
             raise ValueError(f"{name} {value} cannot be made, it is a multiple of {multiple}: take {nearest}")
-
-
-def size_multiple(checkpoint: Path) -> int:
-    """Pixels that height and width are multiples of: the VAE's spatial factor times the transformer's patch.
-
-    Read from the configs of a diffusers checkpoint: Wan 8 * 2, Wan 2.2 TI2V-5B 16 * 2, HunyuanVideo 1.5 16 * 1. Cosmos
-    3 names its patch otherwise and pads to it, so that its factor alone counts (45 latent rows at 720p are 23 patches).
-    """
-    vae = read_config(checkpoint / "vae" / "config.json")
-    patch = read_config(checkpoint / "transformer" / "config.json").get("patch_size", 1)
-    factor = vae.get("scale_factor_spatial") or vae.get("spatial_compression_ratio") or 8
-    return int(factor) * int(patch[-1] if isinstance(patch, list) else patch)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The object in a config file; empty where there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -9,40 +9,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.hooks import hook_field
 from lvsa_vllm_omni.offline.environment import decisive_settings
-from lvsa_vllm_omni.offline.geometry import check_frames, check_size, frames_of_horizon, read_config, size_multiple
+from lvsa_vllm_omni.offline.geometry import check_frames, check_size, frames_of_horizon
 from lvsa_vllm_omni.offline.images import ImageFile, check_number
 from lvsa_vllm_omni.offline.jobs import Job, VideoSettings
 from lvsa_vllm_omni.offline.prompts import PromptSpec, read_prompts_file
-from lvsa_vllm_omni.presets import Preset, PresetError, load_preset, match_preset, model_facts, read_checkpoint
+from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.settings import LvsaSettings
-
-
-def preset_of(checkpoint: Path, family: str | None, name: str | None) -> Preset:
-    """The preset of a batch.
-
-    Args:
-        checkpoint: folder with the checkpoint's configs.
-        family: from the command line; None: the one that the checkpoint is of. A family of an installed package may
-            be for a transformer that a shipped family has too.
-        name: of the preset, from LVSA_PRESET; None: the one that fits best.
-
-    Raises:
-        ValueError: there is none, or it is of another family.
-    """
-    if name:
-        preset = load_preset(name)
-    else:
-        index, config = read_checkpoint(checkpoint)
-        facts = model_facts(config.get("_class_name"), config, index)
-        try:
-            preset = match_preset(facts, family)
-        except PresetError:
-            preset = match_preset(facts)
-    if family not in (None, preset.family):
-        raise ValueError(f"--family {family}: the checkpoint is of the family {preset.family}")
-    return preset
 
 
 def lvsa_flags(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -66,12 +41,11 @@ def lvsa_flags(arguments: argparse.Namespace) -> dict[str, Any]:
     return {}
 
 
-def jobs_of(arguments: argparse.Namespace, checkpoint: Path, preset: Preset, settings: LvsaSettings) -> list[Job]:
+def jobs_of(arguments: argparse.Namespace, checkpoint: Checkpoint, preset: Preset, settings: LvsaSettings) -> list[Job]:
     """The videos that a command line asks for, in order.
 
     Args:
         arguments: from `arguments.parser`.
-        checkpoint: folder with the checkpoint's configs.
         preset: of the checkpoint; decides what neither the command line nor the prompt does.
         settings: LVSA's settings with the flags of the command line in them.
 
@@ -85,13 +59,13 @@ def jobs_of(arguments: argparse.Namespace, checkpoint: Path, preset: Preset, set
             f"LVSA_* variables switch LVSA off for {family}: unset LVSA_{hook_field(family).upper()}, or take "
             "--backend dense for the baseline"
         )
-    index = read_config(checkpoint / "model_index.json")
+    index = checkpoint.index
     common = _Common(
         arguments=arguments,
         preset=preset,
-        multiple=size_multiple(checkpoint),
+        multiple=checkpoint.size_multiple,
         # A folder under any of its names is one model; a model on the Hub is its name.
-        model=str(checkpoint.resolve()) if Path(arguments.model).expanduser().is_dir() else arguments.model,
+        model=str(checkpoint.folder.resolve()) if Path(arguments.model).expanduser().is_dir() else arguments.model,
         backend="dense" if dense else settings.backend,
         lvsa={} if dense else decisive_settings(settings, family),
         plan=None if dense else settings.plan_arguments(preset),
@@ -179,7 +153,7 @@ class _Common:
         if frames is None and horizon is None:
             frames, horizon = self.arguments.num_frames, self.arguments.horizon
         if horizon is not None:
-            return frames_of_horizon(horizon, self.preset.frames, self.preset.vae_temporal_factor)
+            return frames_of_horizon(horizon, self.preset.training_frames, self.preset.vae_temporal_factor)
         return self.preset.frames if frames is None else int(frames)
 
 

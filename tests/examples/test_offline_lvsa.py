@@ -273,7 +273,7 @@ def test_the_parser_refuses(offline_lvsa: ModuleType, checkpoint: Path, argv: li
     ("make", "sentence"),
     [
         (lambda folder: folder / "none", "no such folder"),
-        (lambda folder: folder, "not a diffusers checkpoint, it has no model_index.json"),
+        (lambda folder: folder, "not a checkpoint in the diffusers layout ([Errno 2] No such file"),
         (lambda folder: "owner/none", "no such folder, and no such model on the Hugging Face Hub"),
     ],
 )

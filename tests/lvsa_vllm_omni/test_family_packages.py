@@ -282,7 +282,11 @@ def test_a_package_may_bring_nothing_but_presets(package: Package) -> None:
             PRESET.format(name="wan"),
             "lvsa-lab registers presets for the family 'lab', but lab.toml is for 'wan'",
         ),
-        ("lab", PRESET.format(name="vhs"), "preset lab: family must be one of wan, hunyuan, cosmos3, lab, got 'vhs'"),
+        (
+            "lab",
+            PRESET.format(name="vhs"),
+            "preset lab: family is 'vhs', but must be one of wan, hunyuan, cosmos3, lab",
+        ),
     ],
 )
 def test_wrong_presets_are_one_sentence(

@@ -8,15 +8,28 @@ from typing import Any
 
 import pytest
 
-from lvsa_vllm_omni.cpu.runs import CPU_RUNS
+from lvsa_vllm_omni.checkpoint import Checkpoint, CheckpointError
 from lvsa_vllm_omni.hooks import DENSE
-from lvsa_vllm_omni.presets import PresetError, load_preset, match_preset, preset_for_checkpoint, shipped_presets
+from lvsa_vllm_omni.presets import PresetError, load_preset, match_preset, preset_of, shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings
 from lvsa_vllm_omni.tiny.checkpoint import KINDS
 
 REPOSITORY = Path(__file__).parents[2]
 #: What the ``checkpoint`` of tests/engine/conftest.py is, which all its other tests run.
 WAN_CHECKPOINT = "wan"
+
+#: Name of a preset, or title of a model that stays dense -> the kinds of tiny checkpoints that stand for it on a CPU,
+#: and the tests that build a variant of their own. Each kind is run by every test of the engine's families.
+CPU_RUNS: dict[str, tuple[list[str], list[str]]] = {
+    "wan2.1-1.3b": (["wan"], []),
+    "wan2.1-14b": (["wan", "wan-i2v"], []),
+    "wan2.2-a14b": (["wan-a14b"], []),
+    "wan2.2-ti2v-5b": (["wan-ti2v"], []),
+    "wan": ([], ["test_wan_variants.py::test_vace", "test_wan_variants.py::test_dmd_takes_few_steps_without_guidance"]),
+    "Wan 2.2 S2V": ([], ["test_speech_to_video.py::test_it_stays_dense"]),
+    "hunyuan-video-1.5": (["hunyuan", "hunyuan-i2v"], []),
+    "cosmos3": (["cosmos3"], []),
+}
 
 #: What the published checkpoints say in transformer/config.json, and whether model_index.json names transformer_2.
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -41,12 +54,12 @@ def checkpoint(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_each_published_checkpoint_finds_its_preset(name: str, tmp_path: Path) -> None:
-    preset = preset_for_checkpoint(checkpoint(tmp_path, name))
+    preset = preset_of(Checkpoint.read(checkpoint(tmp_path, name)))
     assert preset.name == name
     assert preset.family == "wan"
     assert preset.reference_latent_frames == REFERENCE.get(name, 21)
     assert preset.vae_temporal_factor == 4
-    assert (preset.frames - 1) // 4 + 1 == preset.reference_latent_frames
+    assert preset.frames == preset.training_frames
 
 
 def test_every_shipped_preset_is_found_by_some_checkpoint() -> None:
@@ -64,7 +77,6 @@ OTHERS = {
 def test_presets_by_class_alone(name: str, transformer: str) -> None:
     preset = match_preset({"transformer": transformer})
     assert preset.name == name
-    assert (preset.frames - 1) // preset.vae_temporal_factor + 1 == preset.reference_latent_frames
 
 
 def test_the_settings_name_every_training_length() -> None:
@@ -74,13 +86,16 @@ def test_the_settings_name_every_training_length() -> None:
 
 def test_what_has_run_on_the_cpu_is_what_the_engines_tests_run() -> None:
     """Each kind in one row or more, no other, and no test that is not there."""
-    assert CPU_RUNS.keys() == {*shipped_presets(), *(model.title for model in DENSE if model.family)}
-    kinds = {kind for run in CPU_RUNS.values() for kind in run.kinds}
-    assert kinds == {WAN_CHECKPOINT, *engine_families()} == KINDS.keys() - {"cogvideox"}
-    for test in (test for run in CPU_RUNS.values() for test in run.tests):
-        file, _, function = test.partition("::")
-        tree = ast.parse((REPOSITORY / file).read_text())
-        assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    told = {name: preset.cpu or "" for name, preset in shipped_presets().items()}
+    told |= {model.title: model.cpu for model in DENSE if model.family}
+    assert CPU_RUNS.keys() == told.keys()
+    for name, (kinds, tests) in CPU_RUNS.items():
+        assert told[name].startswith(f"tiny {', '.join(kinds)}" if kinds else ("tiny ones", "a tiny one"))
+        for file, _, function in (test.partition("::") for test in tests):
+            tree = ast.parse((REPOSITORY / "tests" / "engine" / file).read_text())
+            assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+    run = {kind for kinds, _ in CPU_RUNS.values() for kind in kinds}
+    assert run == {WAN_CHECKPOINT, *engine_families()} == KINDS.keys() - {"cogvideox"}
 
 
 def engine_families() -> list[str]:
@@ -102,12 +117,12 @@ def test_an_unknown_transformer_is_refused_with_the_way_out() -> None:
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PresetError, match="is not a checkpoint in the diffusers layout"):
-        preset_for_checkpoint(tmp_path)
+    with pytest.raises(CheckpointError, match="not a checkpoint in the diffusers layout"):
+        Checkpoint.read(tmp_path)
     for text in (b"{", b"[]", b"\xff"):
         (tmp_path / "model_index.json").write_bytes(text)
-        with pytest.raises(PresetError, match="is not a checkpoint in the diffusers layout"):
-            preset_for_checkpoint(tmp_path)
+        with pytest.raises(CheckpointError, match="not a checkpoint in the diffusers layout"):
+            Checkpoint.read(tmp_path)
 
 
 GOOD = 'family = "wan"\nreference_latent_frames = 25\nvae_temporal_factor = 4\n'
@@ -144,22 +159,22 @@ def test_the_preset_of_a_whole_family_has_no_shape() -> None:
     ("text", "sentence"),
     [
         ("family =", "preset mine is not TOML"),
-        ('family = "wan"', "preset mine lacks reference_latent_frames, vae_temporal_factor"),
-        (GOOD + "shift = 3", "preset mine has the unknown key 'shift'"),
-        (GOOD.replace("wan", "vhs"), "preset mine: family must be one of wan, hunyuan, cosmos3, got 'vhs'"),
-        (GOOD + "match = 3", "preset mine: match must be a table"),
-        (GOOD.replace("25", "true"), "preset mine: reference_latent_frames must be a positive integer, got True"),
-        (GOOD.replace("25", "0"), "preset mine: reference_latent_frames must be a positive integer, got 0"),
-        (GOOD + "height = 0", "preset mine: height must be a positive integer, got 0"),
-        (GOOD + 'width = "wide"', "preset mine: width must be a positive integer, got 'wide'"),
-        (GOOD + "shape = 3", "preset mine: shape must be a table of numbers, got 3"),
-        (SHAPED + "depth = 3", "preset mine: shape has the unknown key 'depth': known are heads, kv_heads, "),
-        (SHAPED.replace("ffn = 99\n", ""), "preset mine: shape lacks ffn$"),
-        (SHAPED + "text_tokens = -1", "preset mine: shape.text_tokens must be an integer of at least 0, got -1"),
-        (SHAPED.replace("99", "0"), "preset mine: shape.ffn must be an integer of at least 1, got 0"),
-        (SHAPED.replace("99", "true"), "preset mine: shape.ffn must be an integer of at least 1, got True"),
-        (SHAPED + "pads = 1", "preset mine: shape.pads must be true or false, got 1"),
-        (SHAPED + "kv_heads = 4", "preset mine: shape.kv_heads must divide shape.heads, 6, got 4"),
+        ('family = "wan"', "preset mine: the key 'reference_latent_frames' is missing"),
+        (GOOD + "shift = 3", "preset mine: unknown key 'shift'; accepted: title, family, "),
+        (GOOD.replace("wan", "vhs"), "preset mine: family is 'vhs', but must be one of wan, hunyuan, cosmos3"),
+        (GOOD + "match = 3", "preset mine: match is 3, but must be an object"),
+        (GOOD.replace("25", "true"), "preset mine: reference_latent_frames is True, but must be a valid integer"),
+        (GOOD.replace("25", "0"), "preset mine: reference_latent_frames is 0, but must be greater than 0"),
+        (GOOD + "height = 0", "preset mine: height is 0, but must be greater than 0"),
+        (GOOD + 'width = "wide"', "preset mine: width is 'wide', but must be a valid integer"),
+        (GOOD + "shape = 3", "preset mine: shape is 3, but must be an object"),
+        (SHAPED + "depth = 3", "preset mine: unknown key 'shape.depth'; accepted: .*heads, head_size, "),
+        (SHAPED.replace("ffn = 99\n", ""), "preset mine: the key 'shape.ffn' is missing$"),
+        (SHAPED + "text_tokens = -1", "preset mine: shape: text_tokens must be at least 0, got -1"),
+        (SHAPED.replace("99", "0"), "preset mine: shape: ffn must be at least 1, got 0"),
+        (SHAPED.replace("99", "true"), "preset mine: shape.ffn is True, but must be a valid integer"),
+        (SHAPED + "pads = 1", "preset mine: shape.pads is 1, but must be a valid boolean"),
+        (SHAPED + "kv_heads = 4", "preset mine: shape: kv_heads must divide heads, 6, got 4"),
     ],
 )
 def test_a_wrong_preset_gets_one_sentence(text: str, sentence: str, tmp_path: Path) -> None:

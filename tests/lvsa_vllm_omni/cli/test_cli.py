@@ -30,7 +30,7 @@ WAN = ["--preset", "wan2.1-1.3b", "--size", "832x480"]
             ["--frames", "81", "--preset", "wan"],
             "preset wan does not tell the shape of the model: take one of cosmos3, ",
         ),
-        (["--frames", "81", "--model", "nowhere"], "nowhere is not a checkpoint in the diffusers layout"),
+        (["--frames", "81", "--model", "nowhere"], "--model nowhere: no such folder"),
         ([*WAN, "--frames", "320"], "320 frames cannot be made, the length is 4 * k + 1: take 317 or 321"),
         ([*WAN, "--frames", "0"], "0 frames cannot be made, the length is 4 * k + 1: take 1"),
         ([*WAN, "--frames", "many"], "--frames must be a number of video frames such as 321, got 'many'"),

@@ -189,8 +189,8 @@ def test_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     [
         ({"patch_size": [], "num_layers": 2}, "does not tell the shape"),
         ({"patch_size": 0, "num_layers": 2}, "does not tell the shape"),
-        ({"ffn_dim": "wide"}, "does not tell the shape: shape.ffn must be an integer of at least 1, got 'wide'"),
-        ({"num_layers": 2, "ffn_dim": None}, "does not tell the shape: shape lacks ffn"),
+        ({"ffn_dim": "wide"}, "does not tell the shape: ffn is 'wide', but must be a valid integer"),
+        ({"num_layers": 2, "ffn_dim": None}, "does not tell the shape: the key 'ffn' is missing"),
     ],
 )
 def test_a_checkpoint_that_tells_too_little(

@@ -1,13 +1,14 @@
 """Lengths and sizes: the published lengths, and the nearest that can be made where one cannot."""
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvsa_vllm_omni.offline.geometry import check_frames, check_size, frames_of_horizon, size_multiple
+from lvsa_vllm_omni.checkpoint import Checkpoint
+from lvsa_vllm_omni.offline.geometry import check_frames, check_size, frames_of_horizon
 
 
 @pytest.mark.parametrize(
@@ -61,8 +62,5 @@ def test_sizes() -> None:
         ({"scale_factor_spatial": 16}, {"latent_patch_size": 2}, 16),  # Cosmos 3 pads to its patch
     ],
 )
-def test_size_multiple(tmp_path: Path, vae: dict[str, int], transformer: dict[str, object], multiple: int) -> None:
-    for name, config in (("vae", vae), ("transformer", transformer)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps(config))
-    assert size_multiple(tmp_path) == multiple
+def test_size_multiple(vae: dict[str, Any], transformer: dict[str, Any], multiple: int) -> None:
+    assert Checkpoint(Path(), {}, transformer, vae).size_multiple == multiple
