@@ -1,4 +1,4 @@
-"""From the training horizon to the keyframe interval: how many frames a frame may attend to."""
+"""The attention budget: from the training length to the distance between anchors (the keyframe interval)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import lru_cache
 
 from lvsa_core.grid import check_int
 
-#: More latent frames than any video has.
+#: More latent frames than any video has; keeps the product below finite.
 _LONGEST = 2**31
 
 
 def scaled_reference(reference_frames: int, *, n_first: int = 1, sparsity_scale: float = 1.0) -> int:
-    """Latent frames that are attended densely: the training horizon times the sparsity scale, at least ``n_first + 1``.
+    """The longest video, in latent frames, that stays dense: training length x scale, at least ``n_first + 1``.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -24,15 +24,15 @@ def scaled_reference(reference_frames: int, *, n_first: int = 1, sparsity_scale:
     return max(n_first + 1, int(min(reference_frames * sparsity_scale, _LONGEST)))
 
 
-@lru_cache(maxsize=1024, typed=True)  # typed: 21.0 and True are refused even when 21 and 1 are cached
+@lru_cache(maxsize=1024, typed=True)  # typed: 21.0 and True are refused even if 21 and 1 are cached
 def keyframe_interval(
     frames: int, *, reference_frames: int, window: int = 3, n_first: int = 1, sparsity_scale: float = 1.0
 ) -> int:
-    """Distance between anchors that keeps a frame's attended count near the training horizon.
+    """The distance between anchors at which a frame attends to about as many frames as the training length.
 
     Args:
         frames: latent frames T of the video.
-        reference_frames: latent frames the model was trained for.
+        reference_frames: latent frames that the model was trained for.
         window: half window W, latent frames.
         n_first: leading frames that are always anchors.
         sparsity_scale: multiplies the attention budget.
@@ -58,6 +58,6 @@ def keyframe_interval(
 
 
 def _anchors(frames: int, n_first: int, interval: int) -> int:
-    """Size of {0 .. n_first-1} + {0, interval, 2 interval, .. < frames}."""
+    """How many frames the union of {0 .. n_first-1} and {0, interval, 2 interval, .. < frames} has."""
     first = min(n_first, frames)
     return first + math.ceil(frames / interval) - math.ceil(first / interval)

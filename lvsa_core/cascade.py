@@ -1,9 +1,9 @@
-"""A pattern as batched dense calls: one prefix for all queries, and overlapping runs of keys for groups of frames.
+"""A pattern as batched dense calls: one prefix for all queries, and overlapping spans of keys for groups of frames.
 
-The keys are put in the order ``[other tokens | anchors | remaining frames]``. Every query sees the first two parts (the
-prefix) and one contiguous run of the third. Neighbouring frames that share a run are one group of rows. Groups whose
-runs start at equal distances form one batched call on strided views, so that there is neither a loop over frames nor a
-copy of a run.
+The keys are put in the order ``[other tokens | anchors | remaining frames]``. Every query attends to the first two
+parts (the prefix) and to one contiguous span of the third: what the window of its frame holds besides anchors.
+Neighbouring frames with the same span form one group of query rows. Groups whose spans start at equal distances form
+one batched call on strided views, so there is no loop over frames and no span is copied.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch import Tensor
 from lvsa_core.grid import TokenLayout
 from lvsa_core.pattern import Pattern
 
-#: Where groups allow it no batch holds more than 1/6 of the frames: its temporary tensors stay below a copy of Q.
+#: No batch of several groups holds more than 1/6 of the rows, so that its temporary tensors stay smaller than Q.
 MIN_BATCHES = 6
 
 
 class Batch(NamedTuple):
-    """``size`` equally spaced groups of query rows, each with its own run of key rows.
+    """``size`` equally spaced groups of query rows, each with its own span of key rows.
 
-    Group ``i`` is the query rows ``q_start + i * q_step`` to ``+ q_rows`` and the keys ``k_start + i * k_step`` to
-    ``+ k_rows``, the latter counted in the remaining frames' tokens.
+    Group ``i`` has the ``q_rows`` query rows from ``q_start + i * q_step`` on and the ``k_rows`` key rows from
+    ``k_start + i * k_step`` on. Key rows are counted within the remaining frames.
     """
 
     size: int
@@ -43,7 +43,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Cascade:
-    """What a call needs to know about a pattern and a layout, made once for all layers and steps that share them."""
+    """What a call needs to know about a pattern and a layout; made once for all layers and steps that share both.
+
+    Raises:
+        ValueError: if the keys lack a frame that a query attends to, or a frame between those that are not anchors.
+    """
 
     pattern: Pattern
     layout: TokenLayout
@@ -61,7 +65,7 @@ class Cascade:
 
     @cached_property
     def anchors(self) -> tuple[int, ...]:
-        """Frames in the prefix, in the order of the keys: all of them if the pattern is dense."""
+        """Frames of the prefix, in the order of the keys; all frames if the pattern is dense."""
         held = self.layout.held_frames
         if self.pattern.is_dense:
             return held
@@ -70,18 +74,18 @@ class Cascade:
 
     @cached_property
     def remaining(self) -> tuple[int, ...]:
-        """Frames in the runs, in time order."""
+        """Frames that are not in the prefix, in time order; the spans are parts of them."""
         return tuple(sorted({*self.layout.held_frames}.difference(self.anchors)))
 
     @cached_property
     def order(self) -> tuple[int, ...]:
-        """Where the anchors, then the remaining frames, stand among the frames of the keys."""
+        """Where the anchors and then the remaining frames stand among the frames of the keys."""
         places = {frame: place for place, frame in enumerate(self.layout.held_frames)}
         return tuple(places[frame] for frame in self.anchors + self.remaining)
 
     @property
     def in_order(self) -> bool:
-        """Whether the keys already are the other tokens, the anchors, and then the remaining frames."""
+        """Whether the keys already have the order other tokens, anchors, remaining frames."""
         layout, places = self.layout, range(len(self.order))
         return not (layout.pad or layout.kv_after) and self.order == tuple(places)
 
@@ -96,53 +100,53 @@ class Cascade:
 
 @lru_cache(maxsize=1024)
 def cascade(pattern: Pattern, layout: TokenLayout) -> Cascade:
-    """The calls that compute ``pattern`` on ``layout``; the same object for the same arguments."""
+    """The calls that compute ``pattern`` on ``layout``. Cached: the same arguments give the same object."""
     return Cascade(pattern, layout)
 
 
-class Runs(NamedTuple):
-    """All query rows of a call in successive groups, each with one run of the remaining frames' key rows.
+class Spans(NamedTuple):
+    """All query rows of a call in successive groups, each with one span of the remaining frames' key rows.
 
-    Group ``i`` is the query rows ``q_starts[i]`` to ``q_starts[i + 1]`` and the ``k_rows[i]`` keys from ``k_starts[i]``
+    Group ``i`` has the query rows ``q_starts[i]`` to ``q_starts[i + 1]`` and ``k_rows[i]`` keys from ``k_starts[i]``
     on. Padding is a group without keys.
     """
 
-    q_starts: tuple[int, ...]  # one more than groups
-    k_starts: tuple[int, ...]  # one more than groups, as kernels for many lengths want it; the last one is not used
+    q_starts: tuple[int, ...]  # one more than there are groups
+    k_starts: tuple[int, ...]  # one more too, because varlen kernels expect it; the last one is not used
     k_rows: tuple[int, ...]
 
 
 @lru_cache(maxsize=1024)
-def runs(pattern: Pattern, layout: TokenLayout) -> Runs:
-    """The windows of ``pattern`` for kernels that take a start and a length per group, in the order of the queries."""
+def spans(pattern: Pattern, layout: TokenLayout) -> Spans:
+    """The spans of ``pattern``, in the order of the queries, for kernels that take a start and a length for each."""
     patches, every = layout.grid.patches, len(_not_anchors(pattern, layout)) * layout.grid.patches
     first, end = layout.q_offset, layout.q_offset + layout.real_rows
     groups = [(layout.q_before, 0, every)]
-    held, every_run = query_frames(layout), _frame_runs(pattern, layout)
-    for (start, length), sharing in groupby(held, key=every_run.__getitem__):
+    held, every_span = query_frames(layout), _frame_spans(pattern, layout)
+    for (start, length), sharing in groupby(held, key=every_span.__getitem__):
         low, *others = sharing
         high = others[-1] if others else low
         rows = min((high + 1) * patches, end) - max(low * patches, first)
         groups.append((rows, start * patches, length * patches))
     groups += [(layout.video_rows - layout.real_rows, 0, 0), (layout.q_after, 0, every)]
     q_rows, k_starts, k_rows = zip(*(group for group in groups if group[0]), strict=True)
-    return Runs((0, *accumulate(q_rows)), (*k_starts, k_starts[-1]), k_rows)
+    return Spans((0, *accumulate(q_rows)), (*k_starts, k_starts[-1]), k_rows)
 
 
 class Tables(NamedTuple):
-    """:class:`Runs` and the order of the frames as int32 tensors on a device, parts of one."""
+    """:class:`Spans` and the order of the frames as int32 tensors on a device; all are parts of one tensor."""
 
-    order: Tensor  # as many as the keys hold frames
+    order: Tensor  # one number for each frame of the keys
     q_starts: Tensor
     k_starts: Tensor
     k_rows: Tensor
-    max_rows: tuple[int, int]  # of the queries and keys of a group
+    max_rows: tuple[int, int]  # the most query rows and the most key rows of a group
 
 
 @lru_cache(maxsize=256)
 def tables(pattern: Pattern, layout: TokenLayout, device: torch.device) -> Tables:
-    """What kernels read of a pattern on ``device``, in one copy for all layers and steps that share it."""
-    groups = runs(pattern, layout)
+    """What kernels read about a pattern on ``device``; copied there once for all layers and steps that share it."""
+    groups = spans(pattern, layout)
     parts = (cascade(pattern, layout).order, *groups)
     packed = _on_device([value for part in parts for value in part], device)
     q_rows = map(operator.sub, groups.q_starts[1:], groups.q_starts)
@@ -152,19 +156,19 @@ def tables(pattern: Pattern, layout: TokenLayout, device: torch.device) -> Table
 
 @lru_cache(maxsize=256)
 def frame_indices(frames: tuple[int, ...], device: torch.device) -> Tensor:
-    """``frames`` as an index on ``device``."""
+    """``frames`` as an int32 index tensor on ``device``."""
     return _on_device(frames, device)
 
 
 def _on_device(values: Sequence[int], device: torch.device) -> Tensor:
-    """``values`` as int32, usable in and out of inference mode; the host does not wait for the device."""
+    """``values`` as int32, usable inside and outside inference mode; the host does not wait for the device."""
     with torch.inference_mode(False):
         host = torch.tensor(values, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
         return host.to(device, non_blocking=True)
 
 
 def _other_batches(layout: TokenLayout, remaining: int) -> Iterator[Batch]:
-    """Query tokens that are not video see every remaining frame."""
+    """Batches of the query tokens that are not video: they attend to every remaining frame."""
     keys = remaining * layout.grid.patches
     if layout.q_before:
         yield Batch(1, 0, 0, layout.q_before, 0, 0, keys)
@@ -173,9 +177,9 @@ def _other_batches(layout: TokenLayout, remaining: int) -> Iterator[Batch]:
 
 
 def _frame_batches(pattern: Pattern, layout: TokenLayout) -> list[Batch]:
-    """Runs of the video's rows that this call holds."""
+    """Batches of the video's rows that this call holds: the fewer of two ways to join the groups."""
     groups = [*_groups(pattern, layout)]
-    spacings = {1, max(1, pattern.keyframe_interval - 1)}  # groups a period: one for every frame that is no anchor
+    spacings = {1, max(1, pattern.keyframe_interval - 1)}  # in a period, a group for each non-anchor
     limit = layout.real_rows // MIN_BATCHES
     splits = ([batch for i in range(d) for batch in _joined(groups[i::d], limit)] for d in spacings)
     return min(splits, key=len)
@@ -189,11 +193,11 @@ class _Group(NamedTuple):
 
 
 def _groups(pattern: Pattern, layout: TokenLayout) -> Iterator[_Group]:
-    """One group for neighbouring frames that share a run, as far as this call holds their rows."""
+    """Groups of neighbouring frames that share a span, with the rows of them that this call holds."""
     patches, first_row, end_row = layout.grid.patches, layout.q_offset, layout.q_offset + layout.real_rows
     widest = max(1, pattern.frames // MIN_BATCHES)
     frame = 0
-    for (start, length), sharing in groupby(_frame_runs(pattern, layout)):
+    for (start, length), sharing in groupby(_frame_spans(pattern, layout)):
         end = frame + sum(1 for _ in sharing)
         while frame < end:
             wide = min(widest, end - frame)
@@ -204,10 +208,10 @@ def _groups(pattern: Pattern, layout: TokenLayout) -> Iterator[_Group]:
             frame += wide
 
 
-def _frame_runs(pattern: Pattern, layout: TokenLayout) -> list[tuple[int, int]]:
-    """Start and length of every frame's run, in remaining frames; only those of frames with query rows mean anything.
+def _frame_spans(pattern: Pattern, layout: TokenLayout) -> list[tuple[int, int]]:
+    """Start and length of every frame's span, in remaining frames; only valid for frames that have query rows here.
 
-    The keys may lack frames before and after all the runs that this call needs, never between.
+    The keys may lack frames before and after all the spans that this call needs, but none in between.
     """
     before, remaining = pattern.nonanchors_before, _not_anchors(pattern, layout)
     first = before[remaining[0]] if remaining else 0
@@ -215,18 +219,18 @@ def _frame_runs(pattern: Pattern, layout: TokenLayout) -> list[tuple[int, int]]:
 
 
 def _not_anchors(pattern: Pattern, layout: TokenLayout) -> list[int]:
-    """Frames in the keys that are no anchors, in time order."""
+    """Frames of the keys that are not anchors, in time order."""
     return sorted({*layout.held_frames}.difference(pattern.anchors))
 
 
 def query_frames(layout: TokenLayout) -> range:
-    """The frames of which this call holds query rows."""
+    """The frames that this call holds query rows of."""
     first, patches = layout.q_offset, layout.grid.patches
     return range(first // patches, -(-(first + layout.real_rows) // patches) if layout.real_rows else 0)
 
 
 def _joined(groups: list[_Group], limit: int) -> Iterator[Batch]:
-    """Join successive groups of equal sizes and distances into batches of at most ``limit`` rows, or of one group."""
+    """Join successive groups of equal sizes and distances into batches of one group or at most ``limit`` query rows."""
     at = 0
     while at < len(groups):
         q_start, q_rows, k_start, k_rows = groups[at]

@@ -1,4 +1,4 @@
-"""Checks of the arguments of an attention call, shared by the fast path and the oracle."""
+"""Checks of the arguments of an attention call, shared by the fast path and the reference."""
 
 from __future__ import annotations
 

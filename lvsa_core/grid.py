@@ -1,4 +1,4 @@
-"""Where the video stands among the tokens of an attention call: the frame grid and the tokens around it."""
+"""Where the video stands among the tokens of an attention call: its frame grid, and the tokens around it."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def check_int(name: str, value: object, minimum: int) -> int:
 
 @dataclass(frozen=True)
 class FrameGrid:
-    """A video as the transformer sees it: latent frames of equally many tokens, frame-major.
+    """A video as the transformer sees it: latent frames, one after another, all with the same number of tokens.
 
     Args:
-        frames: latent frames T.
-        patches: tokens P of one latent frame; token ``i`` of the video is in frame ``i // patches``.
+        frames: number of latent frames T.
+        patches: number of tokens P in one latent frame; token ``i`` of the video is in frame ``i // patches``.
 
     Raises:
         ValueError: if either is not a positive integer.
@@ -37,30 +37,30 @@ class FrameGrid:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the whole video, T * P."""
+        """Number of tokens in the whole video, T * P."""
         return self.frames * self.patches
 
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """The order of tokens in one attention call, in tokens.
+    """The order of the tokens in one attention call; all numbers are tokens.
 
-    Keys are ``[kv_before | video | pad | kv_after]``; queries are ``[q_before | rows | q_after]``, where ``rows`` are
-    the rows ``[q_offset, q_offset + q_rows)`` of ``[video | pad]``. What stands before and after the video (text,
-    control, sound) is seen by every query, and as queries sees every key. Padding is never attended, and its output
-    rows are zero.
+    Keys are ``[kv_before | video | pad | kv_after]``. Queries are ``[q_before | rows | q_after]``, where ``rows`` are
+    the rows ``[q_offset, q_offset + q_rows)`` of ``[video | pad]``. Every query attends to the tokens before and after
+    the video (text, control, sound), and these tokens, as queries, attend to every key. No query attends to padding,
+    and the output rows of padding are zero.
 
     Args:
         grid: the video.
         kv_before, kv_after: other keys before and after the video.
         q_before, q_after: other queries before and after the video's rows.
-        pad: padding tokens right after the video (sequence parallelism adds them so that the length divides).
-        q_offset, q_rows: the rows this rank holds as queries. ``q_rows=None``: all from ``q_offset`` on.
-        kv_frames: the frames that the keys hold, in the order in which they stand there; None: all, in time order.
+        pad: padding tokens right after the video; sequence parallelism adds them to make the length divisible.
+        q_offset, q_rows: the rows that this rank holds as queries; ``q_rows=None``: all from ``q_offset`` on.
+        kv_frames: the frames that the keys hold, in the order of the keys; None: all frames in time order.
 
     Raises:
-        ValueError: if a number is negative, the rows reach past the padded video, or a frame is held twice or is none
-            of the video's.
+        ValueError: if a number is negative, if the rows reach past the padded video, or if a frame of ``kv_frames`` is
+            there twice or is not in the video.
     """
 
     grid: FrameGrid
@@ -90,30 +90,30 @@ class TokenLayout:
 
     @property
     def held_frames(self) -> tuple[int, ...]:
-        """Frames in the keys, in their order."""
+        """The frames that the keys hold, in the order of the keys."""
         return tuple(range(self.grid.frames)) if self.kv_frames is None else self.kv_frames
 
     @property
     def video_rows(self) -> int:
-        """Query rows of ``[video | pad]`` that this call holds."""
+        """Number of query rows of ``[video | pad]`` in this call."""
         return self.grid.tokens + self.pad - self.q_offset if self.q_rows is None else self.q_rows
 
     @property
     def q_tokens(self) -> int:
-        """Query tokens of the whole call."""
+        """Number of query tokens in the whole call."""
         return self.q_before + self.video_rows + self.q_after
 
     @property
     def kv_tokens(self) -> int:
-        """Key tokens of the whole call."""
+        """Number of key tokens in the whole call."""
         return self.kv_before + self.kv_rows + self.pad + self.kv_after
 
     @property
     def kv_rows(self) -> int:
-        """Key tokens that are video."""
+        """Number of key tokens that are video."""
         return self.grid.patches * (self.grid.frames if self.kv_frames is None else len(self.kv_frames))
 
     @property
     def real_rows(self) -> int:
-        """Query rows that are video, not padding."""
+        """Number of query rows that are video and not padding."""
         return max(0, min(self.video_rows, self.grid.tokens - self.q_offset))

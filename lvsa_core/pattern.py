@@ -1,4 +1,4 @@
-"""Which latent frame attends to which: rotating anchors and a window around each frame."""
+"""Which latent frames each latent frame attends to: rotating anchors, and a window around the frame."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from lvsa_core.grid import check_int
 
 @dataclass(frozen=True)
 class Pattern:
-    """Frame-level attention of one denoising step; all numbers are latent frames.
+    """Which frames attend to which in one denoising step; all numbers are latent frames.
 
     ``allows`` is the definition; everything else is derived from the same anchors and windows.
 
     Args:
-        frames: T.
-        window: half window W; 0 is the frame itself.
-        n_first: leading frames that are always anchors.
-        keyframe_interval: distance between anchors; 1 makes every frame an anchor.
-        offset: phase of the anchors, step mod interval when they rotate.
-        expand_window: grow each window until it holds 2W+1 frames that are not anchors.
+        frames: number of frames T of the video.
+        window: half window W; 0: the window is the frame itself.
+        n_first: number of leading frames that are always anchors.
+        keyframe_interval: distance between anchors; 1: every frame is an anchor.
+        offset: how far the anchors have moved; the step modulo the interval if they rotate.
+        expand_window: whether each window grows until it holds 2W+1 frames that are not anchors.
 
     Raises:
         ValueError: if a number is out of range.
@@ -46,14 +46,14 @@ class Pattern:
 
     @cached_property
     def anchors(self) -> tuple[int, ...]:
-        """Frames that every frame attends to, in time order."""
+        """The frames that every frame attends to, in time order."""
         rotating = range(math.ceil(self.frames / self.keyframe_interval))
         moved = {(self.offset + i * self.keyframe_interval) % self.frames for i in rotating}
         return tuple(sorted(moved.union(range(min(self.n_first, self.frames)))))
 
     @cached_property
     def nonanchors_before(self) -> tuple[int, ...]:
-        """For every frame, and one past the last, how many frames before it are not anchors."""
+        """How many of the frames before each frame are not anchors; with one more number at the end, for all frames."""
         anchors, counts = set(self.anchors), [0]
         for frame in range(self.frames):
             counts.append(counts[-1] + (frame not in anchors))
@@ -61,7 +61,7 @@ class Pattern:
 
     @cached_property
     def windows(self) -> tuple[tuple[int, int], ...]:
-        """Window of every frame as (first, last), both inclusive."""
+        """The window of every frame as (first, last), both inclusive."""
         last, width, half, before = self.frames - 1, 2 * self.window, self.window, self.nonanchors_before
         grows = self.expand_window and half > 0
         target = min(width + 1, self.frames - len(self.anchors)) if grows else 0  # frames that are not anchors
@@ -82,7 +82,7 @@ class Pattern:
         return tuple(windows)
 
     def window_bounds(self, frame: int) -> tuple[int, int]:
-        """First and last frame of ``frame``'s window, both inclusive."""
+        """The first and the last frame of the window of ``frame``, both inclusive."""
         return self.windows[self._check(frame)]
 
     def allows(self, q_frame: int, k_frame: int) -> bool:
@@ -91,7 +91,7 @@ class Pattern:
         return low <= self._check(k_frame) <= high or k_frame in self.anchors
 
     def attended(self, frame: int) -> tuple[int, ...]:
-        """Frames that ``frame`` attends to, in time order."""
+        """The frames that ``frame`` attends to, in time order."""
         low, high = self.window_bounds(frame)
         return tuple(sorted({*self.anchors, *range(low, high + 1)}))
 
@@ -102,7 +102,7 @@ class Pattern:
 
     @cached_property
     def density(self) -> float:
-        """Attended pairs of frames over all pairs, in (0, 1]."""
+        """The part of all pairs of frames that is attended, in (0, 1]."""
         return sum(map(self.attended_count, range(self.frames))) / self.frames**2
 
     @property
@@ -132,14 +132,14 @@ def plan(
 
     Args:
         frames: latent frames T of the video.
-        reference_frames: latent frames the model was trained for; used when the interval is automatic.
+        reference_frames: latent frames that the model was trained for; only used if the interval is automatic.
         window: half window W.
-        n_first: leading frames that are always anchors.
+        n_first: number of leading frames that are always anchors.
         sparsity_scale: multiplies the attention budget.
-        keyframe_interval: distance between anchors; None derives it from the reference.
-        expand_window: grow the window past anchors.
+        keyframe_interval: distance between anchors; None: derived from ``reference_frames``.
+        expand_window: whether the windows grow past anchors.
         step: denoising step, from 0.
-        rotate: move the anchors by one frame each step.
+        rotate: whether the anchors move by one frame in each step.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -157,5 +157,5 @@ def plan(
 
 @lru_cache(maxsize=1024, typed=True)
 def _pattern(frames: int, window: int, n_first: int, interval: int, offset: int, expand_window: bool) -> Pattern:
-    """One Pattern object, with its tables, for all steps and layers that use it."""
+    """The one Pattern, with its tables, that all steps and layers with these arguments share."""
     return Pattern(frames, window, n_first, interval, offset, expand_window)

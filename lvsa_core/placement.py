@@ -1,4 +1,4 @@
-"""Whether the pattern can be computed under a placement of the model on several devices, and why."""
+"""Whether LVSA can compute the pattern when the model is placed on several devices, and why."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lvsa_core.grid import check_int
 
 @dataclass(frozen=True)
 class Placement:
-    """Degrees of parallelism, each 1 if unused.
+    """How a model is placed on devices: the degree of each kind of parallelism, 1 if it is not used.
 
     Args:
-        tp: tensor parallel. cfg: one guidance branch a rank. pp: pipeline parallel. hsdp: sharded weights.
-        ulysses: sequence parallel by heads. ring: sequence parallel by circulating keys.
-        allgather_kv: sequence parallel by gathering all keys.
+        tp: tensor parallel. cfg: one guidance branch on each rank. pp: pipeline parallel. hsdp: sharded weights.
+        ulysses: sequence parallel; each rank attends with some of the heads. ring: sequence parallel; keys circulate.
+        allgather_kv: sequence parallel; each rank gathers all keys.
 
     Raises:
         ValueError: if a degree is not a positive integer.
@@ -35,11 +35,11 @@ class Placement:
             check_int(name, degree, 1)
 
     def decide(self, text: Literal["none", "behind", "keys first"] = "none", *, lse: bool = True) -> Decision:
-        """Whether LVSA runs under this placement.
+        """Whether LVSA is sparse under this placement, and why.
 
         Args:
-            text: where the family's text stands in the self-attention; ``behind``: in the queries too.
-            lse: whether the kernel gives a log-sum-exp, by which outputs on parts of the keys are joined.
+            text: where the family's text stands in the self-attention; only ``behind`` means also among the queries.
+            lse: whether the kernel returns a log-sum-exp, which joining outputs over parts of the keys needs.
         """
         if self.ring > 1 and text == "behind" and not lse:
             return Decision(

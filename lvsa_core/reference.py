@@ -1,4 +1,4 @@
-"""The masked dense oracle: what ``attend`` must equal. Slow and obvious on purpose."""
+"""The masked dense reference: what ``attend`` must equal. Slow and obvious on purpose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A pattern for people: as text and as a figure."""
+"""Shows a pattern to people: as text and as a figure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from lvsa_core.pattern import Pattern
 
-#: Anchor, window, both, neither.
+#: The letter for (is an anchor, is in the window).
 LETTERS = {(True, False): "G", (False, True): "W", (True, True): "X", (False, False): "."}
 
 
 def rows(pattern: Pattern) -> list[str]:
-    """One string a query frame, one letter a key frame: G anchor, W window, X both, . not attended."""
+    """One string for each query frame, one letter for each key frame: G anchor, W window, X both, . not attended."""
     anchors = set(pattern.anchors)
     return [
         "".join(LETTERS[key in anchors, low <= key <= high] for key in range(pattern.frames))
@@ -21,7 +21,7 @@ def rows(pattern: Pattern) -> list[str]:
 
 
 def summary(pattern: Pattern) -> str:
-    """The pattern in one line, as the plugin logs it; counts are of the first frame."""
+    """The pattern in one line, as the plugin logs it; the attended count is that of the first frame."""
     return (
         f"total_lat_frames={pattern.frames} window={pattern.window} n_first={pattern.n_first} "
         f"kfi={pattern.keyframe_interval} global_count={len(pattern.anchors)} "
@@ -30,7 +30,7 @@ def summary(pattern: Pattern) -> str:
 
 
 def text(pattern: Pattern) -> str:
-    """The summary and below it the rows."""
+    """The summary, then the rows below it."""
     return "\n".join([f"{summary(pattern)} offset={pattern.offset}", *rows(pattern)])
 
 
@@ -39,7 +39,7 @@ def figure(patterns: Pattern | list[Pattern], path: str | Path | None = None) ->
 
     Args:
         patterns: what to draw.
-        path: where to write the picture; its ending gives the format. None: not written.
+        path: the file to write, whose suffix gives the format; None: no file.
 
     Returns:
         The matplotlib figure.
@@ -78,7 +78,7 @@ def figure(patterns: Pattern | list[Pattern], path: str | Path | None = None) ->
     drawn.legend(
         handles=[Patch(facecolor=color, edgecolor="#999999", label=label) for label, color in kinds.values()],
         loc="outside lower center",
-        ncols=2 if len(patterns) == 1 else len(kinds),  # in one row they are wider than one pattern
+        ncols=2 if len(patterns) == 1 else len(kinds),  # in one row they would be wider than one pattern
         frameon=False,
     )
     if path is not None:

@@ -11,7 +11,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 @lru_cache(maxsize=64)
 def capability(device: torch.device) -> tuple[int, int]:
-    """Compute capability, (0, 0) where PyTorch finds no CUDA device."""
+    """The device's compute capability; (0, 0) if PyTorch finds no CUDA device."""
     return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else (0, 0)
 
 
@@ -23,10 +23,10 @@ def unfit(
     dtypes: tuple[torch.dtype, ...],
     needs: tuple[int, int],
 ) -> str | None:
-    """What keeps a CUDA kernel from running there, None if nothing does.
+    """Why a CUDA kernel cannot run there; None if it can.
 
     Args:
-        dtypes: what the kernel takes. needs: the least compute capability.
+        dtypes: those that the kernel takes. needs: the lowest compute capability that it runs on.
     """
     if device.type != "cuda":
         return f"it needs a CUDA device, not {device.type}"

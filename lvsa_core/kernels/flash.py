@@ -13,8 +13,8 @@ from lvsa_core.cascade import Tables
 from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.prefix_window import GatheredWindow, VarlenWindow
 
-#: Arguments of FlashAttention-3's ``fwd`` that are not None where not given: dense attention in one pass over the keys
-#: (each split would need a float32 copy of the output).
+#: The arguments of FlashAttention-3's ``fwd`` that are not given and may not be None: dense attention in one pass over
+#: the keys (each split would need a float32 copy of the output).
 _FA3_ARGUMENTS = {
     "is_causal": False, "window_size_left": -1, "window_size_right": -1, "attention_chunk": 0, "softcap": 0.0,
     "is_rotary_interleaved": False, "num_splits": 1, "sm_margin": 0, "cp_world_size": 1, "cp_rank": 0,
@@ -27,9 +27,9 @@ class FlashAttention3(VarlenWindow):
     Args:
         module: what to import so that PyTorch knows the operator.
         operators: namespace of the operator ``fwd``.
-        dtypes: what it was built for.
+        dtypes: those that it was built for.
 
-    Source: FlashAttention's hopper/flash_api.cpp; a group's keys start at ``cu_seqlens_k`` and number ``seqused_k``.
+    Source: FlashAttention's hopper/flash_api.cpp; a group has ``seqused_k`` keys, the first one at ``cu_seqlens_k``.
     """
 
     family = "flash"
@@ -58,15 +58,15 @@ class FlashAttention3(VarlenWindow):
 
     def _forward(self, **given: object) -> tuple[Tensor, Tensor]:
         operator = getattr(torch.ops, self.operators).fwd.default
-        # Builds differ in the arguments that they have, and vLLM's gives none a default.
+        # Builds have different arguments, and vLLM's build gives none of them a default.
         out, lse, *_ = operator(*(given.get(x.name, _FA3_ARGUMENTS.get(x.name)) for x in operator._schema.arguments))
         return out, lse
 
 
 class FlashAttention2(VarlenWindow):
-    """FlashAttention-2 in PyTorch's own build, from Ampere on.
+    """FlashAttention-2 in PyTorch's own build, for Ampere and later.
 
-    Source: aten/src/ATen/native/transformers/cuda/attention.cu; also behind torch.nn.attention.varlen.
+    Source: aten/src/ATen/native/transformers/cuda/attention.cu; torch.nn.attention.varlen uses it too.
     """
 
     name = "FlashAttention2"
@@ -100,7 +100,7 @@ class FlashAttention2(VarlenWindow):
 class CudnnAttention(GatheredWindow):
     """cuDNN's flash attention in PyTorch: the fastest on Blackwell, and on Hopper where FlashAttention-3 is missing.
 
-    It compiles a kernel for every shape, hence the gathered windows, which have few.
+    It compiles a kernel for every shape, so it takes the gathered windows, which have few different shapes.
     """
 
     name = "cuDNN"
@@ -120,20 +120,20 @@ class CudnnAttention(GatheredWindow):
 
 
 class GatheredFlashAttention3(GatheredWindow, FlashAttention3):
-    """FlashAttention-3 with copied windows, should a build not read them in place."""
+    """FlashAttention-3 with copied windows, for builds that cannot read them in place."""
 
 
 class GatheredFlashAttention2(GatheredWindow, FlashAttention2):
-    """FlashAttention-2 with copied windows, should a build not read them in place."""
+    """FlashAttention-2 with copied windows, for builds that cannot read them in place."""
 
     name = "FlashAttention2-gathered"
 
 
 @lru_cache(maxsize=8)
 def _import_problem(module: str) -> str | None:
-    """Why a module cannot be imported, None if it can."""
+    """Why a module cannot be imported; None if it can."""
     try:
         importlib.import_module(module)
-    except Exception as error:  # a compiled part that does not fit this PyTorch or CUDA raises all sorts of things
+    except Exception as error:  # a compiled part that does not fit this PyTorch or CUDA raises errors of any kind
         return f"{module} cannot be imported: {str(error).strip().partition(chr(10))[0]}"
     return None

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvsa_core.cascade import cascade, frame_indices, runs
+from lvsa_core.cascade import cascade, frame_indices, spans
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.merge import merge_
@@ -27,15 +27,15 @@ _LN2 = math.log(2)
 
 
 class FlashInferKernel:
-    """The video's keys stay where they are: a frame is a page of FlashInfer's paged attention.
+    """Leaves the video's keys where they are: each frame is a page of FlashInfer's paged attention.
 
-    One wrapper and one workspace a device are planned once for each pattern and layout that differs from the last, so
-    once a step for all layers. Planning waits until the device has read the last plan.
+    Each device has one wrapper and one workspace. The wrapper is planned again when the pattern or the layout changes,
+    which is once in a step, for all layers. Planning waits until the device has read the last plan.
 
     Args:
-        dense_prefix: compute the anchors, which all queries share, by FlashInfer's dense kernel on a copy (of the
-            anchors only), and by pages just the windows. If false, one paged call does both. None: true on Hopper,
-            where only the dense kernel has the hardware load whole tiles, and false elsewhere.
+        dense_prefix: compute the anchors, which all queries share, with FlashInfer's dense kernel on a copy of the
+            anchors, and only the windows with pages. If false, one paged call computes both. None: true on Hopper,
+            where only the dense kernel lets the hardware load whole tiles, and false elsewhere.
     """
 
     family = "flashinfer"
@@ -47,7 +47,7 @@ class FlashInferKernel:
         self._read: dict[torch.device, torch.cuda.Event] = {}
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
-        """None if the kernel runs there, else the reason it does not."""
+        """None if the kernel can run there, else the reason why not."""
         if reason := unfit(device, dtype, head_size, dtypes=HALF, needs=(8, 0)):
             return reason
         if head_size not in (64, 128, 256):
@@ -55,7 +55,7 @@ class FlashInferKernel:
         return _missing()
 
     def release(self) -> None:
-        """Give the workspaces back, when the device has read the last plan from the pinned memory among them."""
+        """Free the workspaces, after the device has read the last plan from their pinned memory."""
         for event in self._read.values():
             event.synchronize()
         self._wrappers.clear()
@@ -64,7 +64,7 @@ class FlashInferKernel:
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
         """Sparse attention of one layer; see :func:`lvsa_core.attend`. Rows of padding hold anything."""
-        if k.stride() != v.stride():  # on Hopper FlashInfer wants the same of both
+        if k.stride() != v.stride():  # on Hopper FlashInfer needs the same strides for both
             k, v = k.contiguous(), v.contiguous()
         calls = cascade(pattern, layout)
         every = layout.held_frames
@@ -74,7 +74,7 @@ class FlashInferKernel:
         elif capability(q.device)[0] == 9 if self.dense_prefix is None else self.dense_prefix:
             in_prefix = calls.anchors
         pages = frame_lists(pattern, layout, in_prefix) if len(in_prefix) < len(every) else None
-        if pages is not None and not all(pages[1]):  # a window of anchors alone: a page list must not be empty
+        if pages is not None and not all(pages[1]):  # no list of pages may be empty, but a window may hold only anchors
             in_prefix, pages = (), frame_lists(pattern, layout, ())
         entries = [self._entry(*entry, pattern, layout, in_prefix, pages, scale) for entry in zip(q, k, v, strict=True)]
         return entries[0][None] if len(entries) == 1 else torch.stack(entries)
@@ -89,7 +89,7 @@ class FlashInferKernel:
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, in_prefix: tuple[int, ...],
         pages: tuple[list[int], list[tuple[int, ...]]] | None, scale: float,
     ) -> Tensor:  # fmt: skip
-        """One entry of the batch, [Sq, H, D]."""
+        """The output [Sq, H, D] of one entry of the batch."""
         q = q.contiguous()
         results = []
         if in_prefix or layout.kv_before or layout.kv_after:
@@ -100,7 +100,7 @@ class FlashInferKernel:
             results.append(wrapper.run(q, (_video(k, layout), _video(v, layout)), return_lse=True))
         out, lse = results[0]
         for other, other_lse in results[1:]:
-            # FlashInfer's log-sum-exps are [Sq, H] and to base 2.
+            # FlashInfer returns log-sum-exps as [Sq, H] and to base 2.
             merge_(out[None], lse.t()[None] * _LN2, other[None], other_lse.t()[None] * _LN2)
         return out
 
@@ -113,12 +113,12 @@ class FlashInferKernel:
         page: int,
         scale: float,
     ) -> Any:
-        """The device's wrapper, planned for these pages; planned anew only if anything differs from the last call."""
+        """The device's wrapper, planned for these pages, again only if something changed since the last call."""
         device = q.device
         if device not in self._wrappers:
             from flashinfer import BatchPrefillWithPagedKVCacheWrapper
 
-            with torch.inference_mode(False):  # it writes into its buffers in and out of inference mode
+            with torch.inference_mode(False):  # it writes into its buffers inside and outside inference mode
                 workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
                 self._wrappers[device] = BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD")
         key = (shared, q.shape[1:], k.shape[1:], q.dtype, scale)
@@ -155,15 +155,15 @@ class FlashInferKernel:
 def frame_lists(
     pattern: Pattern, layout: TokenLayout, without: tuple[int, ...]
 ) -> tuple[list[int], list[tuple[int, ...]]]:
-    """Groups of query rows: where each starts (and the last ends), and where the frames that it attends to stand.
+    """Groups of query rows: where each starts (and where the last ends), and the places of the frames it attends to.
 
     Args:
-        without: frames to leave out. Padding, whose rows are set to zero afterwards, has one frame like any other.
+        without: frames to leave out. Padding gets one frame, any one: its rows are set to zero afterwards.
     """
     left_out = set(without)
     places = {frame: place for place, frame in enumerate(layout.held_frames) if frame not in left_out}
     every = tuple(places.values())
-    groups = runs(pattern, layout)
+    groups = spans(pattern, layout)
     lists = []
     first, end = layout.q_before, layout.q_before + layout.real_rows
     for row in groups.q_starts[:-1]:
@@ -176,7 +176,7 @@ def frame_lists(
 
 
 def _prefix(x: Tensor, layout: TokenLayout, frames: tuple[int, ...]) -> Tensor:
-    """Other tokens and some frames of keys or values [Sk, H, D], as a copy."""
+    """A copy of the other tokens and of some frames of keys or values [Sk, H, D]."""
     before, after, patches = layout.kv_before, layout.kv_after, layout.grid.patches
     copy = x.new_empty(before + after + len(frames) * patches, *x.shape[1:])
     copy[:before] = x[:before]
@@ -189,7 +189,7 @@ def _prefix(x: Tensor, layout: TokenLayout, frames: tuple[int, ...]) -> Tensor:
 
 
 def _video(x: Tensor, layout: TokenLayout) -> Tensor:
-    """The frames [T, P, H, D] of keys or values [Sk, H, D], a view."""
+    """A view of the frames [T, P, H, D] of keys or values [Sk, H, D]."""
     first = layout.kv_before
     return x[first : first + layout.kv_rows].view(-1, layout.grid.patches, *x.shape[1:])
 
@@ -207,7 +207,7 @@ def _host(values: Sequence[int]) -> Tensor:
 
 
 def _missing() -> str | None:
-    """What FlashInfer lacks to run: itself, or a way to its kernels."""
+    """What is missing to run FlashInfer: the package, or its compiled kernels and a compiler for them."""
     if importlib.util.find_spec("flashinfer") is None:
         return "FlashInfer is not installed: pip install flashinfer-python"
     version = _version("flashinfer-python")
@@ -235,10 +235,10 @@ def _version(distribution: str) -> str:
 
 
 def _nvcc() -> bool:
-    """Whether the CUDA compiler is where FlashInfer looks for it."""
+    """Whether the CUDA compiler is installed where FlashInfer looks for it."""
     try:
         from flashinfer.jit.cpp_ext import get_cuda_path
-    except ImportError:  # another version: the self-test tells
+    except ImportError:  # another version of FlashInfer: the self-test will show
         return True
     try:
         return (Path(get_cuda_path()) / "bin" / "nvcc").exists()

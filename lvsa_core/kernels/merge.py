@@ -8,16 +8,16 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-#: Elements that PyTorch's operators merge at a time: their float32 copies stay small.
+#: How many elements PyTorch's operators merge at a time, so that their float32 copies stay small.
 CHUNK = 2**24
 
 
 def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
-    """Make ``out`` the attention over both key sets, in place: one pass over memory on GPUs, by a Triton kernel.
+    """Make ``out`` the attention over both sets of keys, in place; on GPUs by a Triton kernel, in one pass over memory.
 
-    With weights ``w = sigmoid(other_lse - lse)`` the result is ``out + w * (other - out)``. Natural logarithms. Rows of
-    ``other`` without keys, whose log-sum-exp is infinite of either sign (kernels differ) and which are finite, leave
-    ``out`` as it is.
+    The result is ``out + w * (other - out)`` with weights ``w = sigmoid(other_lse - lse)``; logarithms are natural. A
+    row of ``other`` that attends to no keys leaves ``out`` as it is: its log-sum-exp is infinite, with either sign
+    (kernels differ), and its numbers are finite.
 
     Args:
         out, other: [N, S, H, D], same shape and dtype; ``out`` may be a strided view.
@@ -27,12 +27,12 @@ def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
 
 
 def passed_over(device: torch.device) -> str | None:
-    """Why the one-pass kernel does not run on a device that should have it, None if all is well."""
+    """Why the Triton kernel is not used on a device that should have it; None if it is, or if the device needs none."""
     return _merge_on(device)[1]
 
 
 def merge_eager_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
-    """:func:`merge_` with PyTorch's operators, some rows at a time."""
+    """:func:`merge_` with PyTorch's operators, a part of the rows at a time."""
     if out.numel() <= CHUNK:
         return _merge_rows_(out, lse, other, other_lse)
     rows = max(1, CHUNK * out.shape[1] // out.numel())
@@ -46,28 +46,28 @@ def _merge_rows_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> 
     weight = torch.where(other_lse.isinf(), 0, weight).transpose(1, 2).unsqueeze(-1)
     if out.dtype == weight.dtype:
         out.lerp_(other, weight)
-    else:  # half precision: the weights keep their precision, one rounding at the end
+    else:  # half precision: computed in the precision of the weights, and rounded once
         out.copy_(out.to(weight.dtype).lerp_(other.to(weight.dtype), weight))
 
 
 @lru_cache(maxsize=64)
 def _merge_on(device: torch.device) -> tuple[Callable[[Tensor, Tensor, Tensor, Tensor], None], str | None]:
-    """The fastest merge that works on a device, and why a faster one does not."""
+    """The fastest merge that works on a device, and why a faster one does not, if there is one."""
     if device.type != "cuda":
         return merge_eager_, None
-    try:  # Triton needs a C compiler when it first runs
+    try:  # Triton needs a C compiler for its first call
         from lvsa_core.kernels.triton_merge import merge_triton_
 
         out, lse, other = _probe(device)
         merge_triton_(out, lse, other, lse)
         if not torch.equal(out, torch.full_like(out, 0.5)):
             return merge_eager_, "its result is wrong"
-    except Exception as error:  # whatever Triton raises here, the other merge serves
+    except Exception as error:  # whatever Triton raises here, the other merge works
         return merge_eager_, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     return merge_triton_, None
 
 
 def _probe(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Tensors as calls have them whatever PyTorch's default dtype is: an engine sets its own while it builds models."""
+    """Tensors with the dtypes of real calls: an engine changes PyTorch's default while it builds models."""
     out = torch.zeros(1, 3, 1, 8, dtype=torch.bfloat16, device=device)
     return out, torch.zeros(1, 1, 3, dtype=torch.float32, device=device), torch.ones_like(out)

@@ -1,4 +1,4 @@
-"""Prefix + window: a pattern as dense calls of any kernel that returns its log-sum-exp, joined by it."""
+"""Prefix + window: a pattern as dense calls of any kernel that returns the log-sum-exp, by which they are joined."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lvsa_core.cascade import Batch, Cascade, Runs, Tables, cascade, frame_indices, runs, tables
+from lvsa_core.cascade import Batch, Cascade, Spans, Tables, cascade, frame_indices, spans, tables
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels.merge import merge_
 from lvsa_core.pattern import Pattern
 
 
 class Arriving(NamedTuple):
-    """Keys that another process is still sending."""
+    """Keys of which another process is still sending a part."""
 
     ready: int  # rows of the prefix that are there from the start, at least 1
-    wait: Callable[[], None]  # comes back when all are
+    wait: Callable[[], None]  # returns when all rows are there
 
 
 class PrefixWindow:
-    """Base of kernels that compute dense attention: all queries on the prefix, groups of frames on their runs of keys.
+    """Base of kernels that compute dense attention: all queries on the prefix, groups of frames on their spans of keys.
 
-    A subclass gives ``available`` and ``attention``. The runs overlap in memory; here they are strided views, of which
-    6 to 17 batches make up a pattern.
+    A subclass implements ``available`` and ``attention``. The spans overlap in memory. Here they are strided views, and
+    a pattern takes 6 to 17 batches of them.
     """
 
     name: str
     family: str
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
-        """None if the kernel runs there, else the reason it does not."""
+        """None if the kernel can run there, else the reason why not."""
         raise NotImplementedError
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -59,12 +59,12 @@ class PrefixWindow:
     ) -> Tensor:
         """Sparse attention of one layer; see :func:`lvsa_core.attend`. Rows of padding hold anything.
 
-        The keys are copied in the order ``[other tokens | anchors | remaining frames]``, if they are not in it. One
-        call of all queries on the first two parts gives the output, into which the windows, which are runs of the
-        third, are merged.
+        Keys that do not have the order ``[other tokens | anchors | remaining frames]`` are copied in that order. One
+        call of all queries on the first two parts gives the output. The windows, which are spans of the third part, are
+        then merged into it.
 
         Args:
-            arriving: what of the keys is still to come; they must be in that order.
+            arriving: which part of the keys is still to come; if given, the keys must already have that order.
         """
         calls = cascade(pattern, layout)
         if layout.pad or (calls.remaining and not calls.in_order):
@@ -85,27 +85,27 @@ class PrefixWindow:
         return out
 
     def frame_order(self, calls: Cascade, device: torch.device) -> Tensor:
-        """Places of the keys' frames as an index on the device: anchors, then the remaining ones."""
+        """Places of the anchors and then of the remaining frames among the keys, as an index on the device."""
         return frame_indices(calls.order, device)
 
     def windows(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float) -> None:
         """Merge one entry's windows into its output, in place.
 
         Args:
-            q, out: [Sq, H, D]. lse: [H, Sq], of ``out``. k, v: [S, Hkv, D], the remaining frames in time order.
+            q, out: [Sq, H, D]. lse: [H, Sq], that of ``out``. k, v: [S, Hkv, D], the remaining frames in time order.
         """
         rows_lse = lse.transpose(0, 1)
         for batch in calls.batches:
-            window, window_lse = self.attention(_groups(q, batch), _runs(k, batch), _runs(v, batch), scale)
+            window, window_lse = self.attention(_groups(q, batch), _spans(k, batch), _spans(v, batch), scale)
             merge_(_groups(out, batch), _groups(rows_lse, batch).transpose(1, 2), window, window_lse)
 
 
 class GatheredWindow(PrefixWindow):
-    """Copies the runs of a few frames at a time, for kernels that cannot read them where they overlap."""
+    """Copies the spans of a few frames at a time, for kernels that cannot read overlapping keys."""
 
     def windows(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float) -> None:
-        """See :meth:`PrefixWindow.windows`. Calls have few different shapes, which suits kernels built for a shape."""
-        for first, rows, starts, length in _chunks(runs(calls.pattern, calls.layout), q.shape[0]):
+        """See :meth:`PrefixWindow.windows`. There are few different shapes, for kernels that compile one each."""
+        for first, rows, starts, length in _chunks(spans(calls.pattern, calls.layout), q.shape[0]):
             held = slice(first, first + rows * len(starts))
             self._gathered_windows(q[held], k, v, out[held], lse[:, held], rows, starts, length, scale)
 
@@ -113,21 +113,21 @@ class GatheredWindow(PrefixWindow):
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rows: int, starts: tuple[int, ...],
         length: int, scale: float,
     ) -> None:  # fmt: skip
-        """Some of the runs, ``rows`` queries each. Its copies are gone before those of the next are made."""
+        """Some of the spans, ``rows`` queries each. In a function, so that its copies are freed before the next."""
         keys, values = (_gathered(x, starts, length) for x in (k, v))
         window, window_lse = self.attention(_split(q, rows), keys, values, scale)
         merge_(_split(out, rows), lse.view(lse.shape[0], -1, rows).transpose(0, 1), window, window_lse)
 
 
 class VarlenWindow(PrefixWindow):
-    """Reads all runs in place in one call, for kernels that take a start and a length of keys for each group."""
+    """Reads all spans in place in one call, for kernels that take a start and a length of keys for each group."""
 
     def varlen(self, q: Tensor, k: Tensor, v: Tensor, groups: Tables, scale: float) -> tuple[Tensor, Tensor]:
-        """Softmax attention of groups of query rows, each on its own run of keys.
+        """Softmax attention of groups of query rows, each on its own span of keys.
 
         Args:
             q: [Sq, H, D]. k, v: [S, Hkv, D].
-            groups: rows and keys of each group; the runs of keys may overlap.
+            groups: query rows and keys of each group; the spans of keys may overlap.
             scale: multiplies the scores.
 
         Returns:
@@ -146,39 +146,39 @@ class VarlenWindow(PrefixWindow):
 
 
 def _split(x: Tensor, rows: int) -> Tensor:
-    """Rows [S, ...] as [S / rows, rows, ...], a view."""
+    """A view of the rows [S, ...] as [S / rows, rows, ...]."""
     return x.view(-1, rows, *x.shape[1:])
 
 
 def _gathered(x: Tensor, starts: tuple[int, ...], length: int) -> Tensor:
-    """Runs [len(starts), length, H, D] of ``x`` [S, H, D]; a single one is a view."""
+    """Spans [len(starts), length, H, D] of ``x`` [S, H, D]; a copy, but a view if there is only one."""
     if len(starts) == 1:
         return x[starts[0] : starts[0] + length].unsqueeze(0)
     return torch.stack([x[start : start + length] for start in starts])
 
 
-def _chunks(runs: Runs, rows: int) -> Iterator[tuple[int, int, tuple[int, ...], int]]:
-    """Successive runs of equal shapes: first query row, rows a run, where the runs start, their length.
+def _chunks(spans: Spans, rows: int) -> Iterator[tuple[int, int, tuple[int, ...], int]]:
+    """Successive spans of equal shapes: first query row, query rows of each, where the spans start, their length.
 
-    As many at a time as keep the gathered keys and values and the output within the size of Q.
+    As many at a time as possible while the copied keys and values and the output together are no larger than Q.
     """
     at = 0
-    while at < len(runs.k_rows):
-        q_rows, k_rows = runs.q_starts[at + 1] - runs.q_starts[at], runs.k_rows[at]
+    while at < len(spans.k_rows):
+        q_rows, k_rows = spans.q_starts[at + 1] - spans.q_starts[at], spans.k_rows[at]
         end = at + 1
         while (
-            end < len(runs.k_rows)
-            and (runs.q_starts[end + 1] - runs.q_starts[end], runs.k_rows[end]) == (q_rows, k_rows)
+            end < len(spans.k_rows)
+            and (spans.q_starts[end + 1] - spans.q_starts[end], spans.k_rows[end]) == (q_rows, k_rows)
             and (end + 1 - at) * (2 * k_rows + q_rows) <= rows
         ):
             end += 1
         if q_rows and k_rows:
-            yield runs.q_starts[at], q_rows, runs.k_starts[at:end], k_rows
+            yield spans.q_starts[at], q_rows, spans.k_starts[at:end], k_rows
         at = end
 
 
 def prefix_first(x: Tensor, layout: TokenLayout, order: Tensor) -> Tensor:
-    """Keys or values [B, Sk, Hkv, D] copied to [B, Sk - pad, Hkv, D]: other tokens first, then the frames in order."""
+    """A copy of keys or values [B, Sk, Hkv, D] as [B, Sk - pad, Hkv, D]: other tokens, then the frames in ``order``."""
     grid, before, after = layout.grid, layout.kv_before, layout.kv_after
     copy = x.new_empty(x.shape[0], before + after + layout.kv_rows, *x.shape[2:])
     copy[:, :before] = x[:, :before]
@@ -189,14 +189,14 @@ def prefix_first(x: Tensor, layout: TokenLayout, order: Tensor) -> Tensor:
 
 
 def copy_frames(video: Tensor, order: Tensor, out: Tensor, dim: int) -> None:
-    """Copy frames of ``video`` [.., T, P, H, D] in some order to ``out`` [.., len(order) * P, H, D].
+    """Copy frames of ``video`` [.., T, P, H, D] in the given order to ``out`` [.., len(order) * P, H, D].
 
     Args:
         order: frames, int32. dim: the dimension of ``video`` that counts frames.
     """
     frames = out.view(*out.shape[:dim], len(order), *video.shape[dim + 1 :])
     if not _on_cpu(out) and _in_16_bytes(video) and _in_16_bytes(frames):
-        # PyTorch gathers number by number: the larger, the fewer.
+        # PyTorch copies number by number, so larger numbers are faster.
         video, frames = video.view(torch.complex128), frames.view(torch.complex128)
     torch.index_select(video, dim, order, out=frames)
 
@@ -206,18 +206,18 @@ def _on_cpu(x: Tensor) -> bool:
 
 
 def _in_16_bytes(x: Tensor) -> bool:
-    """Whether the tensor can be seen as numbers of 16 bytes."""
+    """Whether the tensor can be viewed as numbers of 16 bytes."""
     counts = (x.shape[-1], x.storage_offset(), *x.stride()[:-1])
     return x.stride(-1) == 1 and all(count * x.itemsize % 16 == 0 for count in counts)
 
 
 def _groups(x: Tensor, batch: Batch) -> Tensor:
-    """Rows [S, ...] as [size, q_rows, ...], a view."""
+    """A view of the rows [S, ...] as [size, q_rows, ...]."""
     return _strided(x, batch.size, batch.q_start, batch.q_step, batch.q_rows)
 
 
-def _runs(x: Tensor, batch: Batch) -> Tensor:
-    """Rows [S, ...] as [size, k_rows, ...], a view whose entries may overlap."""
+def _spans(x: Tensor, batch: Batch) -> Tensor:
+    """A view of the rows [S, ...] as [size, k_rows, ...], whose entries may overlap."""
     return _strided(x, batch.size, batch.k_start, batch.k_step, batch.k_rows)
 
 

@@ -1,4 +1,4 @@
-"""Which kernels there are, and which one runs for a device, dtype and head size."""
+"""Which kernels there are, and which one is used for a device, dtype and head size."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from lvsa_core.pattern import Pattern
 
 
 class KernelUnavailable(RuntimeError):
-    """No kernel of those asked for can run; the message says why and what to do."""
+    """None of the kernels asked for can run; the message says why and what to do."""
 
 
 class Kernel(Protocol):
     """A way to compute the pattern.
 
     Attributes:
-        name: what logs and benchmarks call it. family: what users choose by.
+        name: its name in logs and benchmarks. family: the name by which users choose it, alone or with others.
     """
 
     name: str
     family: str
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
-        """None if the kernel runs there, else the reason it does not."""
+        """None if the kernel can run there, else the reason why not."""
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
         """Sparse attention of one layer; see :func:`lvsa_core.attend`. Rows of padding hold anything."""
@@ -49,7 +49,7 @@ class Kernel(Protocol):
 _FA3 = ("fa3_fwd_interface", "fa3_fwd", (torch.bfloat16,))
 _FA3_VLLM = ("vllm.vllm_flash_attn", "_vllm_fa3_C", (torch.bfloat16, torch.float16))
 
-#: By name, fastest first where they are available: the order in which ``auto`` tries them.
+#: All kernels by name, the fastest first: ``auto`` tries them in this order.
 KERNELS: dict[str, Kernel] = {
     kernel.name: kernel
     for kernel in (
@@ -72,7 +72,7 @@ KERNELS: dict[str, Kernel] = {
 
 @dataclass(frozen=True)
 class Selection:
-    """A kernel that passed its self-test, and the faster ones that were passed over, each with the reason."""
+    """A kernel that passed its self-test, and the faster kernels that were passed over, each with the reason."""
 
     kernel: Kernel
     passed_over: tuple[tuple[str, str], ...] = ()
@@ -90,7 +90,7 @@ class Selection:
 
 @lru_cache(maxsize=64)
 def select(name: str, device: torch.device, dtype: torch.dtype, head_size: int) -> Selection:
-    """The fastest kernel that is available and passes its self-test, which happens once a process.
+    """The fastest kernel that is available and passes its self-test; the test happens once in each process.
 
     Args:
         name: ``auto``, a family (``flash``, ``flashinfer``, ``sdpa``), or the name of one kernel in :data:`KERNELS`.
@@ -121,7 +121,7 @@ def select(name: str, device: torch.device, dtype: torch.dtype, head_size: int) 
 
 
 def _sentence(reasons: Iterable[tuple[str, str]]) -> str:
-    """Kernels and their reasons; those that share one together, by the family's name if they are all of it."""
+    """Kernels with their reasons; kernels that share a reason stand together, a complete family under its own name."""
     sharing: dict[str, list[str]] = {}
     for name, reason in reasons:
         sharing.setdefault(reason, []).append(name)
@@ -129,7 +129,7 @@ def _sentence(reasons: Iterable[tuple[str, str]]) -> str:
 
 
 def _families_first(names: list[str]) -> list[str]:
-    """Names of kernels, with the family's in place of its members where all of several are among them."""
+    """Names of kernels; a family of several replaces its members if all of them are among the names."""
     members: dict[str, set[str]] = {}
     for kernel in KERNELS.values():
         members.setdefault(kernel.family, set()).add(kernel.name)
@@ -138,7 +138,7 @@ def _families_first(names: list[str]) -> list[str]:
 
 
 def release() -> None:
-    """Give back what kernels keep on devices between calls, such as workspaces; the next call makes it anew."""
+    """Free what kernels keep on devices between calls, such as workspaces; the next call allocates it again."""
     for kernel in KERNELS.values():
         if isinstance(kernel, FlashInferKernel):
             kernel.release()

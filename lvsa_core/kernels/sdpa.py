@@ -1,4 +1,4 @@
-"""Dense attention of the frameworks themselves: PyTorch's kernels, and Ascend's through torch_npu."""
+"""Kernels that come with the framework: PyTorch's own, and Ascend's through torch_npu."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _aten = torch.ops.aten
 
 
 class SdpaKernel(PrefixWindow):
-    """PyTorch's scaled-dot-product kernels on CPU and CUDA, called where they also return the log-sum-exp."""
+    """PyTorch's scaled-dot-product kernels on CPU and CUDA, by the operators that also return the log-sum-exp."""
 
     name = "sdpa"
     family = "sdpa"
@@ -27,7 +27,7 @@ class SdpaKernel(PrefixWindow):
         """See :meth:`PrefixWindow.available`."""
         if device.type == "cpu":
             return None
-        # Before Ampere PyTorch has its memory-efficient kernel, which takes no bfloat16 there.
+        # Before Ampere PyTorch uses its memory-efficient kernel, which does not take bfloat16 there.
         needs = (8, 0) if dtype == torch.bfloat16 else (5, 0)
         return unfit(device, dtype, head_size, dtypes=(*HALF, torch.float32), needs=needs)
 
@@ -47,7 +47,7 @@ class SdpaKernel(PrefixWindow):
 
 
 class AscendKernel(GatheredWindow):
-    """Ascend's fused attention; its softmax statistics give the log-sum-exp. Not yet run on a device.
+    """Ascend's fused attention, whose softmax statistics give the log-sum-exp. Not yet tried on a device.
 
     Source: torch_npu, npu_fusion_attention.
     """
@@ -73,13 +73,13 @@ class AscendKernel(GatheredWindow):
         out, largest, total, *_ = torch_npu.npu_fusion_attention(
             q, k, v, head_num=q.shape[2], input_layout="BSND", scale=scale, keep_prob=1.0
         )
-        # Of the scores of a row, [N, H, Sq, 8] each with eight times the same number: the largest, and the sum of
-        # exp(score - largest).
+        # For each row the largest score, and the sum of exp(score - largest); both [N, H, Sq, 8], with the same number
+        # eight times.
         return out, (largest + total.log())[..., 0]
 
 
 class ConcatenatedKernel:
-    """PyTorch's attention of any device, on each frame's keys side by side: slower, but needs no log-sum-exp."""
+    """PyTorch's attention, frame by frame on concatenated keys: slower, but on any device and without log-sum-exp."""
 
     name = "sdpa-concatenated"
     family = "sdpa"
@@ -121,7 +121,7 @@ class ConcatenatedKernel:
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """Dense attention [B, Sq, H, D]."""
+    """Dense attention, [B, Sq, H, D]."""
     if q.shape[2] != k.shape[2]:
         k, v = (x.repeat_interleave(q.shape[2] // x.shape[2], 2) for x in (k, v))
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))

@@ -1,4 +1,4 @@
-"""The numeric self-test: two small calls with everything in them, against the oracle."""
+"""The numeric self-test: two small calls that use every feature, compared with the masked dense reference."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lvsa_core.pattern import Pattern
 from lvsa_core.reference import reference_attend
 from lvsa_core.sharded.exchange import Shards, exchange
 
-#: Overlapping windows, text on both sides, padding. A frame takes more than one of a kernel's tiles, the last in part.
+#: Overlapping windows, text on both sides, padding. A frame takes several of a kernel's tiles, the last in part.
 PATTERN = Pattern(9, window=1, n_first=1, keyframe_interval=4, offset=2)
 LAYOUT = TokenLayout(FrameGrid(9, 150), kv_before=3, kv_after=21, q_before=3, q_after=21, pad=5)
 
@@ -25,13 +25,14 @@ class Call(NamedTuple):
 
     pattern: Pattern
     layout: TokenLayout
-    ready: int = 0  # keys that are there from the start, 0: all
+    ready: int = 0  # number of keys that are there from the start; 0: all
 
 
 def _ring_call() -> Call:
-    """The third of four ranks: it begins and ends within a frame, and holds one anchor, which stands before the others.
+    """The third of four ranks: its rows begin and end within a frame.
 
-    The keys lack frames on both sides of the windows.
+    It holds one anchor itself, which stands before those of other ranks. The keys lack frames before and after the
+    windows.
     """
     pattern, text = Pattern(15, window=1, n_first=1, keyframe_interval=4, offset=2), 21
     plan = exchange(pattern, Shards(FrameGrid(15, 150), 4, pad=2))
@@ -40,17 +41,17 @@ def _ring_call() -> Call:
 
 CALLS = (Call(PATTERN, LAYOUT), _ring_call())
 
-#: Largest difference from the oracle of outputs of size 1; a wrong key makes one of about that size.
+#: The largest difference from the reference that is allowed. Outputs have size 1; a wrong key changes them that much.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
 
 def self_test(kernel: Any, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
-    """None if a kernel computes the pattern there, else what is wrong with it.
+    """None if the kernel computes the pattern correctly there, else what is wrong.
 
-    Whatever the kernel raises counts as a failure: it may be a library that does not fit the device or the driver.
+    Anything that the kernel raises counts as a failure: its library may not fit the device or the driver.
     """
     tolerance = TOLERANCE.get(dtype, 5e-2)
-    with torch.device("cpu"):  # an engine builds its models with another default, such as meta
+    with torch.device("cpu"):  # an engine builds models under another default device, such as meta
         for call in CALLS:
             try:
                 difference = _difference(kernel, call, device, dtype, head_size)
@@ -63,9 +64,9 @@ def self_test(kernel: Any, device: torch.device, dtype: torch.dtype, head_size: 
 
 
 def _difference(kernel: Any, call: Call, device: torch.device, dtype: torch.dtype, head_size: int) -> float:
-    """The largest from the oracle, of rows that are no padding.
+    """The largest difference from the reference, among rows that are not padding.
 
-    Where the kernel can begin with the keys that are ready, the others are NaN until it waits for them.
+    If the kernel can begin with the keys that are ready, the others are NaN until it waits for them.
     """
     layout = call.layout
     *inputs, expected = _inputs(call, dtype, head_size)
@@ -81,7 +82,7 @@ def _difference(kernel: Any, call: Call, device: torch.device, dtype: torch.dtyp
 
 
 def _hidden(*tensors: Tensor) -> Callable[[], None]:
-    """Make all numbers NaN, and give what brings them back."""
+    """Set all numbers to NaN, and return a function that restores them."""
     kept = [x.clone() for x in tensors]
     for x in tensors:
         x.fill_(torch.nan)
@@ -95,17 +96,18 @@ def _hidden(*tensors: Tensor) -> Callable[[], None]:
 
 @lru_cache(maxsize=16)
 def _inputs(call: Call, dtype: torch.dtype, head_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries and keys, values, and the expected output, all on the CPU; two heads share one key head.
+    """Queries, keys, values and the expected output, all on the CPU; two query heads share one key head.
 
-    The values are the second of two heads, so that they lie in memory with gaps, as parts of a fused projection do.
+    The values have a second head, and the call uses that one, so that they lie in memory with gaps, like parts of a
+    fused projection.
     """
-    noise = torch.Generator(device="cpu").manual_seed(0)  # the user's random numbers stay as they are
+    noise = torch.Generator(device="cpu").manual_seed(0)  # its own generator: the user's random numbers do not change
 
     def normal(tokens: int, heads: int, size: float) -> Tensor:
         shape = (1, tokens, heads, head_size)
         return (torch.randn(shape, generator=noise, dtype=torch.float32, device="cpu") * size).to(dtype)
 
-    # Scores of size 3: a handful of keys decide about each output.
+    # With scores of size 3 each output depends on a few keys.
     layout = call.layout
     q, k, values = normal(layout.q_tokens, 2, 3.0), normal(layout.kv_tokens, 1, 1.0), normal(layout.kv_tokens, 2, 1.0)
     v = values[:, :, 1:]

@@ -1,4 +1,4 @@
-"""The merge by log-sum-exp as a Triton kernel: reads both outputs once, writes one."""
+"""The merge by log-sum-exp as a Triton kernel, which reads both outputs once and writes one."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ def _merge(
     out_n, out_s, out_h, lse_n, lse_h, lse_s, other_n, other_s, other_h, other_lse_n, other_lse_h, other_lse_s,
     BLOCK_ROWS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
 ):  # fmt: skip
-    """One block of query rows of one head of one entry. Offsets are 64-bit: 720p at T=121 passes 2**31 elements.
+    """Merge one block of query rows of one head of one entry.
 
-    Neighbouring programs are the heads of the same rows, which stand side by side in memory.
+    Offsets have 64 bits: a 720p video of T=121 has more than 2**31 elements. Neighbouring programs compute the heads of
+    the same rows, which stand side by side in memory.
     """
     head, block = (tl.program_id(0) % heads).to(tl.int64), (tl.program_id(0) // heads).to(tl.int64)
     entry = tl.program_id(1).to(tl.int64)

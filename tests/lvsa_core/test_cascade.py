@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
-from lvsa_core.cascade import MIN_BATCHES, Batch, cascade, frame_indices, runs, tables
+from lvsa_core.cascade import MIN_BATCHES, Batch, cascade, frame_indices, spans, tables
 from lvsa_core.reference import token_mask
 from tests.support.strategies import layouts, patterns
 
@@ -67,8 +67,8 @@ def test_neighbours_that_share_a_run_are_one_group() -> None:
     calls = cascade(pattern, TokenLayout(FrameGrid(81, 10)))
     # At the start the window cannot move to the left: frames 0 to 5 see the remaining frames 1, 2, 3, 4, 5, 7, 8.
     assert calls.batches[0] == Batch(1, 0, 0, 60, 0, 0, 70)
-    assert Batch(12, 70, 60, 10, 20, 50, 70) in calls.batches  # frames 7, 13, .. 73: 6 apart, their runs 5
-    assert sum(batch.size for batch in calls.batches) == 61  # 67 - 7 + 1 different runs
+    assert Batch(12, 70, 60, 10, 20, 50, 70) in calls.batches  # frames 7, 13, .. 73: 6 apart, their spans 5
+    assert sum(batch.size for batch in calls.batches) == 61  # 67 - 7 + 1 different spans
 
 
 def test_dense_pattern_has_no_batches() -> None:
@@ -96,7 +96,7 @@ def test_runs_are_the_windows(geometry: tuple[Pattern, TokenLayout]) -> None:
     pattern, layout = geometry
     if not layout.q_tokens:
         return
-    found, remaining = runs(pattern, layout), sorted({*layout.held_frames} - {*pattern.anchors})
+    found, remaining = spans(pattern, layout), sorted({*layout.held_frames} - {*pattern.anchors})
     patches = layout.grid.patches
     assert found.q_starts[0] == 0 and found.q_starts[-1] == layout.q_tokens
     most = tables(pattern, layout, torch.device("cpu")).max_rows
@@ -143,4 +143,4 @@ def test_tables_serve_in_and_out_of_inference_mode() -> None:
         found = tables(pattern, layout, torch.device("cpu"))
     assert not any(x.is_inference() for x in found[:4])
     assert found.order.tolist() == list(cascade(pattern, layout).order)
-    assert tuple(found.k_rows.tolist()) == runs(pattern, layout).k_rows
+    assert tuple(found.k_rows.tolist()) == spans(pattern, layout).k_rows
