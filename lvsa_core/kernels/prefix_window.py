@@ -30,6 +30,7 @@ class PrefixWindow:
 
     name: str
     family: str
+    merge = staticmethod(merge_)
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
         """None if the kernel can run there, else the reason why not."""
@@ -69,7 +70,7 @@ class PrefixWindow:
         calls = cascade(pattern, layout)
         if layout.pad or (calls.remaining and not calls.in_order):
             order = self.frame_order(calls, q.device)
-            k, v = (prefix_first(x, layout, order) for x in (k, v))
+            k, v = (self.prefix_first(x, layout, order) for x in (k, v))
         prefix = layout.kv_before + layout.kv_after + len(calls.anchors) * layout.grid.patches
         ready = prefix if arriving is None else arriving.ready
         out, lse = self.attention(q, k[:, :ready], v[:, :ready], scale)
@@ -77,12 +78,23 @@ class PrefixWindow:
             arriving.wait()
             if ready < prefix:
                 other, other_lse = self.attention(q, k[:, ready:prefix], v[:, ready:prefix], scale)
-                merge_(out, lse, other, other_lse)
+                self.merge(out, lse, other, other_lse)
                 lse = torch.logaddexp(lse, other_lse)
         if calls.remaining:
             for entry in zip(q, k[:, prefix:], v[:, prefix:], out, lse, strict=True):
                 self.windows(*entry, calls, scale)
         return out
+
+    @staticmethod
+    def prefix_first(x: Tensor, layout: TokenLayout, order: Tensor) -> Tensor:
+        """Keys or values [B, Sk, Hkv, D] copied to [B, Sk - pad, Hkv, D]: other tokens, then the frames in order."""
+        grid, before, after = layout.grid, layout.kv_before, layout.kv_after
+        copy = x.new_empty(x.shape[0], before + after + layout.kv_rows, *x.shape[2:])
+        copy[:, :before] = x[:, :before]
+        copy[:, before : before + after] = x[:, layout.kv_tokens - after :]
+        video = x[:, before : before + layout.kv_rows].view(x.shape[0], -1, grid.patches, *x.shape[2:])
+        copy_frames(video, order, copy[:, before + after :], 1)
+        return copy
 
     def frame_order(self, calls: Cascade, device: torch.device) -> Tensor:
         """Places of the anchors and then of the remaining frames among the keys, as an index on the device."""
@@ -97,7 +109,7 @@ class PrefixWindow:
         rows_lse = lse.transpose(0, 1)
         for batch in calls.batches:
             window, window_lse = self.attention(_groups(q, batch), _spans(k, batch), _spans(v, batch), scale)
-            merge_(_groups(out, batch), _groups(rows_lse, batch).transpose(1, 2), window, window_lse)
+            self.merge(_groups(out, batch), _groups(rows_lse, batch).transpose(1, 2), window, window_lse)
 
 
 class GatheredWindow(PrefixWindow):
@@ -116,7 +128,7 @@ class GatheredWindow(PrefixWindow):
         """Some of the spans, ``rows`` queries each. In a function, so that its copies are freed before the next."""
         keys, values = (_gathered(x, starts, length) for x in (k, v))
         window, window_lse = self.attention(_split(q, rows), keys, values, scale)
-        merge_(_split(out, rows), lse.view(lse.shape[0], -1, rows).transpose(0, 1), window, window_lse)
+        self.merge(_split(out, rows), lse.view(lse.shape[0], -1, rows).transpose(0, 1), window, window_lse)
 
 
 class VarlenWindow(PrefixWindow):
@@ -142,7 +154,7 @@ class VarlenWindow(PrefixWindow):
     def windows(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float) -> None:
         """See :meth:`PrefixWindow.windows`."""
         window, window_lse = self.varlen(q, k, v, tables(calls.pattern, calls.layout, q.device), scale)
-        merge_(out[None], lse[None], window[None], window_lse[None])
+        self.merge(out[None], lse[None], window[None], window_lse[None])
 
 
 def _split(x: Tensor, rows: int) -> Tensor:
@@ -175,17 +187,6 @@ def _chunks(spans: Spans, rows: int) -> Iterator[tuple[int, int, tuple[int, ...]
         if q_rows and k_rows:
             yield spans.q_starts[at], q_rows, spans.k_starts[at:end], k_rows
         at = end
-
-
-def prefix_first(x: Tensor, layout: TokenLayout, order: Tensor) -> Tensor:
-    """A copy of keys or values [B, Sk, Hkv, D] as [B, Sk - pad, Hkv, D]: other tokens, then the frames in ``order``."""
-    grid, before, after = layout.grid, layout.kv_before, layout.kv_after
-    copy = x.new_empty(x.shape[0], before + after + layout.kv_rows, *x.shape[2:])
-    copy[:, :before] = x[:, :before]
-    copy[:, before : before + after] = x[:, layout.kv_tokens - after :]
-    video = x[:, before : before + layout.kv_rows].view(x.shape[0], -1, grid.patches, *x.shape[2:])
-    copy_frames(video, order, copy[:, before + after :], 1)
-    return copy
 
 
 def copy_frames(video: Tensor, order: Tensor, out: Tensor, dim: int) -> None:

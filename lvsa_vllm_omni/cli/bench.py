@@ -15,7 +15,7 @@ from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_vllm_omni.cli import CommandError, bench_report
 from lvsa_vllm_omni.cli.request import Request, add_arguments, requests
 from lvsa_vllm_omni.cli.timing import Bench, check, dense_choice, flash3, narrowed, time_block
-from lvsa_vllm_omni.measure import timing as measure
+from lvsa_vllm_omni.measure.machine import facts
 from lvsa_vllm_omni.settings import LvsaSettings
 
 #: What a CPU is given of a model.
@@ -126,7 +126,7 @@ def _record(request: Request, bench: Bench) -> dict[str, Any]:
     """What the numbers depend on; rows are added as they are measured."""
     fa3 = flash3(bench)
     return {
-        "machine": measure.facts(bench.device),
+        "machine": facts(bench.device),
         "model": request.model.title,
         "size": [request.width, request.height],
         "shape": asdict(bench.full),

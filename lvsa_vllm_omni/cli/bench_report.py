@@ -17,7 +17,7 @@ TIMES = {"dense": "dense", "dense_fa3": "dense FA3", "lvsa": "LVSA", "linear": "
 def heading(results: dict[str, Any]) -> Iterator[str]:
     """What the numbers depend on, and the titles of the columns."""
     machine, shape = results["machine"], results["measured_shape"]
-    yield f"{machine['date']}, {machine.get('device', machine['processor'])}, {machine['versions']}"
+    yield f"{machine['date']}, {machine['device'] or machine['processor']}, {machine['versions']}"
     yield (
         f"{results['model']} at {'x'.join(map(str, results['size']))}, {results['dtype']}: {shape['heads']} heads of "
         f"{shape['head_size']}, {results['measured_tokens_per_frame']} tokens a frame; "

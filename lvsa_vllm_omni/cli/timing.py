@@ -10,18 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
-from torch.nn.functional import scaled_dot_product_attention
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
 from lvsa_core.kernels import KernelUnavailable, Selection, select
 from lvsa_core.kernels.selftest import TOLERANCE
 from lvsa_vllm_omni.cli.request import Request
-from lvsa_vllm_omni.measure import cost
+from lvsa_vllm_omni.measure import cost, dense
 from lvsa_vllm_omni.measure.timing import interleaved, medians, normal
 from lvsa_vllm_omni.shape import Shape
-
-#: Builds of FlashAttention-3, each of which the engine may have as its dense attention.
-FLASH3 = ("FlashAttention3", "FlashAttention3-vllm")
 
 #: The case that is checked: overlapping windows, a last tile that is not full.
 CHECKED = Pattern(12, window=2, n_first=1, keyframe_interval=4, offset=1)
@@ -68,7 +64,7 @@ def narrowed(shape: Shape, heads: int, share: float) -> Shape:
 
 def flash3(bench: Bench) -> Any:
     """A build of FlashAttention-3 that runs there, None if none does."""
-    for name in FLASH3:
+    for name in dense.FLASH3:
         try:
             return select(name, bench.device, bench.dtype, bench.shape.head_size).kernel
         except KernelUnavailable:
@@ -102,7 +98,7 @@ def time_block(bench: Bench, request: Request) -> dict[str, Any]:
     shape, grid = bench.shape, FrameGrid(request.grid.frames, bench.patches)
     layout = TokenLayout(grid, kv_after=shape.text_tokens, q_after=shape.text_tokens)
     q, k, v = _inputs(bench, layout.q_tokens)
-    sides: dict[str, Callable[[], Any]] = {"dense": lambda: _dense(q, k, v)}
+    sides: dict[str, Callable[[], Any]] = {"dense": lambda: dense.pytorch(q, k, v, shape.head_size**-0.5)}
     if (fa3 := flash3(bench)) is not None:
         sides["dense_fa3"] = lambda: fa3.attention(q, k, v, shape.head_size**-0.5)
     if decision.verdict == "sparse":
@@ -110,8 +106,8 @@ def time_block(bench: Bench, request: Request) -> dict[str, Any]:
     sides["linear"] = _linear(bench, layout.q_tokens)
     times, quiet = interleaved(sides, bench.device, bench.repeats, bench.patience)
     found = medians(times)
-    dense = min(found[name] for name in ("dense", "dense_fa3") if name in found)
-    lvsa = found.get("lvsa", dense)
+    fastest = min(found[name] for name in ("dense", "dense_fa3") if name in found)
+    lvsa = found.get("lvsa", fastest)
     return {
         "frames": request.frames,
         "latent_frames": grid.frames,
@@ -120,9 +116,9 @@ def time_block(bench: Bench, request: Request) -> dict[str, Any]:
         "reason": decision.reason,
         "density": pattern.density,
         "seconds": found,
-        "ratio": lvsa / dense,
-        "overhead": lvsa / dense / pattern.density,
-        "end_to_end": _end_to_end(bench, pattern, dense, lvsa, found["linear"]),
+        "ratio": lvsa / fastest,
+        "overhead": lvsa / fastest / pattern.density,
+        "end_to_end": _end_to_end(bench, pattern, fastest, lvsa, found["linear"]),
         "quiet": quiet or bench.device.type == "cuda",  # what other programs do to the processors does not show there
     }
 
@@ -144,12 +140,6 @@ def _inputs(bench: Bench, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
         return normal(1, tokens, count, shape.head_size, dtype=bench.dtype, device=bench.device, noise=noise)
 
     return heads(shape.heads), heads(shape.kv_heads), heads(shape.kv_heads)
-
-
-def _dense(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Every token attends to every token, by the kernel that PyTorch chooses."""
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return scaled_dot_product_attention(q, k, v, enable_gqa=q.shape[1] != k.shape[1])
 
 
 def _linear(bench: Bench, tokens: int) -> Callable[[], None]:

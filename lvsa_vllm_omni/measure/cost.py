@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from lvsa_core import FrameGrid, Pattern
+from lvsa_core import FrameGrid, Pattern, TokenLayout
 from lvsa_vllm_omni.shape import Shape
 
 #: Log-sum-exps are float32.
@@ -70,16 +70,21 @@ def lvsa_attention(shape: Shape, grid: FrameGrid, pattern: Pattern, itemsize: in
     """
     if pattern.is_dense:
         return dense_attention(shape, grid, itemsize)
-    q, kv, lse = _bytes(shape, grid.tokens + shape.text_tokens, itemsize)
+    layout = TokenLayout(grid, kv_after=shape.text_tokens, q_after=shape.text_tokens)
+    q, kv, lse = _bytes(shape, layout.q_tokens, itemsize)
     copies, calls, merge = 4 * kv, 4 * q + 2 * kv + 2 * lse, 3 * q + 2 * lse
-    return Cost(_flop(shape, attended_pairs(shape, grid, pattern)), copies + calls + merge, 2 * kv + q + 2 * lse)
+    return Cost(_flop(shape, attended_pairs(pattern, layout)), copies + calls + merge, 2 * kv + q + 2 * lse)
 
 
-def attended_pairs(shape: Shape, grid: FrameGrid, pattern: Pattern) -> int:
-    """Pairs of query and key tokens: density V^2 + 2 V L + L^2."""
+def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:
+    """Pairs of query and key tokens that a call computes, for a whole video without padding.
+
+    Frames attend by the pattern to frames, and to all other keys; other queries attend to all keys. With L tokens of
+    text joined to V of video that is density V^2 + 2 V L + L^2.
+    """
     frames = sum(map(pattern.attended_count, range(pattern.frames)))
-    text = shape.text_tokens
-    return frames * grid.patches**2 + 2 * grid.tokens * text + text**2
+    video = frames * layout.grid.patches**2 + layout.grid.tokens * (layout.kv_before + layout.kv_after)
+    return video + (layout.q_before + layout.q_after) * layout.kv_tokens
 
 
 def linear_layers(shape: Shape) -> list[Linear]:

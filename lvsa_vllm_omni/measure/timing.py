@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import os
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
-from datetime import date
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from lvsa_core import Pattern, TokenLayout
+from lvsa_core.kernels import Kernel
+from lvsa_core.kernels.prefix_window import PrefixWindow
+
+#: Of a call of :class:`PrefixWindow`.
+PARTS = ("copies", "prefix", "windows", "merge")
 
 
 def seconds(function: Callable[[], Any], device: torch.device) -> float:
@@ -110,26 +114,41 @@ def normal(*shape: int, dtype: torch.dtype, device: torch.device, noise: torch.G
     return torch.randn(*shape, generator=noise, dtype=torch.float32, device=device).to(dtype)
 
 
-def facts(device: torch.device) -> dict[str, str]:
-    """What numbers depend on: date, command, processor, device, versions."""
-    model = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    program = Path(sys.argv[0])
-    if program.is_absolute():  # where it is installed is nobody's business
-        program = Path(program.name)
-    found = {
-        "date": date.today().isoformat(),
-        "command": shlex.join([*["python"][: program.suffix == ".py"], str(program), *sys.argv[1:]]),
-        "processor": f"{model}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-    }
-    if device.type == "cuda":
-        properties = torch.cuda.get_device_properties(device)
-        found["device"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
-        found["versions"] += f", CUDA {torch.version.cuda}"
-    return found
+def parts_of(
+    kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, repeats: int
+) -> dict[str, float] | None:
+    """Median seconds of copies, prefix, windows and merge of a call; None for kernels that are not made of these parts.
+
+    A copy of the kernel runs, whose parts wait for the device, so that the whole takes longer.
+    """
+    if not isinstance(kernel, PrefixWindow):
+        return None
+    spent = [_watched(kernel, q, k, v, pattern, layout) for _ in range(repeats)]
+    return {part: statistics.median(one[part] for one in spent) for part in PARTS}
+
+
+def _watched(
+    kernel: PrefixWindow, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout
+) -> dict[str, float]:
+    """Seconds of the parts of one call."""
+    watched, spent = copy.copy(kernel), dict.fromkeys(PARTS, 0.0)
+
+    def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            result: list[Any] = []
+            # The first attention of a call is the prefix, all others are windows.
+            name = "windows" if part == "prefix" and spent["prefix"] else part
+            spent[name] += seconds(lambda: result.append(function(*arguments)), q.device)
+            return result[0]
+
+        return call
+
+    steps = {"prefix_first": "copies", "attention": "prefix", "varlen": "windows", "merge": "merge"}
+    for step, part in steps.items():
+        if hasattr(kernel, step):
+            setattr(watched, step, timed(part, getattr(kernel, step)))
+    watched.attend(q, k, v, pattern, layout, q.shape[3] ** -0.5)
+    return spent
 
 
 def _processor_seconds() -> float:

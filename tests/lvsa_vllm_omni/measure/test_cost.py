@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from lvsa_core import FrameGrid, Pattern, plan
+from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
 from lvsa_vllm_omni.measure import cost
 from lvsa_vllm_omni.presets import load_preset
 from lvsa_vllm_omni.shape import Shape
@@ -70,13 +70,19 @@ def test_largest_speedup(name: str, latent: int, speedup: float) -> None:
     assert cost.largest_speedup(wan(name), grid, [plan(latent, reference_frames=latent)]) == 1.0
 
 
+def test_pairs_with_text_in_the_keys_alone() -> None:
+    pattern, layout = Pattern(9, window=1, n_first=1, keyframe_interval=4), TokenLayout(FrameGrid(9, 5), kv_before=3)
+    video = sum(pattern.allows(q // 5, k // 5) for q in range(45) for k in range(45))
+    assert cost.attended_pairs(pattern, layout) == video + 45 * 3
+
+
 @pytest.mark.parametrize("text", [0, 3])
 def test_pairs_are_those_that_the_pattern_allows(text: int) -> None:
     pattern, grid = Pattern(9, window=1, n_first=1, keyframe_interval=4, offset=1), FrameGrid(9, 5)
     shape = replace(SMALL, text_tokens=text)
     video = sum(pattern.allows(q // 5, k // 5) for q in range(45) for k in range(45))
     with_text = sum(q >= 45 or k >= 45 for q in range(45 + text) for k in range(45 + text))
-    assert cost.attended_pairs(shape, grid, pattern) == video + with_text
+    assert cost.attended_pairs(pattern, TokenLayout(grid, kv_after=text, q_after=text)) == video + with_text
     assert cost.lvsa_attention(shape, grid, pattern).flop == 4 * (video + with_text) * 4 * 8
     assert cost.dense_attention(shape, grid).flop == 4 * (45 + text) ** 2 * 4 * 8
 

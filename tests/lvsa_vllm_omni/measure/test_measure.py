@@ -2,15 +2,21 @@
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 
 from lvsa_core import FrameGrid, TokenLayout, plan
-from lvsa_core.kernels import KERNELS
-from lvsa_vllm_omni.measure import stopwatch
+from lvsa_core.cascade import cascade
+from lvsa_core.kernels import KERNELS, KernelUnavailable
+from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_vllm_omni.measure import timing as measure
-from lvsa_vllm_omni.measure.timing import facts, interleaved, medians, peak_memory, seconds
+from lvsa_vllm_omni.measure.dense import DENSE, FLASH3, pytorch
+from lvsa_vllm_omni.measure.machine import command, facts
+from lvsa_vllm_omni.measure.models import model_facts, model_shape
+from lvsa_vllm_omni.measure.timing import PARTS, interleaved, medians, parts_of, peak_memory, seconds
+from lvsa_vllm_omni.presets import shipped_presets
 
 CPU = torch.device("cpu")
 
@@ -54,23 +60,65 @@ def test_peak_memory() -> None:
     assert peak_memory(lambda: None, CPU) == 0
 
 
-def test_facts_name_no_folder_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.argv", ["/somewhere/bin/lvsa", "bench", "--json", "a b.json"])
-    assert facts(CPU)["command"] == "lvsa bench --json 'a b.json'"
-    monkeypatch.setattr("sys.argv", ["benchmarks/gpu.py"])
-    assert facts(CPU)["command"] == "python benchmarks/gpu.py"
-    assert set(facts(CPU)) == {"date", "command", "processor", "versions"}
+@pytest.mark.parametrize(
+    ("arguments", "written"),
+    [
+        (["/somewhere/bin/lvsa", "bench", "--json", "a b.json"], "lvsa bench --json 'a b.json'"),
+        (["benchmarks/gpu.py", "--json", "/home/me/r.json"], "python benchmarks/gpu.py --json r.json"),
+        (["benchmarks/gpu.py", "--json=/home/me/r.json"], "python benchmarks/gpu.py --json=r.json"),
+        (["benchmarks/gpu.py", "--json", "results/r.json"], "python benchmarks/gpu.py --json results/r.json"),
+    ],
+)
+def test_a_command_names_no_folder_of_the_machine(arguments: list[str], written: str) -> None:
+    assert command(arguments) == written
+
+
+def test_facts() -> None:
+    found = facts(CPU, commit="1234567")
+    assert {*found} == {"date", "command", "commit", "processor", "device", "driver", "versions"}
+    assert found["device"] is found["driver"] is None and found["commit"] == "1234567"
+    assert f"torch {torch.__version__}" in found["versions"] and "diffusers " in found["versions"]
+
+
+def test_model_facts_are_those_of_the_presets() -> None:
+    for name, preset in shipped_presets().items():
+        assert model_facts(name)["reference_latent_frames"] == preset.reference_latent_frames
+        if preset.shape is not None:
+            assert model_shape(name) == preset.shape
+
+
+def test_dense_attention() -> None:
+    """All kernels that run here give what PyTorch's does, and the others say why they do not."""
+    q, k, v = torch.randn(1, 9, 4, 8), torch.randn(1, 7, 2, 8), torch.randn(1, 7, 2, 8)
+    wide = (x.repeat_interleave(2, 2) for x in (k, v))
+    torch.testing.assert_close(DENSE["SDPA flash"](q, *wide, 0.3), pytorch(q, k, v, 0.3))
+    for name in ("FlashAttention-3", "FlashInfer"):
+        with pytest.raises(KernelUnavailable, match="CUDA"):
+            DENSE[name](q, k, v, 0.3)
+    assert {*FLASH3} <= {*KERNELS}
 
 
 def test_parts_of_a_call() -> None:
     layout, pattern = TokenLayout(FrameGrid(25, 4)), plan(25, reference_frames=21)
-    q, k, v = torch.randn(3, 1, 100, 2, 8)
-    for name, whole in (("sdpa", True), ("sdpa-concatenated", False)):
-        kernel = KERNELS[name]
-        parts = stopwatch.parts_of(kernel, lambda kernel=kernel: kernel.attend(q, k, v, pattern, layout, 0.3), CPU, 2)
-        if whole:
-            assert parts is not None and set(parts) == {"copies", "prefix", "windows", "merge"}
-            assert all(value > 0 for value in parts.values())
-        else:
-            assert parts is None
-        assert "attention" not in vars(kernel)  # the watch is off again
+    inputs = torch.randn(3, 1, 100, 2, 8)
+    parts = parts_of(KERNELS["sdpa"], *inputs, pattern, layout, 2)
+    assert parts is not None and {*parts} == {*PARTS} and min(parts.values()) > 0
+    assert vars(KERNELS["sdpa"]) == vars(SdpaKernel())  # it was a copy that was watched
+    assert parts_of(KERNELS["sdpa-concatenated"], *inputs, pattern, layout, 2) is None
+
+
+def test_each_part_is_counted_as_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel whose prefix and windows take known times; the clock is one that they set forward."""
+    now = 0.0
+
+    class Slow(SdpaKernel):
+        def attention(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> Any:
+            nonlocal now
+            now += 100.0 if q.shape[1] == 100 else 1.0
+            return super().attention(q, k, v, scale)
+
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now)
+    layout, pattern = TokenLayout(FrameGrid(25, 4)), plan(25, reference_frames=21)
+    parts = parts_of(Slow(), *torch.randn(3, 1, 100, 2, 8), pattern, layout, 1)
+    batches = len(cascade(pattern, layout).batches)
+    assert parts == {"copies": 0.0, "prefix": 100.0, "windows": float(batches), "merge": 0.0}
