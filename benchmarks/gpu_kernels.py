@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from lvsa_core import Pattern, attend, plan, reference_attend
-from lvsa_core.cascade import cascade, runs, tables
+from lvsa_core.cascade import cascade, spans, tables
 from lvsa_core.kernels import KERNELS, Kernel, KernelUnavailable, selftest
 from lvsa_core.pattern import _pattern
 from lvsa_vllm_omni.measure.stopwatch import parts_of
@@ -150,7 +150,7 @@ def check_dense(
 def planning_seconds(shape: Shape, frames: int, device: torch.device) -> float:
     """Median host time of a denoising step with new anchors: the pattern and the tables of all layers."""
     layout, times = shape.layout(frames), []
-    for cache in (_pattern, cascade, runs, tables):
+    for cache in (_pattern, cascade, spans, tables):
         cache.cache_clear()
     for step in range(plan(frames, reference_frames=shape.horizon).keyframe_interval):
         _pattern.cache_clear()
