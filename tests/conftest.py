@@ -1,7 +1,11 @@
-"""Shared by all tests: a clean environment, and the CPU platform where the machine has no accelerator."""
+"""Shared by all tests: a clean environment, the CPU platform where there is no accelerator, and the record of a run."""
 
+import json
 import os
+from collections import Counter
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import pytest
 
@@ -12,18 +16,50 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
-def pytest_report_header() -> str:
+def versions() -> dict[str, str]:
     """What the tests run on, as several versions may be installed."""
-    found = {name: distribution_version(name) for name in ("torch", "vllm", "vllm-omni", "diffusers")}
-    return "on: " + ", ".join(f"{name} {version}" for name, version in found.items() if version)
+    found: dict[str, str] = {}
+    for name in ("torch", "vllm", "vllm-omni", "diffusers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
-def distribution_version(name: str) -> str | None:
-    """The version of an installed distribution, None if there is none."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
+def pytest_report_header() -> str:
+    return "on: " + ", ".join(f"{name} {number}" for name, number in versions().items())
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", type=Path, metavar="FILE", help="write date, versions and outcomes to this JSON file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if file := config.getoption("--record"):
+        config.pluginmanager.register(Record(file))
+
+
+class Record:
+    """Writes what ran: the number of outcomes of each kind, and the outcome of every placement."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.outcomes: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            self.outcomes[report.nodeid] = report.outcome
+
+    def pytest_sessionfinish(self) -> None:
+        placements = {name: outcome for name, outcome in self.outcomes.items() if "test_placements.py::" in name}
+        record = {
+            "date": date.today().isoformat(),
+            "versions": versions(),
+            "outcomes": dict(Counter(self.outcomes.values())),
+            "placements": {name.partition("::")[2]: outcome for name, outcome in placements.items()},
+        }
+        self.file.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ def test_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
         sparse["seconds"]["attend"] / sparse["seconds"]["dense"] / sparse["density"]
     )
     assert sum(sparse["parts"].values()) == pytest.approx(1) and min(sparse["parts"].values()) > 0
-    assert 0 < sparse["planning"]["known"] < sparse["planning"]["rotating"] < sparse["planning"]["new"]
+    assert set(sparse["planning"]) == {"known", "rotating", "new"} and min(sparse["planning"].values()) > 0
     assert sparse["memory"]["copies_of_qkv"] == 3 * 4 * sparse["tokens"] * 2 * 16
     printed = capsys.readouterr().out
     assert "| 24 | 0." in printed and "Largest overhead" not in printed

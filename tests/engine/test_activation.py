@@ -60,6 +60,18 @@ def test_no_setting_no_change(dense_video: np.ndarray, sparse_video: np.ndarray)
     assert np.abs(dense_video - sparse_video).max() > 0.01
 
 
+def test_the_engines_warm_up_is_dense(starting: Any, calls: list[Any], log: Log) -> None:
+    """A picture of 512 x 512 pixels, which every other test does without."""
+    with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}, warm_up=True) as engine:
+        assert journal.counts == {"request:dense": 1} and not calls
+        (line,) = lines(log, "[LVSA] total_lat_frames")
+        assert line.startswith("[LVSA] total_lat_frames=1 num_patches=1024 dense: ")
+        assert not lines(log, "[LVSA] installed on")
+        engine.video(LONG, steps=1)
+        assert journal.counts == {"request:dense": 1, "request:sparse": 1} and calls
+        assert len(lines(log, "[LVSA] installed on 2 blocks num_patches=16")) == 1
+
+
 def test_auto_is_the_same_beyond_the_training_horizon(starting: Any, sparse_video: np.ndarray, log: Log) -> None:
     with starting({"LVSA_AUTO": "true"}) as engine:
         assert np.array_equal(engine.video(LONG), sparse_video)

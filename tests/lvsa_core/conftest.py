@@ -14,7 +14,8 @@ settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.load_profile("lvsa")
+settings.register_profile("thorough", settings.get_profile("lvsa"), max_examples=300)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "lvsa"))
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,7 +1,6 @@
 """Anchors and windows: the published pattern, and what must hold for every pattern."""
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -190,15 +189,9 @@ def test_a_pattern_is_a_value(pattern: Pattern) -> None:
         pattern.offset = 0  # type: ignore[misc]
 
 
-def test_plan_is_cached_and_costs_under_a_millisecond() -> None:
-    first = wan(241, step=7)
-    seconds = []
-    for _ in range(200):
-        start = time.perf_counter()
-        again = wan(241, step=7)
-        seconds.append(time.perf_counter() - start)
-        assert again is first
-    assert min(seconds) < 1e-3
+def test_plan_is_cached() -> None:
+    assert wan(241, step=7) is wan(241, step=7)
+    assert wan(241, step=8) is not wan(241, step=7)
 
 
 def test_plan_passes_its_settings_on() -> None:

@@ -6,13 +6,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, Strategy
+from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, SAMPLE, Strategy
 from tests.support.worker import Result
 
 Run = Callable[..., list[Result]]
 
 
-@pytest.mark.parametrize(("family", "strategy", "size"), CASES, ids=["-".join(case) for case in CASES])
+@pytest.mark.parametrize(
+    ("family", "strategy", "size"),
+    [
+        pytest.param(*case, id="-".join(case), marks=() if case[:2] in SAMPLE else pytest.mark.thorough)
+        for case in CASES
+    ],
+)
 def test_ranks_do_what_one_does(run: Run, alone: Callable[..., Result], family: str, strategy: str, size: str) -> None:
     placed = ALL[strategy]
     one, results = alone(FAMILIES[family], placed, size), run(FAMILIES[family], placed, size)
@@ -38,7 +44,9 @@ def _check_calls(strategy: Strategy, one: Result, results: list[Result]) -> None
     assert largest == whole if strategy.split == 1 else largest < whole
 
 
-@pytest.mark.parametrize("lvsa", [False, True], ids=["without", "with LVSA"])
+@pytest.mark.parametrize(
+    "lvsa", [pytest.param(False, id="without", marks=pytest.mark.thorough), pytest.param(True, id="with LVSA")]
+)
 @pytest.mark.parametrize("limit", LIMITS)
 def test_limits_of_the_engine(run: Run, limit: str, lvsa: bool) -> None:
     """It is the engine that refuses. Where this fails it can do more than it could: add the case to the table."""

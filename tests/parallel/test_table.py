@@ -1,5 +1,8 @@
-"""The table of the docs is what the cases here measured: no cell without one."""
+"""The table of the docs is what the recorded run of all cases measured: no cell without one."""
 
+import json
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,13 +10,49 @@ import pytest
 from lvsa_core import Placement
 from lvsa_vllm_omni import compat, parallelism
 from lvsa_vllm_omni.hooks import SPECS
-from tests.support.placements import ALL, CASES, LIMITS, Strategy
+from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, SAMPLE, Strategy
 
 
 def placed(strategy: Strategy) -> Placement:
     from vllm_omni.diffusion.data import DiffusionParallelConfig
 
     return compat.placement(SimpleNamespace(parallel_config=DiffusionParallelConfig(**strategy.parallel)))
+
+
+ROOT = Path(__file__).parents[2]
+RECORD = json.loads((ROOT / "tests" / "data" / "placements.json").read_text())
+
+
+def test_the_record_is_of_these_cases() -> None:
+    """``make test-all`` writes it: for every case of the table, every limit of the engine, and this vLLM-Omni."""
+    cases = {f"test_ranks_do_what_one_does[{'-'.join(case)}]" for case in CASES}
+    limits = {f"test_limits_of_the_engine[{limit}-{lvsa}]" for limit in LIMITS for lvsa in ("without", "with LVSA")}
+    recorded = {name for name in RECORD["placements"] if name.startswith(("test_ranks_do", "test_limits"))}
+    assert recorded == cases | limits
+    assert set(RECORD["placements"].values()) == {"passed"}
+    assert f"vllm-omni=={RECORD['versions']['vllm-omni']}\n" in (ROOT / "constraints.txt").read_text()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", RECORD["date"])
+
+
+def test_the_sample_has_every_way_with_every_kind_of_text() -> None:
+    ways = {
+        "none": {"whole", "ulysses", "ring", "allgather_kv"},
+        "behind": {"whole", "ulysses", "ring", "allgather_kv"},
+    }
+    ways["keys first"] = ways["none"] - {"allgather_kv"}  # which the engine refuses
+    found: dict[str, set[str]] = {text: set() for text in ways}
+    sizes: dict[str, set[tuple[str, str]]] = {text: set() for text in ways}
+    for family, strategy, size in CASES:
+        if (family, strategy) in SAMPLE:
+            shared = used(placed(ALL[strategy])) & {"ulysses", "ring", "allgather_kv"} or {"whole"}
+            found[FAMILIES[family].text] |= shared
+            sizes[FAMILIES[family].text] |= {(way, size) for way in shared}
+    assert found == ways
+    for text, both in sizes.items():
+        assert {("ulysses", "even"), ("ulysses", "odd"), ("ring", "even")} <= both, text
+    assert {("allgather_kv", "even"), ("allgather_kv", "odd")} <= sizes["none"] & sizes["behind"]
+    assert len([case for case in CASES if case[:2] in SAMPLE]) <= 35
+    assert {case[:2] for case in CASES} >= SAMPLE
 
 
 @pytest.mark.parametrize("family", SPECS)

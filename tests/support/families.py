@@ -61,7 +61,7 @@ COSMOS = {"options": {"model_config": {"guardrails": False}}, "grouped": True, "
 FAMILIES = {
     family.kind: family
     for family in (
-        Family("wan", "LVSA_WAN_HOOK", 81, 129, 161, 16, others=(85, 97, 125, 161)),
+        Family("wan", "LVSA_WAN_HOOK", 81, 129, 161, 16, others=(85, 161)),
         Family("wan-i2v", "LVSA_WAN_HOOK", 81, 97, 161, 16, image=True),
         Family("wan-ti2v", "LVSA_WAN_HOOK", 121, 145, 241, 32, image=True),  # then each token has a timestep of its own
         Family("wan-a14b", "LVSA_WAN_HOOK", 81, 97, 161, 16, transformers=2),

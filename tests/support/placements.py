@@ -127,6 +127,21 @@ def _table() -> Iterator[tuple[str, str]]:
 
 CASES = [(family, strategy, size) for family, strategy in _table() for size in ALL[strategy].sizes]
 
+#: The part of the table that every run of the tests covers: each way of LVSA with each kind of text, and what a rank's
+#: share of the tokens or heads can be, and once each model and what else stands beside the ranks.
+SAMPLE = {
+    *(
+        (family, way)
+        for family in ("wan", "hunyuan", "cosmos3")
+        for way in ("tp2", "ulysses2", "ring2", "ulysses2-ring2")
+    ),
+    *((family, "allgather2") for family in ("wan", "hunyuan")),
+    *(("wan", other) for other in ("hsdp2", "pp2-vae2", "pp2-ring2", "ring4", "hsdp4-ulysses2-ring2")),
+    *(("hunyuan", other) for other in ("cfg2", "uaa2-3heads", "uaa2-ring2", "tp2-allgather2")),
+    *(("cosmos3", other) for other in ("uaa4", "ring2-cfg2")),
+    *(("wan-i2v", "allgather2"), ("wan-ti2v", "ring2"), ("wan-a14b", "ulysses2"), ("wan-vace", "ring2")),
+}
+
 #: What the engine itself refuses, or breaks at: family, strategy, size, and what it says.
 LIMITS = {
     "ring, uneven": ("wan", Strategy(2, {RING: 2}), "odd", "Cannot use Ring attention which does not support"),

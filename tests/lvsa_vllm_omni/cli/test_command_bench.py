@@ -97,8 +97,8 @@ def test_the_faster_dense_kernel_is_the_measure(
     results = json.loads(file.read_text())
     (row,) = results["rows"]
     assert results["dense_kernels"]["dense_fa3"] == "FlashAttention3"
-    assert row["seconds"]["dense_fa3"] > row["seconds"]["dense"]
-    assert row["ratio"] == pytest.approx(row["seconds"]["lvsa"] / row["seconds"]["dense"])
+    fastest = min(row["seconds"]["dense_fa3"], row["seconds"]["dense"])
+    assert row["ratio"] == pytest.approx(row["seconds"]["lvsa"] / fastest)
     out = capsys.readouterr().out
     assert (
         "dense  dense FA3" in out and "dense: PyTorch's attention (FLASH_ATTENTION), FlashAttention3; LVSA: sdpa" in out
