@@ -90,7 +90,7 @@ def test_planning_takes_milliseconds() -> None:
     for frames in range(221, 241):
         start = time.thread_time()
         pattern, layout = plan(frames, reference_frames=21, step=11), TokenLayout(FrameGrid(frames, 1560))
-        assert cascade(pattern, layout).batches and runs(pattern, layout)
+        assert cascade(pattern, layout).batches and spans(pattern, layout)
         seconds.append(time.thread_time() - start)
     assert min(seconds) < 5e-3
 
