@@ -26,7 +26,7 @@ def case(checkpoint: Callable[..., Path]) -> Case:
         model=str(checkpoint("wan")),
         ranks=2,
         parallel={"ring_degree": 2},
-        request={"height": height, "width": width, "num_frames": family.frames, "num_inference_steps": 2},
+        request={"height": height, "width": width, "num_frames": family.long, "num_inference_steps": 2},
         settings={family.hook: "1"},
         decode=False,
     )
