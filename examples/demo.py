@@ -47,7 +47,8 @@ def main() -> int:
     output.mkdir(parents=True, exist_ok=True)
 
     os.environ["LVSA_CPU"] = "1"  # only heeded where there is no accelerator
-    model, options = arguments.model, ()
+    model: str = arguments.model
+    options: tuple[str, ...] = ()
     if not model:
         model, options = str(output / "tiny-wan"), TINY if torch.accelerator.is_available() else TINY + CPU
         print(f"== no model named: a tiny Wan with random weights in {model}; its video will be noise", flush=True)

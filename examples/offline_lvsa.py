@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Sequence
 from types import FrameType
-from typing import TextIO, cast
+from typing import TextIO
 
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.offline.arguments import OFFLOAD, parser
@@ -28,7 +28,7 @@ from lvsa_vllm_omni.offline.plan import jobs_of, lvsa_flags
 from lvsa_vllm_omni.offline.record import video_record
 from lvsa_vllm_omni.offline.video import frames_of, write_mp4
 from lvsa_vllm_omni.presets import Preset, preset_of
-from lvsa_vllm_omni.settings import Family, LvsaSettings
+from lvsa_vllm_omni.settings import LvsaSettings
 
 INTERRUPTED = 130
 
@@ -77,7 +77,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Preset, list[Job]]:
     if arguments.backend == "dense":
         environment = dense_environment(os.environ)
     else:
-        environment = sparse_environment(os.environ, cast(Family, preset.family), flags)
+        environment = sparse_environment(os.environ, preset.family, flags)
     for name in os.environ.keys() - environment.keys():
         del os.environ[name]
     os.environ.update(environment)
