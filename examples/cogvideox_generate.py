@@ -12,12 +12,7 @@ from generate_flags import Model
 COGVIDEOX = Model(
     pipeline="CogVideoXPipeline",
     repository="THUDM/CogVideoX-5b",
-    frames=49,
-    height=480,
-    width=720,
-    steps=50,
-    guidance=6.0,
-    fps=8,
+    preset="cogvideox",
     needed=("sentencepiece", "protobuf"),  # of its tokenizer
     tiling=True,
 )

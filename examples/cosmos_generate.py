@@ -46,12 +46,7 @@ def call(arguments: argparse.Namespace) -> dict[str, Any]:
 COSMOS = Model(
     pipeline="Cosmos3OmniPipeline",
     repository="nvidia/Cosmos3-Nano",
-    frames=189,
-    height=720,
-    width=1280,
-    steps=35,
-    guidance=6.0,
-    fps=24,
+    preset="cosmos3",
     aliases=("Cosmos3OmniDiffusersPipeline",),
     flags=flags,
     load=load,

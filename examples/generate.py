@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 from generate_flags import Model, knobs, parser
-from generate_pipeline import Job, Profile, draw, dtype_on, load, peak_memory_mib, plans, settled, video
+from generate_profile import Profile, peak_memory_mib
 
-from lvsa_core import show
+from lvsa_core import Pattern, show
+from lvsa_core.decide import decide
 from lvsa_core.diffusers import enable_lvsa
-from lvsa_core.diffusers.families import FAMILIES
+from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.kernels import KernelUnavailable, select
+from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.offline.files import write_json
 from lvsa_vllm_omni.offline.geometry import check_frames, check_size
@@ -31,6 +33,28 @@ from lvsa_vllm_omni.offline.video import frames_of, write_mp4
 
 NEEDED = ("diffusers", "transformers", "av")
 INTERRUPTED = 130
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video to make, checked.
+
+    Args:
+        loading: keywords of ``from_pretrained``. knobs: of ``enable_lvsa``; empty: LVSA and RIFLEx are off.
+        device: that the pipeline runs on. file: path of the files, without their ending.
+    """
+
+    model: Model
+    arguments: argparse.Namespace
+    loading: dict[str, Any]
+    knobs: dict[str, Any]
+    device: torch.device
+    file: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights: bfloat16, whose convolutions are slow on most CPUs."""
+        return torch.float32 if self.device.type == "cpu" else torch.bfloat16
 
 
 def main(model: Model, description: str, argv: Sequence[str] | None = None) -> int:
@@ -68,19 +92,27 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
     if missing:
         raise ImportError(f"not installed: {', '.join(missing)}; see examples/README.md")
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    device = accelerator or torch.device("cpu")
-    if arguments.offload and device.type == "cpu":
+    if arguments.offload and accelerator is None:
         raise ValueError("--offload keeps weights on the host of an accelerator, and this machine has no accelerator")
     checkpoint = Checkpoint.read(arguments.model)
-    check_model(model, arguments, checkpoint.index)
+    made_for = checkpoint.index.get("_class_name")
+    if made_for not in (model.pipeline, *model.aliases):
+        raise ValueError(f"--model {arguments.model} is for {made_for}, and this example is for {model.pipeline}")
+    named = checkpoint.transformer.get("_class_name")
+    family = next((family for family in FAMILIES if named in family.transformers), None)
+    if arguments.riflex and family is not None and family.rope is None:
+        known = " and ".join(family.name for family in FAMILIES if family.rope)
+        raise ValueError(f"RIFLEx is for {known}, and this is {family.name}: leave --riflex out")
     check_frames(arguments.num_frames, 4)
     check_size(arguments.height, arguments.width, checkpoint.size_multiple)
+    settings = {key: str(value) for key, value in vars(arguments).items() if not key.startswith("output")}
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
+    file = arguments.output_dir / (arguments.output_name or f"{slug(arguments.prompt)}-{digest}")
+    job = Job(model, arguments, model.load(arguments), chosen, accelerator or torch.device("cpu"), str(file))
     if arguments.lvsa:
         config = checkpoint.transformer
         head_size = config.get("attention_head_dim") or config.get("head_dim") or 128
-        select(chosen.get("backend", "auto"), device, dtype_on(device), head_size)
-    name = arguments.output_name or f"{slug(arguments.prompt)}-{digest(arguments)}"
-    job = Job(model, arguments, model.load(arguments), chosen, device, name)
+        select(chosen.get("backend", "auto"), job.device, job.dtype, head_size)
     check_writable(job)
     return job
 
@@ -93,23 +125,6 @@ def installed(package: str) -> bool:
         return False
 
 
-def check_model(model: Model, arguments: argparse.Namespace, index: dict[str, Any]) -> None:
-    """Refuse a checkpoint of another pipeline, and RIFLEx where LVSA does not know it."""
-    made_for = index.get("_class_name")
-    if made_for not in (model.pipeline, *model.aliases):
-        raise ValueError(f"--model {arguments.model} is for {made_for}, and this example is for {model.pipeline}")
-    family = next((family for family in FAMILIES if index["transformer"][1] in family.transformers), None)
-    if arguments.riflex and family is not None and family.rope is None:
-        known = " and ".join(family.name for family in FAMILIES if family.rope)
-        raise ValueError(f"RIFLEx is for {known}, and this is {family.name}: leave --riflex out")
-
-
-def digest(arguments: argparse.Namespace) -> str:
-    """Eight hex digits that change with every setting."""
-    settings = {key: str(value) for key, value in vars(arguments).items() if not key.startswith("output")}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
-
-
 def check_writable(job: Job) -> None:
     """Find out now, not after an hour of generation, whether the files can be written."""
     folder: Path = job.arguments.output_dir
@@ -120,8 +135,8 @@ def check_writable(job: Job) -> None:
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(f"--output-dir {folder} cannot be written to: {reason}; name another folder") from error
-    for path in (job.file(".mp4"), job.file(".json")):
-        if path.is_dir():
+    for path in (f"{job.file}.mp4", f"{job.file}.json"):
+        if Path(path).is_dir():
             raise OSError(f"{path} is a folder: name another file with --output-name")
 
 
@@ -131,38 +146,102 @@ def make(job: Job) -> None:
     print(f"loading {arguments.model}; a large model takes minutes", flush=True)
     pipe = load(job)
     loaded = time.perf_counter()
-    chosen = settled(job, pipe) if arguments.lvsa or arguments.riflex else None
+    chosen = settled(job, pipe)
     lvsa = enable_lvsa(pipe, **asdict(chosen)) if chosen else None
-    if lvsa is None or chosen is None or not arguments.lvsa:
-        print("[LVSA] off: every frame attends to every frame; --lvsa switches it on", flush=True)
-    else:
-        patterns, decision = plans(job, pipe, chosen, lvsa.reference_latent_frames)
-        sparse = decision.verdict == "sparse"
-        summary = show.summary(patterns[0]) if sparse else f"total_lat_frames={patterns[0].frames} dense"
-        print(f"[LVSA] {summary}: {decision.reason}", flush=True)
-        if arguments.show_mask:
-            draw(patterns, job.file(".png"))
     profile = Profile(pipe, job.device) if arguments.profile else None
     begin = time.perf_counter()
     frames = video(job, pipe)
     generated = time.perf_counter()
-    job.file(".json").unlink(missing_ok=True)  # of an older video of this name, which ends here
-    written = write_mp4(job.file(".mp4"), frames_of(frames), arguments.fps)
+    record = Path(f"{job.file}.json")
+    record.unlink(missing_ok=True)  # of an older video of this name, which ends here
+    written = write_mp4(Path(f"{job.file}.mp4"), frames_of(frames), arguments.fps)
     seconds = {"load": loaded - start, "generation": generated - begin, "encode": time.perf_counter() - generated}
-    record = {
+    peak = peak_memory_mib(job.device)
+    made = {
         "settings": {key: str(value) if isinstance(value, Path) else value for key, value in vars(arguments).items()},
         "knobs": asdict(chosen) if chosen else None,
         "lvsa": {**asdict(lvsa.report()), "summary": str(lvsa.report())} if lvsa else None,
         "video": written,
         "timings_s": {key: round(value, 3) for key, value in seconds.items()},
         "steps_s": [round(value, 4) for value in profile.steps] if profile else None,
-        "peak_memory_mib": peak_memory_mib(job.device),
+        "peak_memory_mib": peak,
         "versions": {**versions(), "diffusers": version("diffusers")},
     }
-    write_json(job.file(".json"), record)
+    write_json(record, made)
     if profile:
-        peak = record["peak_memory_mib"]
         print(f"{profile}\npeak memory {'unknown: this PyTorch does not tell' if peak is None else f'{peak:.0f} MiB'}")
     if lvsa and arguments.lvsa:
         print(f"[LVSA] {str(lvsa.report()).removeprefix('LVSA ')}")
-    print(f"{job.file('.mp4')}: {written['frames']} frames in {seconds['generation']:.1f} s")
+    print(f"{job.file}.mp4: {written['frames']} frames in {seconds['generation']:.1f} s")
+
+
+def load(job: Job) -> Any:
+    """The pipeline on its device."""
+    import diffusers
+
+    vae = job.dtype if job.device.type == "cpu" else getattr(torch, job.model.vae_dtype)
+    pipeline = getattr(diffusers, job.model.pipeline)
+    pipe = pipeline.from_pretrained(job.arguments.model, dtype={"default": job.dtype, "vae": vae}, **job.loading)
+    if job.model.tiling:
+        pipe.vae.enable_tiling()
+    if job.arguments.offload:
+        pipe.enable_model_cpu_offload(device=job.device)
+    else:
+        pipe.to(job.device)
+    return pipe
+
+
+def settled(job: Job, pipe: Any) -> Knobs | None:
+    """The knobs, None without LVSA and RIFLEx; prints what they make of the video, and draws it where --show-mask is.
+
+    RIFLEx's factor is the length of the video over the training length, unless a flag gives it.
+    """
+    arguments, chosen, family = job.arguments, dict(job.knobs), family_of(pipe.transformer)
+    assert family is not None
+    factor = getattr(pipe, "vae_scale_factor_temporal", 4)
+    joined = getattr(pipe.transformer.config, "patch_size_t", None) or 1  # latent frames of a frame of tokens
+    frames = -(-((arguments.num_frames - 1) // factor + 1) // joined)
+    reference = chosen.get("reference_latent_frames") or family.reference(pipe.transformer)
+    if arguments.riflex:
+        chosen.setdefault("riflex_s", max(1.0, frames / (chosen.get("riflex_train_len") or reference)))
+    settled = Knobs.of(chosen)
+    if not arguments.lvsa:
+        print("[LVSA] off: every frame attends to every frame; --lvsa switches it on", flush=True)
+        return settled if arguments.riflex else None
+    plan = settled.plan_arguments(reference, factor, joined)
+    patterns = [decide(frames, step, plan)[0] for step in range(arguments.steps)]
+    decision = decide(frames, 0, plan)[1]
+    summary = show.summary(patterns[0]) if decision.verdict == "sparse" else f"total_lat_frames={frames} dense"
+    print(f"[LVSA] {summary}: {decision.reason}", flush=True)
+    if arguments.show_mask:
+        draw(patterns, Path(f"{job.file}.png"))
+    return settled
+
+
+def draw(patterns: list[Pattern], picture: Path) -> None:
+    """Print the pattern of each denoising step, once for all steps that share it, and draw them side by side."""
+    for pattern in dict.fromkeys(patterns):
+        steps = [str(step) for step, other in enumerate(patterns) if other == pattern]
+        print(f"[LVSA] step {', '.join(steps)}: {show.text(pattern)}")
+    try:
+        show.figure(list(dict.fromkeys(patterns)), picture)
+        print(f"[LVSA] {picture}")
+    except ModuleNotFoundError as error:
+        print(f"[LVSA] no picture: {error}", file=sys.stderr)
+
+
+def video(job: Job, pipe: Any) -> Any:
+    """Frames [F, H, W, 3] in 0..1. The noise is the CPU's, so that a seed means the same on every device."""
+    arguments = job.arguments
+    result = pipe(
+        prompt=arguments.prompt,
+        negative_prompt=arguments.negative_prompt,
+        num_frames=arguments.num_frames,
+        height=arguments.height,
+        width=arguments.width,
+        num_inference_steps=arguments.steps,
+        generator=torch.Generator().manual_seed(arguments.seed),
+        output_type="np",
+        **job.model.call(arguments),
+    )
+    return result.video if "video" in result else result.frames[0]

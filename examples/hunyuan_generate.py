@@ -22,12 +22,7 @@ def load(arguments: argparse.Namespace) -> dict[str, Any]:
 HUNYUAN = Model(
     pipeline="HunyuanVideo15Pipeline",
     repository="hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-480p_t2v",
-    frames=121,
-    height=480,
-    width=832,
-    steps=50,
-    guidance=6.0,
-    fps=24,
+    preset="hunyuan-video-1.5",
     tiling=True,
     load=load,
     call=lambda arguments: {},

@@ -12,12 +12,7 @@ from generate_flags import Model
 WAN = Model(
     pipeline="WanPipeline",
     repository="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
-    frames=81,
-    height=480,
-    width=832,
-    steps=50,
-    guidance=5.0,
-    fps=16,
+    preset="wan2.1-1.3b",
     vae_dtype="float32",  # as the model card has it: in bfloat16 the pictures lose detail
 )
 

@@ -6,7 +6,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal, TypeAlias
 
@@ -17,6 +17,7 @@ from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.cpu import omni_platform
 from lvsa_vllm_omni.hooks import SPECS, family_names, hook_field
 from lvsa_vllm_omni.presets import Preset
+from lvsa_vllm_omni.validation import sentence
 
 PREFIX = "LVSA_"
 
@@ -42,6 +43,7 @@ OBSOLETE = {
 }  # fmt: skip
 
 
+_DOCS = "docs/settings.md"
 _EXAMPLE = 'give an object such as {"enable": true, "window_size": 12}'
 
 
@@ -121,23 +123,21 @@ class LvsaSettings(BaseSettings):
         Raises:
             SettingsError: on an unknown name or a bad value.
         """
-        settings = _with_registered_families(cls)
-        known = [*settings.model_fields, *OBSOLETE]
-        given = [name[len(PREFIX) :].lower() for name in os.environ if name.upper().startswith(PREFIX)]
-        _check_names((name for name in given if name != "config"), known, lambda name: f"{PREFIX}{name.upper()}")
-        config = _config(os.environ)
-        _check_names(config, known, lambda name: f"{name!r} in LVSA_CONFIG")
-        config = {name: value for name, value in config.items() if name not in OBSOLETE}
+        settings, config = _with_registered_families(cls), _config()
+        given, known = _given(config), [*settings.model_fields, *OBSOLETE]
+        for name in (name for name in given if name not in known):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else f"see {_DOCS} for the names there are."
+            raise SettingsError(f"{given[name]} is not a setting of LVSA; {hint}")
         try:
-            return settings(**config)
+            return settings(**{name: value for name, value in config.items() if name not in OBSOLETE})
         except ValidationError as error:
-            raise SettingsError(_sentence(error, config)) from None
+            raise SettingsError(sentence(error, named=lambda name: given.get(name, name))) from None
 
     @staticmethod
     def obsolete_names() -> list[str]:
         """One sentence for each variable in the environment that is accepted but no longer needed."""
-        given = {name[len(PREFIX) :].lower() for name in os.environ if name.upper().startswith(PREFIX)}
-        return [OBSOLETE[name] for name in sorted(given.union(_config(os.environ)) & OBSOLETE.keys())]
+        return [OBSOLETE[name] for name in sorted(_given(_config()).keys() & OBSOLETE.keys())]
 
     def check_backend(self) -> None:
         """Refuse a kernel that needs a GPU where the engine runs on the CPU, before anything is started.
@@ -197,9 +197,9 @@ class LvsaSettings(BaseSettings):
         return self.knobs.plan_arguments(preset.reference_latent_frames, factor)
 
 
-def _config(environ: Mapping[str, str]) -> dict[str, Any]:
+def _config() -> dict[str, Any]:
     """The JSON object of LVSA_CONFIG, empty if unset."""
-    text = environ.get("LVSA_CONFIG", "").strip()
+    text = os.environ.get("LVSA_CONFIG", "").strip()
     if not text:
         return {}
     try:
@@ -213,29 +213,15 @@ def _config(environ: Mapping[str, str]) -> dict[str, Any]:
     return config
 
 
+def _given(config: Mapping[str, Any]) -> dict[str, str]:
+    """The names that the user gives, and where; LVSA_CONFIG wins."""
+    names = (name.upper() for name in os.environ if name.upper().startswith(PREFIX))
+    variables = {name.removeprefix(PREFIX).lower(): name for name in names if name != "LVSA_CONFIG"}
+    return variables | {name: f"{name!r} in LVSA_CONFIG" for name in config}
+
+
 def _with_registered_families(settings: type[LvsaSettings]) -> type[LvsaSettings]:
     """The settings with one more for each family that an installed package registers; the same if none does."""
     fields = (hook_field(family) for family in family_names())
     new: dict[str, Any] = {field: (bool | None, None) for field in fields if field not in settings.model_fields}
     return create_model(settings.__name__, __base__=settings, **new) if new else settings
-
-
-def _check_names(names: Iterable[str], known: list[str], shown: Callable[[str], str]) -> None:
-    """Refuse a name that is no setting, with the nearest one that is."""
-    for name in names:
-        if name in known:
-            continue
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else "see docs/settings.md for the names there are."
-        raise SettingsError(f"{shown(name)} is not a setting of LVSA; {hint}")
-
-
-def _sentence(error: ValidationError, config: Mapping[str, Any]) -> str:
-    """The first problem of a validation, as one sentence that names where the value came from."""
-    first = error.errors()[0]
-    name = str(first["loc"][0])
-    where = f"{name!r} in LVSA_CONFIG" if name in config else f"{PREFIX}{name.upper()}"
-    if first["type"].startswith("bool"):
-        return f"{where} is {first['input']!r}, but must be a boolean: 1, 0, true, false, yes, no, on or off"
-    wanted = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{where} is {first['input']!r}, but must be {wanted}"

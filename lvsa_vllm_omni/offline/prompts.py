@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-_Name = Annotated[str, Field(min_length=1)]
+from lvsa_vllm_omni.validation import sentence
+
+_LENGTHS = {"num_frames", "horizon"}
 
 
 class PromptFileError(ValueError):
@@ -27,11 +29,19 @@ class PromptSpec(BaseModel):
     negative_prompt: str | None = None
     # What torch.Generator.manual_seed takes without wrapping around.
     seed: int | None = Field(default=None, ge=0, lt=2**63)
-    num_frames: int | None = Field(default=None, ge=1)
+    num_frames: PositiveInt | None = None
     horizon: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    height: int | None = Field(default=None, ge=1)
-    width: int | None = Field(default=None, ge=1)
-    image: _Name | list[_Name] | None = None
+    height: PositiveInt | None = None
+    width: PositiveInt | None = None
+    image: list[Path] | None = None
+
+    @field_validator("image", mode="before")
+    @classmethod
+    def _paths(cls, value: Any) -> Any:
+        names = value if isinstance(value, list) else [value]
+        if value is not None and not all(isinstance(name, str | Path) and str(name) for name in names):
+            raise ValueError("the path of an image, or a list of paths")
+        return None if value is None else [Path(name).expanduser() for name in names]
 
     @model_validator(mode="after")
     def _one_length(self) -> PromptSpec:
@@ -41,15 +51,28 @@ class PromptSpec(BaseModel):
             raise ValueError("num_frames and horizon exclude each other")
         return self
 
-    def image_paths(self) -> list[Path] | None:
-        """The images, in order; None: the batch's own."""
-        names = [self.image] if isinstance(self.image, str) else self.image
-        return None if names is None else [Path(name).expanduser() for name in names]
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> PromptSpec:
+        """A prompt with these values.
 
-    def beside(self, folder: Path) -> PromptSpec:
-        """The same prompt with its images looked for in a folder, as far as their paths are relative."""
-        paths = self.image_paths()
-        return self if paths is None else self.model_copy(update={"image": [str(folder / path) for path in paths]})
+        Raises:
+            ValueError: one sentence on the first that cannot be used.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(sentence(error, cls.model_fields)) from None
+
+    def over(self, batch: dict[str, Any]) -> PromptSpec:
+        """This prompt with the batch's values where it has none; a length of its own, of either kind, wins.
+
+        Raises:
+            ValueError: as :meth:`of`.
+        """
+        own = self.model_dump(exclude_none=True)
+        return PromptSpec.of(
+            {**{k: v for k, v in batch.items() if not (k in _LENGTHS and own.keys() & _LENGTHS)}, **own}
+        )
 
 
 def read_prompts_file(path: str | Path) -> list[PromptSpec]:
@@ -72,33 +95,24 @@ def read_prompts_file(path: str | Path) -> list[PromptSpec]:
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     if not lines:
         raise PromptFileError(f"{path}: the prompt file is empty")
-    if path.suffix.lower() == ".jsonl" or lines[0][1].startswith("{"):
-        return [_from_json(line, f"{path}, line {number}").beside(path.parent) for number, line in lines]
-    return [PromptSpec(prompt=line) for _, line in lines]
+    if path.suffix.lower() != ".jsonl" and not lines[0][1].startswith("{"):
+        return [PromptSpec(prompt=line) for _, line in lines]
+    specs = []
+    for number, line in lines:
+        try:
+            spec = PromptSpec.of(_object(line))
+        except ValueError as error:
+            raise PromptFileError(f"{path}, line {number}: {error}") from None
+        beside = None if spec.image is None else [path.parent / image for image in spec.image]
+        specs.append(spec.model_copy(update={"image": beside}))
+    return specs
 
 
-def _from_json(line: str, where: str) -> PromptSpec:
+def _object(line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise PromptFileError(f"{where}: not JSON: {error.msg} at column {error.colno}") from None
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}") from None
     if not isinstance(value, dict):
-        raise PromptFileError(f'{where}: expected an object such as {{"prompt": "..."}}, got {line[:60]!r}')
-    try:
-        return PromptSpec.model_validate(value)
-    except ValidationError as error:
-        raise PromptFileError(f"{where}: {describe(error)}") from None
-
-
-def describe(error: ValidationError) -> str:
-    """The first finding of a validation error, in one sentence."""
-    first = error.errors()[0]
-    if first["loc"] and first["loc"][0] == "image":  # one finding for each form that it may have
-        return f"image={first['input']!r}: it is the path of an image, or a list of paths"
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        return f"unknown key {key!r}; accepted: {', '.join(PromptSpec.model_fields)}"
-    if first["type"] == "missing":
-        return f"the key {key!r} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key}={first['input']!r}: {message}" if key else message
+        raise ValueError(f'expected an object such as {{"prompt": "..."}}, got {line[:60]!r}')
+    return value

@@ -230,11 +230,11 @@ def _hide(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_peak_that_an_older_pytorch_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
-    import generate_pipeline
+    import generate_profile
 
     monkeypatch.setattr(torch, "accelerator", SimpleNamespace())
     monkeypatch.setattr(torch, "get_device_module", lambda device: SimpleNamespace())
-    assert generate_pipeline.peak_memory_mib(torch.device("cuda")) is None
+    assert generate_profile.peak_memory_mib(torch.device("cuda")) is None
 
 
 def test_output_that_cannot_be_written_is_found_first(run: Main, tmp_path: Path, capsys: Output) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lvsa_core.facts import shipped
 from lvsa_vllm_omni.cli import main as cli
 from lvsa_vllm_omni.cli.main import main
 from lvsa_vllm_omni.hooks import SPECS
@@ -110,7 +111,7 @@ def test_the_next_step_with_every_tiny_checkpoint(
     (model,) = (x for x in vars(importlib.import_module(f"{kind}_generate")).values() if isinstance(x, flags.Model))
     parsed = flags.parser(model, "").parse_args(words[2:])
     assert (parsed.model, parsed.lvsa) == ("/tmp/my model", True)
-    assert parsed.num_frames > model.frames and parsed.num_frames % 4 == 1
+    assert parsed.num_frames > shipped()[model.preset]["frames"] and parsed.num_frames % 4 == 1
 
 
 def test_the_tiny_checkpoint_is_still_there(capsys: pytest.CaptureFixture[str]) -> None:

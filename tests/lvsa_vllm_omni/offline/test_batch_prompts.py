@@ -37,13 +37,13 @@ def test_images_lie_beside_the_file(tmp_path: Path) -> None:
     names = ["fox.png", "/stills/fox.png", ["a/b.png", "c.png"], []]
     lines = [{"prompt": "a cat", "image": name} for name in names]
     path = write(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "prompts.jsonl")
-    assert [spec.image_paths() for spec in read_prompts_file(path)] == [
+    assert [spec.image for spec in read_prompts_file(path)] == [
         [tmp_path / "fox.png"],
         [Path("/stills/fox.png")],
         [tmp_path / "a" / "b.png", tmp_path / "c.png"],
         [],
     ]
-    assert PromptSpec(prompt="a cat").image_paths() is None
+    assert PromptSpec(prompt="a cat").image is None
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def test_images_lie_beside_the_file(tmp_path: Path) -> None:
         ('{"seed": 1}\n', "line 1: the key 'prompt' is missing"),
         ('{"prompt": " "}\n', "line 1: the prompt is blank"),
         ('{"prompt": "a", "num_frames": 81, "horizon": 2}\n', "line 1: num_frames and horizon exclude each other"),
-        ('{"prompt": "a", "seed": -1}\n', "line 1: seed=-1: Input should be greater than or equal to 0"),
-        ('{"prompt": "a", "height": 48.5}\n', "line 1: height=48.5: Input should be a valid integer"),
-        ('{"prompt": "a", "seed": "1"}\n', "line 1: seed='1': Input should be a valid integer"),
-        ('{"prompt": "a", "image": 3}\n', "line 1: image=3: it is the path of an image, or a list of paths"),
-        ('{"prompt": "a", "image": ""}\n', "line 1: image='': it is the path of an image, or a list of paths"),
+        ('{"prompt": "a", "seed": -1}\n', "line 1: seed is -1, but must be greater than or equal to 0"),
+        ('{"prompt": "a", "height": 48.5}\n', "line 1: height is 48.5, but must be a valid integer"),
+        ('{"prompt": "a", "seed": "1"}\n', "line 1: seed is '1', but must be a valid integer"),
+        ('{"prompt": "a", "image": 3}\n', "line 1: image is 3, but must be the path of an image, or a list of paths"),
+        ('{"prompt": "a", "image": ""}\n', "line 1: image is '', but must be the path of an image, or a list of paths"),
         ('{"prompt": "a"}\n["a"]\n', "line 2: expected an object such as"),
     ],
 )
