@@ -10,7 +10,6 @@ import torch
 
 from lvsa_core.call import running
 from lvsa_vllm_omni import diagnostics, seam, step
-from lvsa_vllm_omni.backend import LvsaImpl
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 from tests.support.attended import before_calls
 from tests.support.engine import start
@@ -60,6 +59,8 @@ def names(transformer: torch.nn.Module) -> list[str]:
 
 def tensors_held(transformer: torch.nn.Module) -> list[str]:
     """Tensors and modules that LVSA's objects of a transformer reach, by the way there."""
+    from lvsa_vllm_omni.backend import LvsaImpl  # takes long, and needs the engine
+
     layers = [layer.attn1.attn.attention for layer in transformer.blocks]
     assert all(type(layer) is LvsaImpl for layer in layers)
     own = seam.scope_of(transformer)
@@ -90,6 +91,8 @@ def reach(thing: object, way: str, seen: set[int]) -> Iterator[str]:
 
 
 def test_the_walk_finds_what_is_held() -> None:
+    from lvsa_vllm_omni.backend import LvsaImpl
+
     impl = LvsaImpl.__new__(LvsaImpl)
     impl.dense = [{"weight": torch.zeros(1)}]
     assert list(reach({"layer": impl}, "", set())) == [".layer.dense[].weight"]

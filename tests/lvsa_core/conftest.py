@@ -7,15 +7,16 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from tests.support.strategies import THOROUGH
+
 settings.register_profile(
     "lvsa",
-    max_examples=100,
+    max_examples=40 * (10 if THOROUGH else 1),
     deadline=None,
     derandomize=bool(os.environ.get("CI")),
     suppress_health_check=[HealthCheck.too_slow],
 )
-settings.register_profile("thorough", settings.get_profile("lvsa"), max_examples=300)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "lvsa"))
+settings.load_profile("lvsa")
 
 
 @pytest.fixture(autouse=True, scope="module")

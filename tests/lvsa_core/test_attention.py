@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import example, given
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
 from lvsa_core.kernels import KernelUnavailable
-from tests.support.strategies import Call, arranged, assert_equals_reference, calls
+from tests.support.strategies import Call, arranged, assert_equals_reference, calls, examples
 
 
 def simple_call(pattern: Pattern, layout: TokenLayout, **changes: Any) -> Call:
@@ -25,7 +25,7 @@ WAN_LIKE = plan(13, reference_frames=6, window=1)
 TEXT = {"kv_before": 3, "kv_after": 2, "q_before": 1, "q_after": 4}
 
 
-@settings(max_examples=500)
+@examples(150)
 @given(calls(max_frames=26))
 @example(simple_call(Pattern(1), TokenLayout(FrameGrid(1, 1))))
 @example(simple_call(Pattern(5, keyframe_interval=1), TokenLayout(FrameGrid(5, 3), pad=2, **TEXT)))

@@ -6,14 +6,14 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
 from lvsa_core.cascade import MIN_BATCHES, Batch, Cascade, cascade, frame_indices, spans, tables
 from lvsa_core.reference import token_mask
-from tests.support.strategies import layouts, patterns
+from tests.support.strategies import examples, layouts, patterns
 
 
 @st.composite
@@ -28,7 +28,7 @@ def key_columns(layout: TokenLayout, frames: tuple[int, ...]) -> list[int]:
     return [first + place * patches + patch for place in places for patch in range(patches)]
 
 
-@settings(max_examples=150)
+@examples(60)
 @given(geometries())
 def test_calls_are_the_pattern(geometry: tuple[Pattern, TokenLayout]) -> None:
     pattern, layout = geometry
@@ -50,7 +50,7 @@ def test_calls_are_the_pattern(geometry: tuple[Pattern, TokenLayout]) -> None:
     assert torch.equal(counts, token_mask(pattern, layout).long())
 
 
-@settings(max_examples=150)
+@examples(60)
 @given(geometries())
 def test_batches_are_dense_calls_on_views(geometry: tuple[Pattern, TokenLayout]) -> None:
     pattern, layout = geometry
@@ -95,7 +95,7 @@ def test_planning_takes_milliseconds() -> None:
     assert min(seconds) < 5e-3
 
 
-@settings(max_examples=150)
+@examples(60)
 @given(geometries())
 def test_runs_are_the_windows(geometry: tuple[Pattern, TokenLayout]) -> None:
     """All query rows in order, each group with the remaining frames of its window; text sees all, padding none."""

@@ -1,12 +1,12 @@
 """The oracle itself, against attention over explicit lists of keys, one query at a time."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from torch.nn.functional import scaled_dot_product_attention
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, reference_attend
 from lvsa_core.reference import token_mask
-from tests.support.strategies import Call, calls
+from tests.support.strategies import Call, calls, examples
 
 
 def visible_keys(call: Call, query: int) -> list[int]:
@@ -23,7 +23,7 @@ def visible_keys(call: Call, query: int) -> list[int]:
     return [*others, *(key for key, of in video.items() if call.pattern.allows(frame, of))]
 
 
-@settings(max_examples=40)
+@examples(20)
 @given(calls(max_frames=6))
 def test_one_query_at_a_time(call: Call) -> None:
     out = reference_attend(call.q, call.k, call.v, call.pattern, call.layout, scale=call.scale)

@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from lvsa_core import Pattern, plan, show
-from tests.support.strategies import patterns
+from tests.support.strategies import examples, patterns
 
 
-@settings(max_examples=40)
+@examples(20)
 @given(patterns(max_frames=30))
 def test_letters_are_the_pattern(pattern: Pattern) -> None:
     lines = show.rows(pattern)

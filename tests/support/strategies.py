@@ -1,12 +1,23 @@
 """Random patterns, layouts and inputs of an attention call, small enough for the masked dense oracle."""
 
+import os
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
+from hypothesis import settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
+
+#: Whether a run takes its time, as that before a release does.
+THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+
+
+def examples(count: int, **more: Any) -> settings:
+    """A test's number of random examples; ten times as many in a thorough run."""
+    return settings(max_examples=count * (10 if THOROUGH else 1), **more)
 
 
 @st.composite

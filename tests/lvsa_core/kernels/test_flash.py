@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 
 from lvsa_core import FrameGrid, TokenLayout, plan
 from lvsa_core.kernels import KERNELS
 from lvsa_core.kernels.flash import FlashAttention3
 from lvsa_core.kernels.selftest import self_test
 from tests.support.stand_ins import FA3_FWD, VLLM_FA3, cudnn, flash2, flash3, operator
-from tests.support.strategies import Call, assert_equals_reference, calls
+from tests.support.strategies import Call, assert_equals_reference, calls, examples
 
 FLASH = [name for name, kernel in KERNELS.items() if kernel.family == "flash"]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -30,7 +30,7 @@ def stand_ins() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", FLASH)
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(call=calls(max_frames=20))
 def test_equals_reference(name: str, call: Call) -> None:
     if call.q.numel():

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
@@ -16,7 +16,7 @@ from lvsa_core.kernels.flashinfer import FlashInferKernel, frame_lists
 from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_core.kernels.selftest import self_test
 from tests.support.stand_ins import PagedWrapper, single_prefill
-from tests.support.strategies import Call, assert_equals_reference, calls, layouts, patterns
+from tests.support.strategies import Call, assert_equals_reference, calls, examples, layouts, patterns
 
 real = pytest.importorskip("flashinfer")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -41,7 +41,7 @@ FORMS = {name: FlashInferKernel(name, dense_prefix=name == "prefix") for name in
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(call=calls(max_frames=20))
 def test_equals_reference(form: str, call: Call) -> None:
     if call.q.numel():
@@ -92,7 +92,7 @@ def test_release_reaches_the_registered_kernels() -> None:
     assert not kernel._wrappers
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data(), pattern=patterns(30), anchors=st.booleans())
 def test_frame_lists_are_the_pattern(data: st.DataObject, pattern: Pattern, anchors: bool) -> None:
     layout = data.draw(layouts(pattern))

@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from lvsa_core.kernels import merge
 from lvsa_core.kernels.merge import merge_eager_
+from tests.support.strategies import examples
 
 pytest.importorskip("triton")
 
@@ -31,7 +32,7 @@ def merge_triton_() -> Merge:
     return interpreted
 
 
-@settings(max_examples=60)
+@examples(30)
 @given(
     entries=st.integers(1, 2), rows=st.integers(1, 70), heads=st.integers(1, 3), size=st.integers(1, 40),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]), seed=st.integers(0, 99), view=st.booleans(),

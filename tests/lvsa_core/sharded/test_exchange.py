@@ -1,12 +1,12 @@
 """The exchange brings every rank the keys that its rows attend to, and no others."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lvsa_core import FrameGrid, Pattern, plan
 from lvsa_core.sharded.exchange import Exchange, Shards, exchange
-from tests.support.strategies import patterns
+from tests.support.strategies import examples, patterns
 
 
 @st.composite
@@ -38,7 +38,7 @@ def needed(plan: Exchange, rank: int) -> set[int]:
     return tokens
 
 
-@settings(max_examples=150)
+@examples(60)
 @given(exchanges())
 def test_every_rank_gets_what_it_needs_once(plan: Exchange) -> None:
     shards, grid = plan.shards, plan.shards.grid
@@ -60,7 +60,7 @@ def test_every_rank_gets_what_it_needs_once(plan: Exchange) -> None:
         assert all(row // shards.rows == rank for row in keys[:local])
 
 
-@settings(max_examples=80)
+@examples(30)
 @given(exchanges())
 def test_rows_received(plan: Exchange) -> None:
     rows = plan.shards.rows
