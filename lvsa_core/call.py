@@ -68,7 +68,7 @@ def lvsa_attend(
     call = running.get()
     assert call is not None, "an LVSA attention layer ran outside its transformer's call"
     text = None if text_k is None or text_v is None else (text_k, text_v)
-    with torch.autocast(q.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         return call.attend(q, k, v, text, scale, _layers[int(layer)]).contiguous()
 
 
