@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lvsa_core.diffusers.agreement import agree
+from lvsa_core.diffusers.copies import leave_out_of_copies
 from lvsa_core.diffusers.dispatch import Call, running
 from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.diffusers.family import Family
@@ -98,10 +99,11 @@ class Lvsa:
                 transformer.register_forward_hook(self._after, always_call=True),
             ]
             _enabled.add(transformer)
+        self._hooks += leave_out_of_copies(self._hooks, transformers)
 
     def report(self) -> Report:
         """What ran in the latest call of the pipeline."""
-        return self._run.report(self.family, self.reference_latent_frames)
+        return self._run.report(self.family, self.reference_latent_frames, self._transformers)
 
     def disable(self) -> None:
         """Give the untouched pipeline back. May be called more than once."""
