@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from lvsa_core.checks import check_call
-from lvsa_core.grid import TokenLayout
+from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.kernels import Kernel, select
 from lvsa_core.kernels.prefix_window import Arriving
 from lvsa_core.pattern import Pattern
 
 
-@torch.no_grad()
 def attend(
     q: Tensor,
     k: Tensor,
@@ -24,6 +25,8 @@ def attend(
     kernel: str = "auto",
 ) -> Tensor:
     """Attention in which video frames attend by ``pattern`` and all other tokens to everything.
+
+    It has no gradient. ``torch.compile`` takes it as one operator, also with ``fullgraph=True``.
 
     Args:
         q: queries [B, Sq, H, D], in the order that ``layout`` says.
@@ -39,18 +42,27 @@ def attend(
         copy of K and V, at most one of Q, and the log-sum-exps.
 
     Raises:
-        ValueError: if shapes, heads, layout or scale do not fit.
+        ValueError: if shapes, heads, layout or scale do not fit, or an input requires a gradient while gradients are
+            recorded.
         KernelUnavailable: if no kernel runs on this device, dtype and head size.
 
     Source: arXiv 2605.31057; joining by log-sum-exp as in FlashAttention's split keys.
     """
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        raise ValueError(
+            "attend has no gradient, but an input requires one: call it under torch.no_grad() or "
+            "torch.inference_mode(), or give it detached tensors"
+        )
+    if torch.compiler.is_compiling():
+        return _as_operator(q, k, v, pattern, layout, scale, kernel)
     scale = check_call(q, k, v, pattern, layout, scale)
     if not q.numel():
         return torch.empty_like(q)
-    return run(select(kernel, q.device, q.dtype, q.shape[3]).kernel, q, k, v, pattern, layout, scale)
+    return compute(select(kernel, q.device, q.dtype, q.shape[3]).kernel, q, k, v, pattern, layout, scale)
 
 
-def run(
+@torch.no_grad()
+def compute(
     kernel: Kernel,
     q: Tensor,
     k: Tensor,
@@ -60,15 +72,58 @@ def run(
     scale: float,
     arriving: Arriving | None = None,
 ) -> Tensor:
-    """Run one kernel on arguments that have been checked; see :func:`attend`.
+    """:func:`attend` by one kernel, of arguments that have been checked.
 
     Args:
         arriving: what of the keys is not there yet; only for kernels that are :class:`PrefixWindow`.
     """
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
-    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # some kernels run on the current device
+    with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # some kernels use the current device
         more = {} if arriving is None else {"arriving": arriving}
         out = kernel.attend(q, k, v, pattern, layout, scale, **more)
     if layout.video_rows > layout.real_rows:
         out[:, layout.q_before + layout.real_rows : layout.q_before + layout.video_rows] = 0
     return out
+
+
+def _as_operator(
+    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float | None, kernel: str
+) -> Tensor:
+    """:func:`attend` where torch.compile traces it."""
+    frames = [pattern.frames, pattern.window, pattern.n_first, pattern.keyframe_interval, pattern.offset]
+    around = [layout.kv_before, layout.kv_after, layout.q_before, layout.q_after, layout.pad, layout.q_offset]
+    tokens = [layout.grid.frames, layout.grid.patches, *around]
+    kv_frames = None if layout.kv_frames is None else list(layout.kv_frames)
+    out: Tensor = _attend_operator(
+        q, k, v, frames, pattern.expand_window, tokens, layout.q_rows, kv_frames, scale, kernel
+    )
+    return out
+
+
+@torch.library.custom_op("lvsa_core::attend", mutates_args=())
+def _attend_operator(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    frames: Sequence[int],
+    expand_window: bool,
+    tokens: Sequence[int],
+    q_rows: int | None,
+    kv_frames: Sequence[int] | None,
+    scale: float | None,
+    kernel: str,
+) -> Tensor:
+    """:func:`attend` as torch.compile sees it: an operator takes numbers, no objects.
+
+    Args:
+        frames, expand_window: the pattern. tokens, q_rows, kv_frames: the layout; both in the order of their fields.
+    """
+    pattern = Pattern(*frames, expand_window=expand_window)
+    grid = FrameGrid(*tokens[:2])
+    layout = TokenLayout(grid, *tokens[2:], q_rows=q_rows, kv_frames=None if kv_frames is None else tuple(kv_frames))
+    return attend(q, k, v, pattern, layout, scale=scale, kernel=kernel).contiguous()
+
+
+@_attend_operator.register_fake
+def _(q: Tensor, *_: object) -> Tensor:
+    return q.new_empty(q.shape)

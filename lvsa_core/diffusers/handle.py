@@ -17,6 +17,7 @@ from torch import Tensor
 from lvsa_core.call import running
 from lvsa_core.consensus import meet
 from lvsa_core.decide import decide
+from lvsa_core.diffusers.copies import leave_out_of_copies
 from lvsa_core.diffusers.dispatch import Call
 from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.diffusers.family import Family
@@ -104,6 +105,7 @@ class Lvsa:
                 transformer.register_forward_hook(self._after, always_call=True),
             ]
             _enabled.add(transformer)
+        self._hooks += leave_out_of_copies(self._hooks, transformers)
 
     def _slowed_frequency(self, transformer: Any) -> SlowedFrequency | None:
         """What RIFLEx changes, None if it is off.
@@ -123,7 +125,7 @@ class Lvsa:
 
     def report(self) -> Report:
         """What ran in the latest call of the pipeline."""
-        return self._run.report(self.family, self.reference_latent_frames)
+        return self._run.report(self.family, self.reference_latent_frames, self._transformers)
 
     def disable(self) -> None:
         """Give the untouched pipeline back. May be called more than once."""

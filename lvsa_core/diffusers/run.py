@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import weakref
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from lvsa_core.grid import FrameGrid
 from lvsa_core.pattern import Pattern
+from lvsa_core.steps import noisiest
+
+#: Why there is nothing to report of a pipeline that was given another transformer.
+REPLACED = "the pipeline has another transformer since: call disable(), then enable_lvsa() again"
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Report:
         steps: denoising steps. sparse_steps: those in which LVSA's attention ran.
         density: attended pairs of frames over all pairs, in the latest of these; 1.0 if there was none.
         kernel: that computed them, None if there was none.
-        reason: why the latest dense step was dense, empty if there was none.
+        reason: why the latest dense step was dense, or why there is nothing to tell; empty if neither.
         ranks: that made the video together.
     """
 
@@ -40,7 +42,8 @@ class Report:
 
     def __str__(self) -> str:
         if not self.steps:
-            return f"LVSA on {self.family} (trained on {self.reference} latent frames): no step has run yet"
+            what = self.reason or "no step has run yet"
+            return f"LVSA on {self.family} (trained on {self.reference} latent frames): {what}"
         sparse = f"density {self.density:.1%}, kernel {self.kernel}" if self.sparse_steps else ""
         dense = f"dense: {self.reason}" if self.reason else ""
         shared = f"shared by {self.ranks} ranks" if self.ranks > 1 else ""
@@ -55,10 +58,11 @@ class Run:
     """The running call of a pipeline, or the latest.
 
     A pipeline sets its scheduler's timesteps anew in every call: another ``scheduler.timesteps`` is another call,
-    whatever became of the one before. Within a call the scheduler counts the steps, where it has a ``step_index``: a
-    scheduler of second order steps at each of its evaluations. Where the scheduler stands still (it does not count, or
-    another one is used), another timestep is another step, and a larger one another call. Most pipelines give all
-    transformer calls of a step the same object, modular ones an equal one each.
+    whatever became of the one before, and so is what comes after the last of them. Within a call the scheduler counts
+    the steps, where it has a ``step_index``: a scheduler of second order steps at each of its evaluations. Where the
+    scheduler stands still (it does not count, or a loop uses another one, or none), another timestep is another step,
+    and a larger one another call. Most pipelines give all transformer calls of a step the same object, modular ones an
+    equal one each.
 
     Args:
         pipe: the pipeline; not kept alive, but its scheduler is, which pipelines made of its parts use on.
@@ -68,11 +72,11 @@ class Run:
         self._pipe = weakref.ref(pipe)
         self._scheduler: Any = None
         self._schedule: Any = None
+        self._position: int | None = 0
         self._begin()
 
     def _begin(self) -> None:
         self._timestep: Any = None
-        self._position = 0
         self.step = -1
         self.grid: FrameGrid | None = None
         self.pattern: Pattern | None = None
@@ -91,13 +95,13 @@ class Run:
         self._scheduler = getattr(self._pipe(), "scheduler", self._scheduler)
         schedule = getattr(self._scheduler, "timesteps", None)
         position = 0 if schedule is None else _position(self._scheduler)
-        if schedule is not self._schedule:
+        if schedule is not self._schedule or (position is None and self._position is not None):
             self._schedule = schedule
             self._begin()
         if self.step < 0 or position != self._position:
             self.step += 1
         elif timestep is not self._timestep:
-            new, old = _value(timestep), _value(self._timestep)
+            new, old = noisiest(timestep), noisiest(self._timestep)
             if new > old:
                 self._begin()
             self.step += new != old
@@ -109,8 +113,13 @@ class Run:
         self.pattern, self.kernel = pattern, kernel
         self.sparse_steps.add(self.step)
 
-    def report(self, family: str, reference: int) -> Report:
-        """What ran so far."""
+    def report(self, family: str, reference: int, transformers: Collection[Any]) -> Report:
+        """What ran so far, if the pipeline still has any of these transformers, or is gone."""
+        components = getattr(self._pipe(), "components", {})
+        if components and transformers:
+            here = {id(getattr(model, "_orig_mod", model)) for model in components.values()}
+            if here.isdisjoint(map(id, transformers)):
+                return Report(family, reference, reason=REPLACED)
         return Report(
             family,
             reference,
@@ -125,15 +134,9 @@ class Run:
         )
 
 
-def _position(scheduler: Any) -> int:
-    """The step of its schedule that a scheduler will take next; the last one for ever after it."""
+def _position(scheduler: Any) -> int | None:
+    """The step of its schedule that a scheduler will take next, None after the last one."""
     index = getattr(scheduler, "step_index", None)
     if index is None:  # up to the first step it knows at most where it is to begin
         index = getattr(scheduler, "begin_index", None) or 0
-    return min(int(index), len(scheduler.timesteps) - 1)
-
-
-def _value(timestep: Any) -> float:
-    """The noisiest of a timestep's tokens; not a number if there is none."""
-    values = torch.as_tensor(() if timestep is None else timestep)
-    return float(values.max()) if values.numel() else math.nan
+    return int(index) if index < len(scheduler.timesteps) else None

@@ -44,7 +44,8 @@ class PrefixWindow:
             scale: multiplies the scores.
 
         Returns:
-            Output [N, Sq, H, D], and the natural log-sum-exp of the scores [N, H, Sq], float32 or wider.
+            Output [N, Sq, H, D], and the natural log-sum-exp of the scores [N, H, Sq], float32 or wider. Where all
+            scores of a row are minus infinity these are 0 and minus infinity.
         """
         raise NotImplementedError
 

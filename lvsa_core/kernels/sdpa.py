@@ -36,6 +36,7 @@ class SdpaKernel(PrefixWindow):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if q.device.type == "cpu":
             out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, scale=scale)
+            _mark_rows_without_keys(q, k, scale, lse)
         elif q.dtype == torch.float32 or capability(q.device) < (8, 0):
             if q.shape[1] != k.shape[1]:
                 k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
@@ -44,6 +45,24 @@ class SdpaKernel(PrefixWindow):
         else:
             out, lse, *_ = _aten._scaled_dot_product_flash_attention(q, k, v, scale=scale)
         return out.transpose(1, 2), lse
+
+
+def _mark_rows_without_keys(q: Tensor, k: Tensor, scale: float, lse: Tensor) -> None:
+    """Make the log-sum-exp minus infinity where all scores of a row are, in place; PyTorch's CPU kernel says 0 there.
+
+    Only rows that it gives 0, which is next to none, are looked at.
+
+    Args:
+        q: [N, H, Sq, D]. k: [N, Hkv, Sk, D]. lse: [N, H, Sq].
+    """
+    found = lse == 0
+    if not found.any():
+        return
+    group = q.shape[1] // k.shape[1]
+    for entry, head in found.any(-1).nonzero().tolist():
+        rows = found[entry, head].nonzero()[:, 0]
+        scores = q[entry, head, rows].to(lse.dtype) @ k[entry, head // group].to(lse.dtype).T * scale
+        lse[entry, head, rows[scores.amax(-1) == -torch.inf]] = -torch.inf
 
 
 class AscendKernel(GatheredWindow):

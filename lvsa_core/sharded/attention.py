@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lvsa_core.attention import run
+from lvsa_core.attention import compute
 from lvsa_core.checks import check_shard
 from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_core.kernels.merge import merge_
@@ -99,7 +99,7 @@ def sharded_attend(
     layout = plan.layout(rank, text_rows)
     out = torch.empty_like(q)
     if q.shape[1]:
-        out = run(chosen, q, keys.transpose(0, 1), values.transpose(0, 1), pattern, layout, scale, arriving)
+        out = compute(chosen, q, keys.transpose(0, 1), values.transpose(0, 1), pattern, layout, scale, arriving)
     if join is not None:
         others = join()
     padding = out.new_zeros(out.shape[0], shards.rows - out.shape[1], *out.shape[2:])

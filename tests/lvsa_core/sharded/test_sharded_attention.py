@@ -80,7 +80,7 @@ class Noted:
 def order(case: Case) -> list[str]:
     """What a call does, one after the other."""
     seen: list[str] = []
-    originals = ring.start_transfers, ring.all_gather, ring.run
+    originals = ring.start_transfers, ring.all_gather, ring.compute
 
     def start(*given: Any) -> Any:
         seen.append("keys sent")
@@ -95,11 +95,11 @@ def order(case: Case) -> list[str]:
         seen.append("video")
         return originals[2](*given)
 
-    ring.start_transfers, ring.all_gather, ring.run = start, gather, run
+    ring.start_transfers, ring.all_gather, ring.compute = start, gather, run
     try:
         run_case(case)
     finally:
-        ring.start_transfers, ring.all_gather, ring.run = originals
+        ring.start_transfers, ring.all_gather, ring.compute = originals
     return seen
 
 
