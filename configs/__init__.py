@@ -1,1 +1,1 @@
-"""One preset a model, as TOML; :mod:`lvsa_vllm_omni.presets` reads them."""
+"""One TOML file a model, the one source of its numbers; :mod:`lvsa_core.facts` reads them."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lvsa_core.facts import best_match, model_facts, shipped, toml_texts, training_length
+from lvsa_vllm_omni.presets import shipped_presets
 
 REPOSITORY = Path(__file__).parents[2]
 #: Video frames that each model was trained on, and makes by default where that is another number.
@@ -36,13 +37,15 @@ def test_every_file_is_there_and_tells_the_lengths() -> None:
 def test_it_needs_neither_the_engine_nor_pydantic(installed: bool) -> None:
     """Also from the repository alone, as on a machine that has torch and nothing else."""
     code = (
-        "import sys, importlib.resources as resources\n"
+        "import sys\n"
         "for name in ('pydantic', 'pydantic_settings', 'vllm', 'vllm_omni', 'diffusers'): sys.modules[name] = None\n"
         f"if not {installed}: sys.modules['lvsa_vllm_omni.configs'] = None\n"
-        "from lvsa_core import facts; print(*facts.shipped())"
+        "from lvsa_core.facts import shipped; from lvsa_vllm_omni.shape import Shape; print(*shipped())\n"
+        "print(*(name for name, table in shipped().items() if 'shape' in table and Shape(**table['shape'])))"
     )
     found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert found.stdout.split() == list(shipped())
+    names, shaped = (line.split() for line in found.stdout.splitlines())
+    assert names == list(shipped()) and shaped == [name for name, preset in shipped_presets().items() if preset.shape]
 
 
 def test_toml_texts_of_a_folder(tmp_path: Path) -> None:

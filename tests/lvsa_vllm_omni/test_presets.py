@@ -10,7 +10,7 @@ import pytest
 
 from lvsa_vllm_omni.checkpoint import Checkpoint, CheckpointError
 from lvsa_vllm_omni.hooks import DENSE
-from lvsa_vllm_omni.presets import PresetError, load_preset, match_preset, preset_of, shipped_presets
+from lvsa_vllm_omni.presets import Preset, PresetError, load_preset, match_preset, preset_of, shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings
 from lvsa_vllm_omni.tiny.checkpoint import KINDS
 
@@ -123,6 +123,12 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         (tmp_path / "model_index.json").write_bytes(text)
         with pytest.raises(CheckpointError, match="not a checkpoint in the diffusers layout"):
             Checkpoint.read(tmp_path)
+
+
+def test_the_documentation_tells_of_every_key() -> None:
+    text = (REPOSITORY / "docs" / "settings.md").read_text().split("## Presets")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (.+?) \|", text, re.MULTILINE)[1:]
+    assert {key.strip("[]") for row in rows for key in row.split(", ")} == Preset.model_fields.keys() - {"name"}
 
 
 GOOD = 'family = "wan"\nreference_latent_frames = 25\nvae_temporal_factor = 4\n'
