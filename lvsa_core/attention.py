@@ -119,8 +119,11 @@ def _attend_operator(
         frames, expand_window: the pattern. tokens, q_rows, kv_frames: the layout; both in the order of their fields.
     """
     pattern = Pattern(*frames, expand_window=expand_window)
-    grid = FrameGrid(*tokens[:2])
-    layout = TokenLayout(grid, *tokens[2:], q_rows=q_rows, kv_frames=None if kv_frames is None else tuple(kv_frames))
+    video_frames, patches, kv_before, kv_after, q_before, q_after, pad, q_offset = tokens
+    layout = TokenLayout(
+        FrameGrid(video_frames, patches), kv_before, kv_after, q_before, q_after, pad, q_offset, q_rows,
+        None if kv_frames is None else tuple(kv_frames),
+    )  # fmt: skip
     return attend(q, k, v, pattern, layout, scale=scale, kernel=kernel).contiguous()
 
 
