@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 
 from lvsa_vllm_omni.tiny.checkpoint import KINDS, write_checkpoint
 
-pytest.importorskip("vllm_omni")
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni"),
     pytest.mark.skipif(torch.accelerator.is_available(), reason="the CPU platform stays away from an accelerator"),
 ]
 
