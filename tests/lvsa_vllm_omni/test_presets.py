@@ -13,10 +13,9 @@ from lvsa_vllm_omni.hooks import DENSE
 from lvsa_vllm_omni.presets import PresetError, load_preset, match_preset, preset_for_checkpoint, shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings
 from lvsa_vllm_omni.tiny.checkpoint import KINDS
+from tests.support.families import FAMILIES
 
 REPOSITORY = Path(__file__).parents[2]
-#: What the ``checkpoint`` of tests/engine/conftest.py is, which all its other tests run.
-WAN_CHECKPOINT = "wan"
 
 #: What the published checkpoints say in transformer/config.json, and whether model_index.json names transformer_2.
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -76,24 +75,11 @@ def test_what_has_run_on_the_cpu_is_what_the_engines_tests_run() -> None:
     """Each kind in one row or more, no other, and no test that is not there."""
     assert CPU_RUNS.keys() == {*shipped_presets(), *(model.title for model in DENSE if model.family)}
     kinds = {kind for run in CPU_RUNS.values() for kind in run.kinds}
-    assert kinds == {WAN_CHECKPOINT, *engine_families()} == KINDS.keys() - {"cogvideox"}
+    assert kinds == {*FAMILIES} == KINDS.keys() - {"cogvideox"}
     for test in (test for run in CPU_RUNS.values() for test in run.tests):
         file, _, function = test.partition("::")
         tree = ast.parse((REPOSITORY / file).read_text())
         assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-
-
-def engine_families() -> list[str]:
-    """The kinds that tests/engine/test_families.py runs: the keys of ``FAMILIES``."""
-    tree = ast.parse((REPOSITORY / "tests" / "engine" / "families.py").read_text())
-    (table,) = (
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        and ast.unparse(node.targets[0]) == "FAMILIES"
-        and isinstance(node.value, ast.Dict)
-    )
-    return [ast.literal_eval(key) for key in table.keys if key is not None]
 
 
 def test_an_unknown_transformer_is_refused_with_the_way_out() -> None:
