@@ -118,7 +118,8 @@ def _attend_operator(
     Args:
         frames, expand_window: the pattern. tokens, q_rows, kv_frames: the layout; both in the order of their fields.
     """
-    pattern = Pattern(*frames, expand_window=expand_window)
+    count, window, n_first, interval, offset = frames
+    pattern = Pattern(count, window, n_first, interval, offset, expand_window)
     video_frames, patches, kv_before, kv_after, q_before, q_after, pad, q_offset = tokens
     layout = TokenLayout(
         FrameGrid(video_frames, patches), kv_before, kv_after, q_before, q_after, pad, q_offset, q_rows,

@@ -21,7 +21,7 @@ import torch
 
 from lvsa_core.diffusers import enable_lvsa
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
-from tests.support.engine import DTYPE, Engine, start
+from tests.support.engine import DTYPE, ROUNDING, VISIBLE, Engine, start
 from tests.support.families import FAMILIES, latent
 
 PROMPT, GUIDANCE, STEPS, SEED = "a cat on a mat", 4.0, 3, 42
@@ -29,10 +29,6 @@ PROMPT, GUIDANCE, STEPS, SEED = "a cat on a mat", 4.0, 3, 42
 SIZE = (32, 64)
 #: That of every request which the tests' engine gets.
 NEGATIVE = "bad"
-
-#: Through a few layers and the VAE; see test_equality.py. A wrong attention moves the frames by VISIBLE and more.
-ROUNDING = 2e-2 if torch.accelerator.is_available() else 2e-4
-VISIBLE = 0.02
 
 
 @dataclass(frozen=True)

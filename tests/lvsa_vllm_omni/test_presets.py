@@ -13,10 +13,9 @@ from lvsa_vllm_omni.hooks import DENSE
 from lvsa_vllm_omni.presets import Preset, PresetError, load_preset, match_preset, preset_of, shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings
 from lvsa_vllm_omni.tiny.checkpoint import KINDS
+from tests.support.families import FAMILIES
 
 REPOSITORY = Path(__file__).parents[2]
-#: What the ``checkpoint`` of tests/engine/conftest.py is, which all its other tests run.
-WAN_CHECKPOINT = "wan"
 
 #: Name of a preset, or title of a model that stays dense -> the kinds of tiny checkpoints that stand for it on a CPU,
 #: and the tests that build a variant of their own. Each kind is run by every test of the engine's families.
@@ -94,21 +93,8 @@ def test_what_has_run_on_the_cpu_is_what_the_engines_tests_run() -> None:
         for file, _, function in (test.partition("::") for test in tests):
             tree = ast.parse((REPOSITORY / "tests" / "engine" / file).read_text())
             assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-    run = {kind for kinds, _ in CPU_RUNS.values() for kind in kinds}
-    assert run == {WAN_CHECKPOINT, *engine_families()} == KINDS.keys() - {"cogvideox"}
-
-
-def engine_families() -> list[str]:
-    """The kinds that tests/engine/test_families.py runs: the keys of ``FAMILIES``."""
-    tree = ast.parse((REPOSITORY / "tests" / "engine" / "families.py").read_text())
-    (table,) = (
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        and ast.unparse(node.targets[0]) == "FAMILIES"
-        and isinstance(node.value, ast.Dict)
-    )
-    return [ast.literal_eval(key) for key in table.keys if key is not None]
+    ran = {kind for kinds, _ in CPU_RUNS.values() for kind in kinds}
+    assert ran == {*FAMILIES} == KINDS.keys() - {"cogvideox"}
 
 
 def test_an_unknown_transformer_is_refused_with_the_way_out() -> None:

@@ -20,18 +20,18 @@ def placed(strategy: Strategy) -> Placement:
 
 
 ROOT = Path(__file__).parents[2]
-RECORD = json.loads((ROOT / "tests" / "data" / "placements.json").read_text())
 
 
 def test_the_record_is_of_these_cases() -> None:
     """``make test-all`` writes it: for every case of the table, every limit of the engine, and this vLLM-Omni."""
+    record = json.loads((ROOT / "tests" / "data" / "placements.json").read_text())
     cases = {f"test_ranks_do_what_one_does[{'-'.join(case)}]" for case in CASES}
     limits = {f"test_limits_of_the_engine[{limit}-{lvsa}]" for limit in LIMITS for lvsa in ("without", "with LVSA")}
-    recorded = {name for name in RECORD["placements"] if name.startswith(("test_ranks_do", "test_limits"))}
+    recorded = {name for name in record["placements"] if name.startswith(("test_ranks_do", "test_limits"))}
     assert recorded == cases | limits
-    assert set(RECORD["placements"].values()) == {"passed"}
-    assert f"vllm-omni=={RECORD['versions']['vllm-omni']}\n" in (ROOT / "constraints.txt").read_text()
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d", RECORD["date"])
+    assert set(record["placements"].values()) == {"passed"}
+    assert f"vllm-omni=={record['versions']['vllm-omni']}\n" in (ROOT / "constraints.txt").read_text()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", record["date"])
 
 
 def test_the_sample_has_every_way_with_every_kind_of_text() -> None:

@@ -37,6 +37,7 @@ def test_matrix_for_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_options_make_the_placement() -> None:
     """By the engine's own command line."""
     pytest.importorskip("vllm_omni")

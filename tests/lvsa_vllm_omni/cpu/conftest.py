@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.engine import warm_up_of
+
 
 @pytest.fixture(scope="session")
 def running() -> Callable[..., Any]:
@@ -18,7 +20,8 @@ def running() -> Callable[..., Any]:
         from vllm_omni import Omni
 
         before = dict(os.environ)
-        omni = Omni(model=str(checkpoint), **{"dtype": "float32", "enforce_eager": True, **options})
+        with warm_up_of(False):
+            omni = Omni(model=str(checkpoint), **{"dtype": "float32", "enforce_eager": True, **options})
         try:
             yield omni
         finally:

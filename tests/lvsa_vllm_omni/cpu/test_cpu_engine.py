@@ -2,6 +2,7 @@
 
 import multiprocessing
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import torch
 
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
-pytest.importorskip("vllm_omni")
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni"),
     pytest.mark.skipif(torch.accelerator.is_available(), reason="the CPU platform stays away from an accelerator"),
 ]
 

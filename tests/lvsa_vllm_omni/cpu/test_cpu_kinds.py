@@ -2,7 +2,8 @@
 
 import gc
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -10,39 +11,17 @@ import pytest
 import torch
 
 from lvsa_vllm_omni.tiny.checkpoint import KINDS, write_checkpoint
+from tests.support.families import FAMILIES, Family
 
-pytest.importorskip("vllm_omni")
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni"),
     pytest.mark.skipif(torch.accelerator.is_available(), reason="the CPU platform stays away from an accelerator"),
 ]
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What a kind of model needs, and what tells its self-attention from its other calls."""
-
-    #: More frames than the model was trained on.
-    long: int
-    #: Tokens of one latent frame of 64 x 64 pixels.
-    patches: int
-    image: bool = False
-    #: An image is welcome, and not needed.
-    image_or_not: bool = False
-    #: The video's tokens stand at the end of the keys, not at the start.
-    text_first: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
-
-
-CASES = {
-    "wan": Kind(97, 16),
-    "wan-i2v": Kind(97, 16, image=True),
-    "wan-ti2v": Kind(137, 4, image=True, image_or_not=True),
-    "wan-a14b": Kind(97, 16),
-    "hunyuan": Kind(137, 16),
-    "hunyuan-i2v": Kind(137, 16, image=True),
-    "cosmos3": Kind(197, 4, image_or_not=True, text_first=True, options={"model_config": {"guardrails": False}}),
-}
+#: Kinds for which an image is welcome, and not needed.
+IMAGE_OR_NOT = ("wan-ti2v", "cosmos3")
 #: CogVideoX is diffusers' alone: LVSA has no hook for it in the engine.
 ENGINE_KINDS = [kind for kind in KINDS if kind != "cogvideox"]
 SHORT = 17
@@ -56,7 +35,7 @@ class Running:
     """A kind in its running engine, with the short video that it makes."""
 
     name: str
-    kind: Kind
+    kind: Family
     omni: Any
     short: np.ndarray
 
@@ -98,7 +77,7 @@ def generate(omni: Any, frames: int, prompt: str, image: bool, *, seed: int = 42
 def model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, running: Callable[..., Any]
 ) -> Iterator[Running]:
-    kind = CASES[request.param]
+    kind = FAMILIES[request.param]
     checkpoint = write_checkpoint(request.param, tmp_path_factory.mktemp("checkpoint") / request.param)
     with running(checkpoint, **kind.options) as omni:
         yield Running(request.param, kind, omni, generate(omni, SHORT, "a cat on a mat", kind.image))
@@ -117,7 +96,7 @@ def test_seed_prompt_and_image_decide_the_video(model: Running) -> None:
     assert model.differs(prompt="a dog in the snow") > VISIBLE
     if model.kind.image:
         assert model.differs(picture_seed=1) > VISIBLE
-    if model.kind.image_or_not:
+    if model.name in IMAGE_OR_NOT:
         assert model.differs(image=not model.kind.image) > VISIBLE
 
 
@@ -126,7 +105,8 @@ def test_the_video_depends_on_which_keys_are_attended(model: Running, monkeypatc
     from lvsa_vllm_omni.cpu.attention import CpuSdpaImpl
 
     attend = CpuSdpaImpl.forward
-    tokens = LATENT * model.kind.patches
+    patches = (64 // model.kind.latent_pixels) ** 2
+    tokens = LATENT * patches
     heads: set[tuple[int, int]] = set()
 
     def changed(change: Callable[[torch.Tensor], torch.Tensor]) -> float:
@@ -141,14 +121,14 @@ def test_the_video_depends_on_which_keys_are_attended(model: Running, monkeypatc
             return model.differs()
 
     def is_video(query: Any, key: Any) -> bool:
-        if model.kind.text_first:  # the text attends to itself alone, in a call of its own
+        if model.kind.text == "keys first":  # the text attends to itself alone, in a call of its own
             return bool(query.shape[1] == tokens)
         return bool(query.shape[1] == key.shape[1])
 
     def without_a_frame(x: torch.Tensor) -> torch.Tensor:
-        start = x.shape[1] - tokens if model.kind.text_first else 0
-        start += 2 * model.kind.patches
-        return torch.cat([x[:, :start], x[:, start + model.kind.patches :]], dim=1)
+        start = x.shape[1] - tokens if model.kind.text == "keys first" else 0
+        start += 2 * patches
+        return torch.cat([x[:, :start], x[:, start + patches :]], dim=1)
 
     assert changed(without_a_frame) > VISIBLE
     assert changed(lambda x: x * (1 + 1e-6)) < VISIBLE / 100

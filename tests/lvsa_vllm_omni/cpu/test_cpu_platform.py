@@ -1,5 +1,6 @@
 """The CPU platform by itself, without an engine: backends, memory, accelerators, the worker's output thread."""
 
+import importlib.util
 import queue
 import threading
 from collections.abc import Iterator
@@ -7,17 +8,24 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-
-pytest.importorskip("vllm_omni")
-
 import torch
 
 from lvsa_vllm_omni.cpu import detect
-from lvsa_vllm_omni.cpu.omni import CPU_SDPA, CpuOmniPlatform
+
+pytestmark = [
+    pytest.mark.slow,  # it imports the engine
+    pytest.mark.skipif(importlib.util.find_spec("vllm_omni") is None, reason="needs vLLM-Omni"),
+]
+
+
+@pytest.fixture(scope="module")
+def omni() -> Any:
+    """The module of the platform."""
+    return importlib.import_module("lvsa_vllm_omni.cpu.omni")
 
 
 @pytest.fixture
-def registered_name() -> Iterator[str]:
+def registered_name(omni: Any) -> Iterator[str]:
     """A backend name that stands outside vLLM-Omni, as a plugin's does."""
     from vllm_omni.diffusion.attention.backends.registry import (
         DiffusionAttentionBackendEnum,
@@ -25,17 +33,17 @@ def registered_name() -> Iterator[str]:
     )
 
     member = DiffusionAttentionBackendEnum.FLASH_ATTN_HUB
-    register_diffusion_backend(member, CPU_SDPA)
+    register_diffusion_backend(member, omni.CPU_SDPA)
     yield member.name
     member.clear_override()
 
 
-def test_the_default_backend_is_sdpa_and_attends() -> None:
+def test_the_default_backend_is_sdpa_and_attends(omni: Any) -> None:
     from vllm.utils.import_utils import resolve_obj_by_qualname
 
-    assert CpuOmniPlatform.get_diffusion_attn_backend_cls(None, 32, allow_trtllm_default=True) == CPU_SDPA
-    assert CpuOmniPlatform.get_diffusion_attn_backend_cls("torch_sdpa", 32) == CPU_SDPA
-    backend = resolve_obj_by_qualname(CPU_SDPA)
+    assert omni.CpuOmniPlatform.get_diffusion_attn_backend_cls(None, 32, allow_trtllm_default=True) == omni.CPU_SDPA
+    assert omni.CpuOmniPlatform.get_diffusion_attn_backend_cls("torch_sdpa", 32) == omni.CPU_SDPA
+    backend = resolve_obj_by_qualname(omni.CPU_SDPA)
     query, key, value = (torch.randn(1, length, 2, 8) for length in (5, 7, 7))
     output = backend.get_impl_cls()(num_heads=2, head_size=8, softmax_scale=0.5).forward(query, key, value)
     weights = torch.softmax(0.5 * torch.einsum("bqhd,bkhd->bhqk", query, key), dim=-1)
@@ -43,28 +51,28 @@ def test_the_default_backend_is_sdpa_and_attends() -> None:
 
 
 @pytest.mark.parametrize("name", ["FLASH_ATTN", "cudnn_attn", "SAGE_ATTN"])
-def test_a_backend_without_cpu_kernel_is_refused(name: str) -> None:
+def test_a_backend_without_cpu_kernel_is_refused(omni: Any, name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name.upper()} .*CPU.*TORCH_SDPA"):
-        CpuOmniPlatform.get_diffusion_attn_backend_cls(name, 32)
+        omni.CpuOmniPlatform.get_diffusion_attn_backend_cls(name, 32)
 
 
-def test_an_unknown_backend_is_refused() -> None:
+def test_an_unknown_backend_is_refused(omni: Any) -> None:
     with pytest.raises(ValueError, match="NO_SUCH_ATTN"):
-        CpuOmniPlatform.get_diffusion_attn_backend_cls("NO_SUCH_ATTN", 32)
+        omni.CpuOmniPlatform.get_diffusion_attn_backend_cls("NO_SUCH_ATTN", 32)
 
 
-def test_a_registered_backend_is_taken(registered_name: str) -> None:
-    assert CpuOmniPlatform.get_diffusion_attn_backend_cls(registered_name, 32) == CPU_SDPA
+def test_a_registered_backend_is_taken(omni: Any, registered_name: str) -> None:
+    assert omni.CpuOmniPlatform.get_diffusion_attn_backend_cls(registered_name, 32) == omni.CPU_SDPA
 
 
-def test_memory_is_that_of_this_process() -> None:
-    free, total = CpuOmniPlatform.get_device_memory()
-    assert 0 < free < total == CpuOmniPlatform.get_device_total_memory()
-    CpuOmniPlatform.reset_peak_memory_stats()
-    before = CpuOmniPlatform.max_memory_reserved()
+def test_memory_is_that_of_this_process(omni: Any) -> None:
+    free, total = omni.CpuOmniPlatform.get_device_memory()
+    assert 0 < free < total == omni.CpuOmniPlatform.get_device_total_memory()
+    omni.CpuOmniPlatform.reset_peak_memory_stats()
+    before = omni.CpuOmniPlatform.max_memory_reserved()
     block = torch.ones(64 << 20, dtype=torch.uint8)
-    assert block.numel() * 0.9 < CpuOmniPlatform.max_memory_allocated() - before < total
-    assert CpuOmniPlatform.memory_reserved() <= CpuOmniPlatform.max_memory_reserved() + (1 << 20)
+    assert block.numel() * 0.9 < omni.CpuOmniPlatform.max_memory_allocated() - before < total
+    assert omni.CpuOmniPlatform.memory_reserved() <= omni.CpuOmniPlatform.max_memory_reserved() + (1 << 20)
 
 
 def test_an_accelerator_wins_over_lvsa_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
