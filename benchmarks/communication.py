@@ -30,7 +30,6 @@ import argparse
 import json
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,19 +38,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
+from communication_ways import HEAD_SIZE, REFERENCE_FRAMES, WAYS, Layer
+from report import Panel, Results, draw, milliseconds, numbers, parser_of, say, table
 
 from lvsa_core import FrameGrid, plan
 from lvsa_core.kernels import select
 from lvsa_core.sharded.exchange import Shards
-from lvsa_vllm_omni.measure.timing import facts
-
-sys.path.append(str(Path(__file__).parent))  # for when this file is not run as a script
-from communication_ways import HEAD_SIZE, REFERENCE_FRAMES, WAYS, Layer
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ranks", default="2,4", help="numbers of processes, separated by commas")
+    parser = parser_of(__doc__)
+    parser.add_argument("--ranks", type=numbers(), default=[2, 4], help="numbers of processes; default: 2,4")
     parser.add_argument("--frames", type=int, default=81, help="latent frames")
     parser.add_argument("--patches", type=int, default=128, help="tokens of a latent frame")
     parser.add_argument("--heads", type=int, default=2)
@@ -59,13 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5, help="runs of each way; the median counts")
     parser.add_argument("--step", type=int, default=0, help="denoising step, which moves the anchors")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw times and bytes there (needs matplotlib)")
     arguments = parser.parse_args()
-    try:
-        arguments.ranks = [*map(int, arguments.ranks.split(","))]
-    except ValueError:
-        parser.error(f"--ranks takes whole numbers separated by commas, got {arguments.ranks}")
     try:
         for ranks in arguments.ranks:
             Shards(FrameGrid(arguments.frames, arguments.patches), ranks)
@@ -134,21 +125,21 @@ def measure(ranks: int, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def report(rows: list[dict[str, Any]]) -> Iterator[str]:
+def lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     """The results as a table."""
-    yield "| ranks | way | attention | time | / lvsa | transfers alone | sent by a rank | at most | / lvsa |"
-    yield "|---|---|---|---|---|---|---|---|---|"
+    cells = []
     for row in rows:
         times, sent = row["seconds"], row["sent"]
         for name in WAYS:
-            alone = times.get(f"{name} transfers")
-            yield (
-                f"| {row['ranks']} | {name} | {'dense' if name == 'ring' else 'sparse'} | {times[name] * 1e3:.0f} ms | "
-                f"{times[name] / times['lvsa']:.2f} | {f'{alone * 1e3:.1f} ms' if alone else ''} | "
-                f"{sent[name]['mean'] / 1e6:.1f} MB | {sent[name]['most'] / 1e6:.1f} MB | "
-                f"{_ratio(sent[name]['mean'], sent['lvsa']['mean'])} |"
-            )
-    yield ""
+            alone, least = times.get(f"{name} transfers"), sent["lvsa"]["mean"]
+            cells.append([
+                str(row["ranks"]), name, "dense" if name == "ring" else "sparse", milliseconds(times[name]),
+                f"{times[name] / times['lvsa']:.2f}", milliseconds(alone) if alone else "",
+                f"{sent[name]['mean'] / 1e6:.1f} MB", f"{sent[name]['most'] / 1e6:.1f} MB",
+                f"{sent[name]['mean'] / least:.2f}" if least else "-",
+            ])  # fmt: skip
+    header = "ranks | way | attention | time | / lvsa | transfers alone | sent by a rank | at most | / lvsa"
+    yield from table(header, cells)
     for row in rows:
         apart = ", ".join(f"{pair} by {value:.1e}" for pair, value in row["apart"].items())
         yield f"{row['ranks']} ranks, density {row['density']:.3f}; outputs differ at most: {apart}"
@@ -157,62 +148,34 @@ def report(rows: list[dict[str, Any]]) -> Iterator[str]:
             yield f"{row['ranks']} ranks: Linux counts at most {more:.1%} more bytes written, which are gloo's headers"
 
 
-def _ratio(value: float, base: float) -> str:
-    return f"{value / base:.2f}" if base else "-"
-
-
-def draw(rows: list[dict[str, Any]], file: Path) -> None:
+def panels(rows: list[dict[str, Any]]) -> list[Panel]:
     """Times and bytes of the ways, by the number of ranks."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("No figure: matplotlib is not installed.", file=sys.stderr)
-        return
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    width = 0.8 / len(WAYS)
-    for index, name in enumerate(WAYS):
-        places = [place + (index - (len(WAYS) - 1) / 2) * width for place in range(len(rows))]
-        left.bar(places, [row["seconds"][name] for row in rows], width, label=name)
-        right.bar(places, [row["sent"][name]["mean"] / 1e6 for row in rows], width)
-    left.set(ylabel="seconds a layer", xlabel="ranks")
-    right.set(ylabel="MB sent by a rank", xlabel="ranks")
-    for panel in (left, right):
-        panel.set_xticks(range(len(rows)), [str(row["ranks"]) for row in rows])
-    left.legend(fontsize="small")
-    figure.savefig(file, dpi=100)
-
-
-def machine(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the numbers depend on."""
-    device = torch.device(arguments.device)
-    threads = f", {_threads(max(arguments.ranks))} of them a rank" if device.type == "cpu" else ""
-    found: dict[str, Any] = facts(device)
-    return {
-        **found,
-        "processor": f"{found['processor']}{threads}",
-        "processors": os.cpu_count(),
-        "backend": "nccl" if device.type == "cuda" else "gloo",
-        "kernel": str(select("auto", device, getattr(torch, arguments.dtype), HEAD_SIZE)),
-        "shapes": f"{arguments.dtype}, {arguments.frames} latent frames of {arguments.patches} tokens, "
-        f"{arguments.heads} heads of {HEAD_SIZE}, step {arguments.step}",
-        "runs": f"medians of {arguments.repeats} over the slowest rank, interleaved",
-        "load_before": round(os.getloadavg()[0], 2),
-    }
+    times = {name: [(row["ranks"], row["seconds"][name]) for row in rows] for name in WAYS}
+    sent = {name: [(row["ranks"], row["sent"][name]["mean"] / 1e6) for row in rows] for name in WAYS}
+    return [
+        Panel(times, {"xlabel": "ranks", "ylabel": "seconds a layer"}, bars=True),
+        Panel(sent, {"xlabel": "ranks", "ylabel": "MB sent by a rank"}, bars=True),
+    ]
 
 
 def main() -> None:
     arguments = parse_arguments()
-    results: dict[str, Any] = {"machine": machine(arguments), "rows": []}
-    print(*(f"{name}: {value}" for name, value in results["machine"].items()), sep="\n", end="\n\n", flush=True)
+    device = torch.device(arguments.device)
+    results = Results(
+        arguments, device, processors=os.cpu_count(), backend="nccl" if device.type == "cuda" else "gloo",
+        kernel=str(select("auto", device, getattr(torch, arguments.dtype), HEAD_SIZE)),
+        shapes=f"{arguments.dtype}, {arguments.frames} latent frames of {arguments.patches} tokens, "
+        f"{arguments.heads} heads of {HEAD_SIZE}, step {arguments.step}",
+        threads_a_rank=_threads(max(arguments.ranks)) if device.type == "cpu" else None,
+        runs=f"medians of {arguments.repeats} over the slowest rank, interleaved",
+        load_before=round(os.getloadavg()[0], 2),
+    )  # fmt: skip
     for ranks in arguments.ranks:
-        results["rows"].append(measure(ranks, arguments))
-        print(f"{ranks} ranks are measured", file=sys.stderr, flush=True)
-    print(*report(results["rows"]), sep="\n")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-    if arguments.figure:
-        draw(results["rows"], arguments.figure)
+        results.rows.append(measure(ranks, arguments))
+        results.save()
+        say(f"{ranks} ranks are measured")
+    say(*lines(results.rows))
+    draw(arguments.figure, panels(results.rows))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
 from lvsa_core import FrameGrid, TokenLayout, attend, plan
 from lvsa_core.kernels import select
@@ -19,6 +18,7 @@ from lvsa_core.kernels.merge import merge_
 from lvsa_core.sharded.attention import sharded_attend
 from lvsa_core.sharded.exchange import Exchange, Shards, exchange
 from lvsa_core.sharded.transfers import receive_buffer, start_transfers, traffic
+from lvsa_vllm_omni.measure.dense import pytorch
 from lvsa_vllm_omni.measure.timing import seconds
 
 REFERENCE_FRAMES = 21
@@ -106,8 +106,8 @@ class Layer:
         return parts[0][0]
 
     def dense(self) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (self.q, *self.all_gathered()))
-        return scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        k, v = self.all_gathered()
+        return pytorch(self.q, k, v, HEAD_SIZE**-0.5)
 
     def sides(self) -> dict[str, Callable[[], Any]]:
         """The ways, and the transfers of each alone."""

@@ -12,13 +12,12 @@ HunyuanVideo and Cosmos, the runs of all kernels and of the dense attentions int
 - ``/floor``: a kernel's time over the roofline, which is what the FLOP and the bytes of inputs and output take at the
   rates of matrix product and copy that this card has just shown;
 - peak memory beyond inputs and output, as a share of its bound (one copy of Q, K and V, and the log-sum-exps), where
-  the time of the fastest kernel goes, and what a denoising step with new anchors costs the host;
+  the time of the fastest kernel goes, and what planning a denoising step costs the host;
 - the largest difference of a few rows of the timed shape from a float32 computation.
 
-``fused-triton`` (family ``candidate``) is a candidate beside the kernels of the package and no part of it.
-
-The most important cases come first; those that do not fit in ``--budget`` are named. The JSON file is written after
-every case. The exit status is 1 if a kernel that says it is available gives wrong numbers, 2 if nothing can be run.
+The most important cases come first. The first one always runs; others that would not end within ``--budget`` are named
+and not run. The JSON file is written after every case. The exit status is 1 if a kernel that says it is available gives
+wrong numbers, 2 if nothing can be run.
 
 It needs PyTorch and this repository; no network. For FlashAttention-3 (Hopper) and FlashInfer carry their wheels. On a
 machine with a network, with the other machine's Python and platform:
@@ -42,76 +41,51 @@ or raise ``--budget``. A kernel or dense attention that is missing is listed wit
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
 import torch
+from layer import Inputs, check_dense, check_kernels, describe, first_line, measure
+from models import MODELS, Model
+from report import Panel, Results, draw, names, numbers, parser_of, say
 
-from lvsa_core.kernels import Kernel, KernelUnavailable, select
-from lvsa_vllm_omni.measure.timing import copy_rate, facts, matmul_rate
+from lvsa_core.kernels import KERNELS, Kernel, KernelUnavailable, select, selftest
+from lvsa_vllm_omni.measure.timing import copy_rate, matmul_rate
 
-sys.path.append(str(Path(__file__).parent))  # for when this file is not run as a script
-from gpu_cases import DTYPE, MODELS, Shape
-from gpu_kernels import COMPARED, check_dense, check_kernels, first_line, measure
-from gpu_report import draw, print_checks, report, verdict
-
+DTYPE = torch.bfloat16
+FRAMES = {"wan-14b-720p": [41]}  # of the others all of ALL_FRAMES
+ALL_FRAMES = [81, 41, 121, 21]
 FIRST = ("wan-14b", "wan-1.3b")  # with all their lengths but the dense one
+CASE_SECONDS, LEAST_SECONDS = 20.0, 15.0  # that the runs of a case take, and that a case needs to be begun
+RUNS = (5, 15)  # of each side, as many as fit
+TARGET, TARGET_FRAMES = 1.10, 41
 
 
 def parse_arguments() -> argparse.Namespace:
     """Command line; names are checked here."""
-    names, families = [*COMPARED], list(dict.fromkeys(kernel.family for kernel in COMPARED.values()))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", default=",".join(MODELS), help="default: %(default)s")
-    parser.add_argument("--frames", help="latent frames for all models; default: 21,41,81,121, at 720p 41")
-    parser.add_argument("--kernels", default=",".join(families), help="families or names; default: %(default)s")
-    parser.add_argument("--budget", type=float, default=420, metavar="SECONDS", help="start no case after that")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, after every case")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the overheads there (needs matplotlib)")
+    families = list(dict.fromkeys(kernel.family for kernel in KERNELS.values()))
+    parser = parser_of(__doc__)
+    parser.add_argument("--models", type=names(MODELS), default=[*MODELS], help=f"default: {','.join(MODELS)}")
+    parser.add_argument("--frames", type=numbers(), help="latent frames for all models; default: 21,41,81,121")
+    parser.add_argument("--kernels", type=names([*families, *KERNELS]), default=families, help="families or names")
+    parser.add_argument("--budget", type=float, default=420, metavar="SECONDS", help="end within that")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="shrunk shapes, two runs each")
-    arguments = parser.parse_args()
-    arguments.models = arguments.models.split(",")
-    arguments.kernels = arguments.kernels.split(",")
-    for given, known in ((arguments.models, [*MODELS]), (arguments.kernels, families + names)):
-        if unknown := [name for name in given if name not in known]:
-            parser.error(f"{', '.join(unknown)}: not known; choose of {', '.join(known)}")
-    try:
-        arguments.frames = tuple(map(int, arguments.frames.split(","))) if arguments.frames else None
-    except ValueError:
-        parser.error(f"--frames takes whole numbers separated by commas, got {arguments.frames}")
-    return arguments
+    return parser.parse_args()
 
 
-def ordered_cases(models: dict[str, Shape], frames: tuple[int, ...] | None) -> list[tuple[str, Shape, int]]:
+def ordered_cases(models: list[str], frames: list[int] | None) -> list[tuple[str, int]]:
     """Models and numbers of latent frames, the most important first."""
-    cases = [(name, shape, t) for name, shape in models.items() for t in frames or shape.frames]
-    return sorted(cases, key=lambda case: (case[2] <= case[1].horizon, case[0] not in FIRST))
+    cases = [(name, t) for name in models for t in frames or FRAMES.get(name, ALL_FRAMES)]
+    return sorted(cases, key=lambda case: (case[1] <= MODELS[case[0]].horizon, case[0] not in FIRST))
 
 
-def save(results: dict[str, Any], file: Path | None) -> None:
-    """Write the results so far, if a file is wanted."""
-    if file:
-        file.write_text(json.dumps(results, indent=1) + "\n")
-
-
-def machine(device: torch.device, seed: int, tiny: bool) -> tuple[dict[str, Any], dict[str, float]]:
-    """What the numbers depend on, and the rates of this card in FLOP and bytes a second."""
-    size, nbytes = (256, 2**22) if tiny else (8192, 2**32)
-    rates = {"flop": matmul_rate(device, DTYPE, size), "bytes": copy_rate(device, nbytes)}
-    measured = f"{rates['flop'] / 1e12:.4g} TFLOP/s in {DTYPE} matrix products, {rates['bytes'] / 1e12:.3g} TB/s copied"
-    return {**facts(device), "measured": measured, "rates": rates, "seed": seed, "tiny": tiny}, rates
-
-
-def available(arguments: argparse.Namespace, device: torch.device) -> tuple[list[Kernel], dict[str, str]]:
+def available(asked: list[str], device: torch.device) -> tuple[list[Kernel], dict[str, str]]:
     """The kernels asked for that say they run here, in the order of ``auto``, and what the others say."""
-    asked = [kernel for kernel in COMPARED.values() if {kernel.name, kernel.family} & {*arguments.kernels}]
-    reasons = {kernel.name: kernel.available(device, DTYPE, 128) for kernel in asked}
-    return [kernel for kernel in asked if reasons[kernel.name] is None], {k: r for k, r in reasons.items() if r}
+    kernels = [kernel for kernel in KERNELS.values() if {kernel.name, kernel.family} & {*asked}]
+    reasons = {kernel.name: kernel.available(device, DTYPE, 128) for kernel in kernels}
+    return [kernel for kernel in kernels if reasons[kernel.name] is None], {k: r for k, r in reasons.items() if r}
 
 
 def auto(device: torch.device) -> str:
@@ -122,65 +96,141 @@ def auto(device: torch.device) -> str:
         return f"nothing: {error}"
 
 
+class Bench:
+    """One run of the command."""
+
+    def __init__(self, arguments: argparse.Namespace, device: torch.device) -> None:
+        self.arguments, self.device = arguments, device
+        self.seed = random.SystemRandom().randrange(2**31)
+        random.seed(self.seed)
+        self.noise = torch.Generator(device).manual_seed(self.seed)
+        size, nbytes = (256, 2**22) if arguments.tiny else (8192, 2**32)
+        self.rates = {"flop": matmul_rate(device, DTYPE, size), "bytes": copy_rate(device, nbytes)}
+        measured = f"{self.rates['flop'] / 1e12:.4g} TFLOP/s in {DTYPE} products, {self.rates['bytes'] / 1e12:.3g} TB/s"
+        more = {"measured": measured, "rates": self.rates, "seed": self.seed, "tiny": arguments.tiny}
+        self.results = Results(arguments, device, **more)
+
+    def checked(self) -> tuple[list[Kernel], dict[str, Any]]:
+        """The kernels and the dense attentions that run here and are right."""
+        # About 4000 tokens each; 14B and 1.3B become the same.
+        small = [*dict.fromkeys(self.small(MODELS[name]) for name in self.arguments.models)]
+        kernels, reasons = available(self.arguments.kernels, self.device)
+        checks = check_kernels(kernels, small, DTYPE, self.noise, self.seed)
+        dense, dense_reasons = check_dense(small[0], DTYPE, self.noise)
+        faulty = {row["kernel"] for row in checks if row["result"] != "right"}
+        usable = [kernel for kernel in kernels if kernel.name not in faulty]
+        self.results.save(
+            checks=checks, unavailable=reasons, dense_unavailable=dense_reasons, auto=auto(self.device),
+            usable=[kernel.name for kernel in usable], left_out=[],
+        )  # fmt: skip
+        say(*checked_lines(self.results.data))
+        return usable, dense
+
+    def small(self, model: Model) -> Model:
+        """For the checks."""
+        return model.small(5 if self.arguments.tiny else 2000 // model.horizon, 128)
+
+    def case(self, name: str, frames: int, kernels: list[Kernel], dense: dict[str, Any]) -> None:
+        """Time one case, if it fits into the budget."""
+        left = self.arguments.budget - self.results.seconds
+        if left < LEAST_SECONDS and (self.results.rows or self.arguments.budget <= 0):
+            return self.left_out(name, frames, "over the budget")
+        model = MODELS[name].small(4, 16) if self.arguments.tiny else MODELS[name]
+        pattern = model.pattern(frames)
+        timed = kernels[: 1 if pattern.is_dense else None]  # all do the same there
+        try:
+            case = measure(
+                Inputs.of(model, model.layout(frames), DTYPE, self.noise), pattern, model.horizon,
+                {kernel.name: kernel.attend for kernel in timed}, None if pattern.is_dense else kernels[0], dense,
+                min(CASE_SECONDS, left / 2), (2, 2) if self.arguments.tiny else RUNS,
+            )  # fmt: skip
+        except Exception as error:  # such as no memory for the inputs: the other cases still count
+            return self.left_out(name, frames, first_line(error))
+        floor = max(case["flop"] / self.rates["flop"], case["moved_bytes"] / self.rates["bytes"])
+        for row in case["kernels"].values():
+            row["roofline"] = row["seconds"] / floor
+        self.results.rows.append({"model": name, "floor": floor, **case})
+        self.results.save()
+        say(*describe(self.results.rows[-1]))
+
+    def left_out(self, name: str, frames: int, reason: str) -> None:
+        """Keep why a case is missing."""
+        self.results.data["left_out"].append(f"{name} T={frames}: {reason}")
+        self.results.save()
+
+
+def checked_lines(results: dict[str, Any]) -> list[str]:
+    """What runs here, what does not, and why."""
+    allowed = selftest.TOLERANCE[DTYPE]
+    lines = [f"Every kernel against reference_attend, {DTYPE}, random data; allowed is a difference of {allowed}:"]
+    for name in dict.fromkeys(row["kernel"] for row in results["checks"]):
+        rows = [row for row in results["checks"] if row["kernel"] == name]
+        faults = [f"{row['result']} (off by {row['difference']}) on {row['layout']}" for row in rows
+                  if row["result"] != "right"]  # fmt: skip
+        largest = max((row["difference"] for row in rows if row["difference"] is not None), default=0)
+        lines.append(f"{name}: {'; '.join(faults) or f'right on {len(rows)} layouts, off by at most {largest:.2g}'}")
+    lines += [f"{name}: does not run here: {reason}" for name, reason in results["unavailable"].items()]
+    lines += [f"dense {name}: left out: {reason}" for name, reason in results["dense_unavailable"].items()]
+    return [*lines, f"auto takes: {results['auto']}"]
+
+
+def verdict(rows: list[dict[str, Any]], hopper: bool) -> dict[str, Any]:
+    """The largest overhead of the kernel that ran as first choice, and whether it is within the target."""
+    judged = [
+        (case["kernels"][case["chosen"]]["overhead"], f"{case['model']} T={case['frames']} {case['chosen']}")
+        for case in rows
+        if case["chosen"] and case["frames"] >= TARGET_FRAMES and not case["dense_pattern"]
+        and case["reference"] == "FlashAttention-3"
+    ]  # fmt: skip
+    target = f"{TARGET:.2f} x density x dense FlashAttention-3 on Hopper from T={TARGET_FRAMES} on"
+    if not (hopper and judged):
+        sentence = f"The target, {target}, is not judged: no such case ran here."
+        return {"largest": None, "within": None, "sentence": sentence}
+    largest, where = max(judged)
+    within = largest <= TARGET
+    sentence = f"Largest overhead: {largest:.3f} ({where}), {'within' if within else 'ABOVE'} the target, {target}."
+    return {"largest": largest, "within": within, "sentence": sentence}
+
+
+def panels(rows: list[dict[str, Any]]) -> list[Panel]:
+    """Overheads by latent frames, a panel for each model."""
+    found = []
+    for model in dict.fromkeys(case["model"] for case in rows):
+        lines: dict[str, list[tuple[float, float]]] = {}
+        here = [case for case in rows if case["model"] == model and not case["dense_pattern"]]
+        for case in sorted(here, key=lambda case: int(case["frames"])):
+            for name, row in case["kernels"].items():
+                lines.setdefault(name, []).append((case["frames"], row["overhead"]))
+        options = {"title": model, "xlabel": "latent frames", "ylabel": "time / (density x dense)"}
+        found.append(Panel(lines, options, levels=(1, TARGET)))
+    return found
+
+
 def main() -> int:
-    start, arguments = time.monotonic(), parse_arguments()
+    arguments = parse_arguments()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("error: PyTorch finds no CUDA device; try it out with --device cpu --tiny", file=sys.stderr)
         return 2
     if arguments.device == "cpu" and not arguments.tiny:
         print("error: a processor is too slow for these shapes: add --tiny", file=sys.stderr)
         return 2
-    device = torch.device(arguments.device, 0 if arguments.device == "cuda" else None)
-    seed = random.SystemRandom().randrange(2**31)
-    random.seed(seed)
-    noise = torch.Generator(device).manual_seed(seed)
-
-    facts_here, rates = machine(device, seed, arguments.tiny)
-    print(*(f"{name}: {value}" for name, value in facts_here.items() if name != "rates"), sep="\n")
-    models = {name: MODELS[name] for name in arguments.models}
-    # About 4000 tokens each; 14B and 1.3B become the same.
-    small = [*dict.fromkeys(s.small(5 if arguments.tiny else 2000 // s.horizon, 128) for s in models.values())]
-    kernels, reasons = available(arguments, device)
-    checks = check_kernels(kernels, small, device, noise, seed)
-    dense, dense_reasons = check_dense(small[0], device, noise)
-    kernels = [k for k in kernels if all(row["result"] == "right" for row in checks if row["kernel"] == k.name)]
-    results: dict[str, Any] = {
-        "machine": facts_here, "checks": checks, "unavailable": reasons, "dense_unavailable": dense_reasons,
-        "auto": auto(device), "usable": [kernel.name for kernel in kernels], "cases": [], "left_out": [],
-    }  # fmt: skip
-    print_checks(results, device)
-    save(results, arguments.json)
-
-    wrong = any(row["result"] == "wrong" for row in checks)
+    bench = Bench(arguments, torch.device("cuda:0" if arguments.device == "cuda" else "cpu"))
+    results, (kernels, dense) = bench.results, bench.checked()
+    wrong = any(row["result"] == "wrong" for row in results.data["checks"])
     if not (kernels and dense):
         print(f"error: nothing to time: no {'dense attention' if kernels else 'kernel'} runs here", file=sys.stderr)
         return 1 if wrong else 2
-
-    for name, shape, frames in ordered_cases(models, arguments.frames):
-        if time.monotonic() - start > arguments.budget:
-            results["left_out"].append(f"{name} T={frames}: over the budget")
-            continue
-        if arguments.tiny:
-            shape = shape.small(4, 16)
-        try:
-            case = measure(name, shape, frames, kernels, dense, rates, device, noise, arguments.tiny)
-        except Exception as error:  # such as no memory for the inputs: the other cases still count
-            results["left_out"].append(f"{name} T={frames}: {first_line(error)}")
-            continue
-        results["cases"].append(case)
-        print(*report(case), sep="\n", flush=True)
-        save(results, arguments.json)
-
-    results["verdict"] = verdict(results, device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == 9)
-    results["seconds"] = time.monotonic() - start
-    print(f"\n{results['verdict']['sentence']}")
-    if results["left_out"]:
-        print(f"Left out: {', '.join(results['left_out'])}")
-    print(f"{results['seconds']:.0f} s in all")
-    save(results, arguments.json)
-    if arguments.figure:
-        draw(results, arguments.figure)
-    return int(wrong or not all(row["right"] for case in results["cases"] for row in case["kernels"].values()))
+    for name, frames in ordered_cases(arguments.models, arguments.frames):
+        bench.case(name, frames, kernels, dense)
+    hopper = arguments.device == "cuda" and torch.cuda.get_device_capability(bench.device)[0] == 9
+    results.save(verdict=verdict(results.rows, hopper))
+    say(results.data["verdict"]["sentence"])
+    if results.data["left_out"]:
+        print(f"Left out: {', '.join(results.data['left_out'])}")
+    print(f"{results.seconds:.0f} s in all")
+    if results.rows:
+        draw(arguments.figure, panels(results.rows))
+    return int(wrong or not all(row["right"] for case in results.rows for row in case["kernels"].values()))
 
 
 if __name__ == "__main__":

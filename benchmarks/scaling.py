@@ -25,21 +25,17 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import json
-import sys
 from collections.abc import Callable, Iterator
-from datetime import date
-from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
+from report import Panel, Results, draw, gigabytes, numbers, parser_of, say, table
+from scaling_model import Case, Cluster, Split, dividing, longest, measure, splits, weights
 
 from lvsa_core import FrameGrid
 from lvsa_vllm_omni.presets import Preset, load_preset
 from lvsa_vllm_omni.shape import Shape
-
-sys.path.append(str(Path(__file__).parent))  # for when this file is not run as a script
-from scaling_model import Case, Cluster, Split, dividing, longest, measure, splits, weights
 
 #: Columns of the tables.
 STRATEGIES = ("Ulysses", "exchange", "hybrid", "best")
@@ -47,19 +43,17 @@ STRATEGIES = ("Ulysses", "exchange", "hybrid", "best")
 
 def parse_arguments() -> argparse.Namespace:
     rates = Cluster()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--preset", default="wan2.1-14b", help="a model of configs/ with a shape")
     parser.add_argument("--size", default="1280x720")
-    parser.add_argument("--gpus", type=_numbers(int), default=[8, 16, 40, 64], help="separated by commas")
-    parser.add_argument("--minutes", type=_numbers(float), default=[1 / 3, 1, 2, 4], help="lengths of the video")
+    parser.add_argument("--gpus", type=numbers(), default=[8, 16, 40, 64], help="separated by commas")
+    parser.add_argument("--minutes", type=numbers(float), default=[1 / 3, 1, 2, 4], help="lengths of the video")
     parser.add_argument("--machine", type=int, default=rates.machine, help="GPUs of one machine")
     parser.add_argument("--nvlink", type=float, default=rates.nvlink / 1e9, help="GB/s of a GPU within a machine")
     parser.add_argument("--network", type=float, default=rates.network / 1e9, help="GB/s of a GPU between machines")
     parser.add_argument("--attention", type=float, default=rates.attention / 1e12, help="TFLOP/s of the attention")
     parser.add_argument("--linear", type=float, default=rates.linear / 1e12, help="TFLOP/s of the linear layers")
     parser.add_argument("--memory", type=float, default=80, help="GB of a GPU")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there as well")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw bytes and times there (needs matplotlib)")
     arguments = parser.parse_args()
     arguments.preset = load_preset(arguments.preset)
     if arguments.preset.shape is None:
@@ -69,10 +63,6 @@ def parse_arguments() -> argparse.Namespace:
         arguments.attention * 1e12, arguments.linear * 1e12,
     )  # fmt: skip
     return arguments
-
-
-def _numbers(kind: type) -> Callable[[str], list[Any]]:
-    return lambda text: [kind(part) for part in text.split(",")]
 
 
 def latent_frames(preset: Preset, minutes: float) -> int:
@@ -135,59 +125,59 @@ def rows_of(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             }  # fmt: skip
 
 
-def report(rows: list[dict[str, Any]], memory: float) -> Iterator[str]:
+def lines(rows: list[dict[str, Any]], memory: float) -> Iterator[str]:
     """The results as tables: time, bytes, memory."""
-    heads = " | ".join(STRATEGIES)
+
+    def cells(row: dict[str, Any], cell: Callable[[dict[str, Any]], str], columns: tuple[str, ...]) -> list[str]:
+        return [cell(row["ways"][name]) if name in row["ways"] else "-" for name in columns]
+
+    def time(way: dict[str, Any]) -> str:
+        return f"{way['seconds'] * 1e3:.1f} ({way['waiting'] / way['seconds']:.0%})"
+
+    def place(row: dict[str, Any]) -> list[str]:
+        return [length(row), str(row["gpus"])]
+
+    ways, most = STRATEGIES[:3], rows[0]["most_minutes"]
+    titles = " | ".join(ways)
     yield "Milliseconds of a layer, and the share of it that waits for transfers:"
     yield ""
-    yield f"| video | latent frames | GPUs | {heads} |"
-    yield "|" + "---|" * (3 + len(STRATEGIES))
-    for row in rows:
-        cells = []
-        for name in STRATEGIES:
-            way = row["ways"].get(name)
-            split = f"{way['split']}: " if way and name in ("hybrid", "best") else ""
-            cells.append(f"{split}{way['seconds'] * 1e3:.1f} ({way['waiting'] / way['seconds']:.0%})" if way else "-")
-        yield f"| {length(row)} | {row['frames']} | {row['gpus']} | {' | '.join(cells)} |"
-    yield from beyond(rows)
+    yield from table(
+        f"video | latent frames | GPUs | {' | '.join(STRATEGIES)}",
+        [[length(row), str(row["frames"]), str(row["gpus"]), *cells(row, time, ("Ulysses", "exchange")),
+          *cells(row, lambda way: f"{way['split']}: {time(way)}", ("hybrid", "best"))] for row in rows],
+    )  # fmt: skip
+    if any("*" in length(row) for row in rows):
+        yield ""
+        yield f"* beyond the model's table of positions: {rows[0]['most_frames']} latent frames"
     yield ""
     yield "GB that a GPU receives for a layer, mean; in brackets what the busiest sends or receives:"
     yield ""
-    yield "| video | GPUs | all-gather, ring | Ulysses | exchange | hybrid |"
-    yield "|---|---|---|---|---|---|"
-    for row in rows:
-        ways = [row["ways"].get(name) for name in STRATEGIES[:3]]
-        cells = [f"{way['received'] / 1e9:.2f} ({way['most'] / 1e9:.2f})" if way else "-" for way in ways]
-        yield f"| {length(row)} | {row['gpus']} | {row['all_gather'] / 1e9:.2f} | {' | '.join(cells)} |"
+    yield from table(
+        f"video | GPUs | all-gather, ring | {titles}",
+        [[*place(row), gigabytes(row["all_gather"]),
+          *cells(row, lambda way: f"{gigabytes(way['received'])} ({gigabytes(way['most'])})", ways)] for row in rows],
+    )  # fmt: skip
     yield ""
     yield "GB of K and V on a GPU during a layer, as projected and as gathered:"
     yield ""
-    yield "| video | GPUs | Ulysses | exchange | hybrid |"
-    yield "|---|---|---|---|---|"
-    for row in rows:
-        ways = [row["ways"].get(name) for name in STRATEGIES[:3]]
-        cells = [f"{way['keys'] / 1e9:.2f}" if way else "-" for way in ways]
-        yield f"| {length(row)} | {row['gpus']} | {' | '.join(cells)} |"
+    yield from table(
+        f"video | GPUs | {titles}",
+        [[*place(row), *cells(row, lambda way: gigabytes(way["keys"]), ways)] for row in rows],
+    )
     yield ""
     yield f"Minutes of the longest video that fits in {memory:g} GB, in brackets where the model's table ends before:"
     yield ""
-    yield "| GPUs | Ulysses | exchange | hybrid |"
-    yield "|---|---|---|---|"
-    for gpus, fits in {row["gpus"]: row["fits_minutes"] for row in rows}.items():
-        cells = [fitting(fits[name], rows[0]["most_minutes"]) if name in fits else "-" for name in STRATEGIES[:3]]
-        yield f"| {gpus} | {' | '.join(cells)} |"
+    fits = {row["gpus"]: row["fits_minutes"] for row in rows}
+    yield from table(
+        f"GPUs | {titles}",
+        [[str(gpus), *(fitting(found[name], most) if name in found else "-" for name in ways)]
+         for gpus, found in fits.items()],
+    )  # fmt: skip
 
 
 def fitting(minutes: float, most: float | None) -> str:
     """The longest video that can be requested, and what would fit if the model took more."""
     return f"{minutes:.1f}" if most is None or minutes <= most else f"{most:.1f} ({minutes:.1f})"
-
-
-def beyond(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """The note on the rows that are marked."""
-    if any("*" in length(row) for row in rows):
-        yield ""
-        yield f"* beyond the model's table of positions: {rows[0]['most_frames']} latent frames"
 
 
 def length(row: dict[str, Any]) -> str:
@@ -197,48 +187,35 @@ def length(row: dict[str, Any]) -> str:
     return (f"{row['minutes']:g} min" if row["minutes"] >= 1 else f"{row['minutes'] * 60:.0f} s") + mark
 
 
-def draw(rows: list[dict[str, Any]], file: Path) -> None:
+def panels(rows: list[dict[str, Any]]) -> list[Panel]:
     """Bytes on the fewest GPUs, and times on the most that Ulysses can have beside a hybrid, by the video's length."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print("No figure: matplotlib is not installed.", file=sys.stderr)
-        return
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
     few = min(row["gpus"] for row in rows)
     many = max((row["gpus"] for row in rows if {"Ulysses", "hybrid"} <= row["ways"].keys()), default=few)
-    for panel, gpus, kind in ((left, few, "received"), (right, many, "waiting")):
+    found = []
+    for gpus, kind, unit, label in (
+        (few, "received", 1e9, "GB received by a GPU, a layer"),
+        (many, "waiting", 1e-3, "ms of waiting for transfers, a layer"),
+    ):
         here = [row for row in rows if row["gpus"] == gpus]
-        minutes = [row["minutes"] for row in here]
-        unit = 1e9 if kind == "received" else 1e-3
-        if kind == "received":
-            panel.plot(
-                minutes, [row["all_gather"] / unit for row in here], marker="o", label="all-gather, ring", color="C3"
-            )
-        else:
-            panel.plot(minutes, [row["ways"]["best"]["computing"] / unit for row in here],
-                       color="grey", linestyle="--", label="computing alone")  # fmt: skip
-        for index, name in enumerate(STRATEGIES[:3]):
+        drawn = {}
+        for name in STRATEGIES[:3]:
             ways = [row["ways"].get(name) for row in here]
             if all(ways):
-                label = f"{name}, {ways[0]['split']}"
-                panel.plot(minutes, [way[kind] / unit for way in ways], marker="o", label=label, color=f"C{index}")
-        panel.set(xscale="log", yscale="log", xlabel="minutes of video", title=f"{gpus} GPUs")
-        panel.set_xticks(minutes, [f"{value:.2g}" for value in minutes])
-        panel.minorticks_off()
-        panel.legend(fontsize="small")
-    left.set_ylabel("GB received by a GPU, a layer")
-    right.set_ylabel("ms of waiting for transfers, a layer")
-    figure.savefig(file, dpi=80)
+                points = zip((row["minutes"] for row in here), (way[kind] / unit for way in ways), strict=True)
+                drawn[f"{name}, {ways[0]['split']}"] = [*points]
+        if kind == "received":
+            drawn["all-gather, ring"] = [(row["minutes"], row["all_gather"] / unit) for row in here]
+        else:
+            drawn["computing alone"] = [(row["minutes"], row["ways"]["best"]["computing"] / unit) for row in here]
+        options = {"xscale": "log", "yscale": "log", "xlabel": "minutes of video", "ylabel": label}
+        found.append(Panel(drawn, {**options, "title": f"{gpus} GPUs"}))
+    return found
 
 
 def inputs(arguments: argparse.Namespace) -> dict[str, Any]:
     """What the numbers depend on."""
     shape, cluster = arguments.preset.shape, arguments.cluster
     return {
-        "date": date.today().isoformat(),
-        "command": " ".join(["python", "benchmarks/scaling.py", *sys.argv[1:]]),
         "kind": "a model on paper; nothing is measured",
         "model": f"{arguments.preset.title}, {arguments.size}, {shape.heads} heads of {shape.head_size}, "
         f"{shape.blocks} layers, bfloat16, {arguments.preset.fps} fps",
@@ -252,13 +229,11 @@ def inputs(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     arguments = parse_arguments()
-    results = {"inputs": inputs(arguments), "rows": list(rows_of(arguments))}
-    print(*(f"{name}: {value}" for name, value in results["inputs"].items()), sep="\n", end="\n\n")
-    print(*report(results["rows"], arguments.memory), sep="\n")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-    if arguments.figure:
-        draw(results["rows"], arguments.figure)
+    results = Results(arguments, torch.device("cpu"), **inputs(arguments))
+    results.rows.extend(rows_of(arguments))
+    results.save()
+    say(*lines(results.rows, arguments.memory))
+    draw(arguments.figure, panels(results.rows))
 
 
 if __name__ == "__main__":

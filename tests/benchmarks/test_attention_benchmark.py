@@ -1,30 +1,32 @@
 """The benchmark of the attention runs and writes what it prints; no number of it is judged here."""
 
 import json
-import runpy
 import sys
 from pathlib import Path
 
+import attention
 import pytest
-
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "attention.py"
 
 
 def test_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "results.json"
+    file, figure = tmp_path / "results.json", tmp_path / "figure.png"
     options = ["--frames", "21,24", "--patches", "8", "--head-size", "16", "--repeats", "2", "--patience", "0"]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options, "--json", str(file)])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    arguments = ["attention.py", *options, "--json", str(file), "--figure", str(figure), "--commit", "1234567"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    attention.main()
 
     results = json.loads(file.read_text())
     dense, sparse = results["rows"]
-    assert set(results["machine"]) >= {"date", "command", "processor", "versions"}
-    assert (dense["density"], dense["tokens"]) == (1.0, 168) and "loop" not in dense["seconds"]
-    assert sparse["overhead"] == pytest.approx(
-        sparse["seconds"]["attend"] / sparse["seconds"]["dense"] / sparse["density"]
-    )
-    assert sum(sparse["parts"].values()) == pytest.approx(1) and min(sparse["parts"].values()) > 0
-    assert set(sparse["planning"]) == {"known", "rotating", "new"} and min(sparse["planning"].values()) > 0
-    assert sparse["memory"]["copies_of_qkv"] == 3 * 4 * sparse["tokens"] * 2 * 16
+    assert results["machine"].keys() >= {"date", "command", "commit", "processor", "device", "driver", "versions"}
+    assert results["machine"]["commit"] == "1234567" and str(tmp_path) not in file.read_text()
+    assert (dense["density"], dense["tokens"], [*dense["kernels"]]) == (1.0, 168, ["attend"])
+    assert [*sparse["kernels"]] == ["attend", "gathered", "loop"] and sparse["failed"] == {}
+    for row in sparse["kernels"].values():
+        assert row["right"] and row["ratio"] == pytest.approx(row["seconds"] / sparse["dense"]["PyTorch"])
+        assert row["overhead"] == pytest.approx(row["ratio"] / sparse["density"])
+    assert min(sparse["parts"].values()) > 0 and dense["parts"] is None
+    assert {*sparse["planning"]} >= {"known", "new"} and min(sparse["planning"].values()) > 0
+    assert sparse["bound_bytes"] == (3 * 16 + 2) * 4 * sparse["tokens"] * 2
     printed = capsys.readouterr().out
-    assert "| 24 | 0." in printed and "Largest overhead" not in printed
+    assert "a layer, T=24, 192 tokens, 2 heads, density 0." in printed and "| attend | " in printed
+    assert "Largest overhead" not in printed and figure.read_bytes().startswith(b"\x89PNG")

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from communication import parse_arguments
+from report import milliseconds
 
-from benchmarks.communication import parse_arguments
 from lvsa_core import FrameGrid, plan
 
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def test_two_ranks(tmp_path: Path) -> None:
     assert row["sent"]["all-gather"]["mean"] == row["sent"]["ring"]["mean"] == half * frame
     for sent in row["sent"].values():  # Linux's count, with gloo's headers
         assert sent["mean"] <= sent["written"] < sent["mean"] + 8192
-    assert f"| 2 | all-gather | sparse | {row['seconds']['all-gather'] * 1e3:.0f} ms" in finished.stdout
+    assert f"| 2 | all-gather | sparse | {milliseconds(row['seconds']['all-gather'])}" in finished.stdout
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -51,7 +52,7 @@ def test_two_ranks(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["--ranks", "2", "--frames", "21", "--patches", "5"], "105 tokens cannot be divided among 2 ranks"),
-        (["--ranks", "two"], "--ranks takes whole numbers separated by commas, got two"),
+        (["--ranks", "two"], "argument --ranks: takes numbers separated by commas, got two"),
         (["--device", "cuda"], "--device cuda needs a GPU for each of 4 ranks, PyTorch finds 1"),
     ],
 )

@@ -1,14 +1,13 @@
 """The model of many GPUs: its bytes against who holds what by the definition, and what it prints."""
 
 import json
-import runpy
 import statistics
 import sys
 from pathlib import Path
 
 import pytest
-
-from benchmarks.scaling_model import (
+import scaling
+from scaling_model import (
     Bytes,
     Case,
     Cluster,
@@ -23,12 +22,12 @@ from benchmarks.scaling_model import (
     splits,
     weights,
 )
+
 from lvsa_core import FrameGrid, Pattern
 from lvsa_core.sharded.exchange import exchange
 from lvsa_vllm_omni.presets import load_preset
 from lvsa_vllm_omni.shape import Shape
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "scaling.py"
 WAN = load_preset("wan2.1-14b").shape
 assert WAN is not None
 SMALL = Shape(heads=8, kv_heads=4, head_size=16, hidden=128, blocks=2, ffn=256, patch=2, vae_spatial_factor=8)
@@ -163,10 +162,10 @@ def test_memory() -> None:
 
 def test_prints_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     files = ["--json", str(tmp_path / "scaling.json"), "--figure", str(tmp_path / "scaling.png")]
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--gpus", "8,40", "--minutes", "0.3,1", *files])
-    runpy.run_path(str(SCRIPT), run_name="__main__")
+    monkeypatch.setattr(sys, "argv", ["scaling.py", "--gpus", "8,40", "--minutes", "0.3,1", *files])
+    scaling.main()
     results = json.loads((tmp_path / "scaling.json").read_text())
-    assert "nothing is measured" in results["inputs"]["kind"]
+    assert "nothing is measured" in results["machine"]["kind"]
     assert [(row["gpus"], row["frames"]) for row in results["rows"]] == [(8, 73), (8, 241), (40, 73), (40, 241)]
     assert "hybrid" not in results["rows"][0]["ways"] and results["rows"][2]["ways"]["hybrid"]["split"] == "8 x 5"
     for row in results["rows"]:
@@ -181,8 +180,8 @@ def test_prints_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_what_the_model_cannot_make(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Beyond Wan's table of positions rows are marked; HunyuanVideo has none."""
     for preset, marked in (("wan2.1-14b", True), ("hunyuan-video-1.5", False)):
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--preset", preset, "--gpus", "8", "--minutes", "1,4.5"])
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        monkeypatch.setattr(sys, "argv", ["scaling.py", "--preset", preset, "--gpus", "8", "--minutes", "1,4.5"])
+        scaling.main()
         printed = capsys.readouterr().out
         assert "| 1 min |" in printed and ("| 4.5 min* |" if marked else "| 4.5 min |") in printed
         assert ("* beyond the model's table of positions: 1024 latent frames" in printed) == marked

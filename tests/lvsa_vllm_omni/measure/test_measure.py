@@ -14,9 +14,7 @@ from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_vllm_omni.measure import timing as measure
 from lvsa_vllm_omni.measure.dense import DENSE, FLASH3, pytorch
 from lvsa_vllm_omni.measure.machine import command, facts
-from lvsa_vllm_omni.measure.models import model_facts, model_shape
 from lvsa_vllm_omni.measure.timing import PARTS, interleaved, medians, parts_of, peak_memory, seconds
-from lvsa_vllm_omni.presets import shipped_presets
 
 CPU = torch.device("cpu")
 
@@ -78,13 +76,6 @@ def test_facts() -> None:
     assert {*found} == {"date", "command", "commit", "processor", "device", "driver", "versions"}
     assert found["device"] is found["driver"] is None and found["commit"] == "1234567"
     assert f"torch {torch.__version__}" in found["versions"] and "diffusers " in found["versions"]
-
-
-def test_model_facts_are_those_of_the_presets() -> None:
-    for name, preset in shipped_presets().items():
-        assert model_facts(name)["reference_latent_frames"] == preset.reference_latent_frames
-        if preset.shape is not None:
-            assert model_shape(name) == preset.shape
 
 
 def test_dense_attention() -> None:
