@@ -3,6 +3,7 @@
 import json
 import os
 from collections import Counter
+from collections.abc import Iterator
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -68,6 +69,26 @@ def only_the_platform_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("LVSA_") and name != "LVSA_CPU":
             monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def clean_environment() -> Iterator[None]:
+    """No LVSA variables but what a test sets, and none left behind by the script."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.upper().startswith("LVSA_")]:
+        del os.environ[name]
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+#: Rooms whose tests run scripts or whole pipelines.
+SLOW = tuple(Path(__file__).parent / room for room in ("benchmarks", "examples", "lvsa_core/diffusers"))
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if any(item.path.is_relative_to(room) for room in SLOW):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.hookimpl(trylast=True)

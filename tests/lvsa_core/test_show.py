@@ -37,6 +37,7 @@ def test_summary_is_the_log_line() -> None:
     )
 
 
+@pytest.mark.slow
 def test_figure(tmp_path: Path) -> None:
     from matplotlib.image import imread
 

@@ -84,6 +84,7 @@ def test_where_triton_does_not_run_pytorch_merges(monkeypatch: pytest.MonkeyPatc
         merge._merge_on.cache_clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90, 100])
 @pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp16"])
 def test_compiles_for_gpus(capability: int, dtype: str) -> None:
