@@ -225,8 +225,8 @@ def warm_up(step: DenoisingStep, compiled: bool) -> str | None:
         if reason or not compiled:
             for block in every:
                 block._compiled_call_impl = None
-        for side in SIDES:
-            step.forward(side)
+        for side in SIDES * 2:  # again, as the first change of sides may compile the other anew
+            step(side)
     finally:
         setattr(transformer, name, every)
     return reason

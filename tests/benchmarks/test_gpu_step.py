@@ -65,7 +65,7 @@ def test_cases(finished: tuple[str, Path]) -> None:
         assert (case["density"] < 1, case["dense_pattern"]) == (sparse, not sparse)
         assert case["dense"] == "SDPA flash" and {*case["dense_failed"]} == {"FlashAttention-3", "SDPA cuDNN"}
         assert case["kernel"] == ("sdpa" if sparse else "dense SDPA flash")
-        assert ("2 of 2 steps sparse" in case["report"]) == sparse  # LVSA's own word: a step a run, with other anchors
+        assert ("4 of 4 steps sparse" in case["report"]) == sparse  # by its own word: two of warm-up, two runs
         assert case["ratio"] == pytest.approx(case["seconds"]["dense"] / case["seconds"]["lvsa"])
         assert all(case["attention_share"][side] > 0 and len(case["times"][side]) == 2 for side in case["times"])
         assert not case["compiled"] and case["met"] is None  # no FlashAttention-3 here
