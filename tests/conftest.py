@@ -83,7 +83,9 @@ def clean_environment() -> Iterator[None]:
 
 
 #: Rooms whose tests run scripts or whole pipelines.
-SLOW = tuple(Path(__file__).parent / room for room in ("benchmarks", "examples", "lvsa_core/diffusers"))
+SLOW = tuple(
+    Path(__file__).parent / room for room in ("benchmarks", "examples", "lvsa_core/diffusers", "lvsa_vllm_omni/tiny")
+)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
