@@ -83,7 +83,9 @@ def clean_environment() -> Iterator[None]:
 
 
 #: Rooms whose tests run scripts or whole pipelines.
-SLOW = tuple(Path(__file__).parent / room for room in ("benchmarks", "examples", "lvsa_core/diffusers"))
+SLOW = tuple(
+    Path(__file__).parent / room for room in ("benchmarks", "examples", "lvsa_core/diffusers", "lvsa_vllm_omni/tiny")
+)
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -93,5 +95,5 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The placements first: beside a process in which engines have run each takes several times as long."""
-    items.sort(key=lambda item: "parallel" not in item.path.parts)
+    """Placements first, engines last: after an engine, all else in its process takes several times as long."""
+    items.sort(key=lambda item: ("parallel" not in item.path.parts, item.get_closest_marker("engine") is not None))
