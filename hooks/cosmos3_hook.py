@@ -7,19 +7,23 @@ from typing import Any
 
 from lvsa_core import FrameGrid
 
-from .spec import FamilySpec, LayoutMismatch
+from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch
 
 
 def grid(transformer: Any, arguments: Mapping[str, Any]) -> FrameGrid:
     """Frames and patches of ``video_shape`` (T, H, W), latent sizes that are padded to whole patches.
 
     Raises:
-        LayoutMismatch: if ``video_shape`` is something else.
+        LayoutMismatch: if ``video_shape`` is something else. ImpossibleRequest: if an axis has no latents.
     """
     shape = tuple(arguments["video_shape"])
-    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+    if len(shape) != 3 or not all(isinstance(size, int) for size in shape):
         raise LayoutMismatch(f"video_shape is {shape}, expected (frames, height, width)")
     frames, height, width = shape
+    if min(shape) < 1:
+        raise ImpossibleRequest(
+            f"a video of {frames} latent frames of {height}x{width} cannot be made: the model takes at least 1 of 1x1"
+        )
     patch = transformer.latent_patch_size
     return FrameGrid(frames, -(-height // patch) * -(-width // patch))
 
