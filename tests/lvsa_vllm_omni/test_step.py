@@ -13,7 +13,7 @@ class Context:
 
 def test_a_published_step_is_taken_as_it_is() -> None:
     request = Request(Context())
-    assert [request.advance(step, 0.5) for step in (0, 0, 1, 1, 5)] == [0, 0, 1, 1, 5]
+    assert [request.advance(number, 0.5) for number in (0, 0, 1, 1, 5)] == [0, 0, 1, 1, 5]
 
 
 def test_calls_with_one_timestep_are_one_step() -> None:
@@ -78,8 +78,8 @@ def test_a_request_ends_with_its_context() -> None:
 
 def test_a_request_in_several_runs_is_reported_anew() -> None:
     request = Request(Context())
-    for step in (0, 1):
-        request.advance(step, None)
-        request.reported.add(step)
+    for number in (0, 1):
+        request.advance(number, None)
+        request.reported.add(number)
     assert request.advance(0, None) == 0
     assert not request.reported
