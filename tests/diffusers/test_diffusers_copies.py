@@ -43,7 +43,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_copied_transformer_is_untouched(way: str, fresh: Pipeline, enable_lvsa: Enable) -> None:
-    """RIFLEx has a hook of its own, on a module that a shallow copy shares. Another's hook is copied as it always is."""
+    """RIFLEx has a hook of its own, on a module that a shallow copy shares; another's hook is copied as ever."""
     pipe = realigned(fresh("wan"))
     dense = generate("wan", pipe)
     pipe.transformer.register_forward_pre_hook(other_hook)
