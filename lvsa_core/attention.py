@@ -83,9 +83,11 @@ def _attend_operator(
     Args:
         frames, expand_window: the pattern. tokens, q_rows, kv_frames: the layout; both in the order of their fields.
     """
-    pattern = Pattern(*frames, expand_window=expand_window)
-    grid = FrameGrid(*tokens[:2])
-    layout = TokenLayout(grid, *tokens[2:], q_rows=q_rows, kv_frames=None if kv_frames is None else tuple(kv_frames))
+    count, window, n_first, interval, offset = frames
+    pattern = Pattern(count, window, n_first, interval, offset, expand_window)
+    count, patches, kv_before, kv_after, q_before, q_after, pad, q_offset = tokens
+    grid, held = FrameGrid(count, patches), None if kv_frames is None else tuple(kv_frames)
+    layout = TokenLayout(grid, kv_before, kv_after, q_before, q_after, pad, q_offset, q_rows, held)
     return _attend(q, k, v, pattern, layout, scale, kernel).contiguous()
 
 
