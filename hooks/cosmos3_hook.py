@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .spec import FamilySpec, LayoutMismatch, VideoTokens
+from .spec import FamilySpec, ImpossibleRequest, LayoutMismatch, VideoTokens
 
 
 def video(transformer: Any, arguments: Mapping[str, Any]) -> VideoTokens:
@@ -15,12 +15,16 @@ def video(transformer: Any, arguments: Mapping[str, Any]) -> VideoTokens:
     which is called for each of them, beside the same video.
 
     Raises:
-        LayoutMismatch: if ``video_shape`` is something else.
+        LayoutMismatch: if ``video_shape`` is something else. ImpossibleRequest: if an axis has no latents.
     """
     shape = tuple(arguments["video_shape"])
-    if len(shape) != 3 or not all(isinstance(size, int) and size > 0 for size in shape):
+    if len(shape) != 3 or not all(isinstance(size, int) for size in shape):
         raise LayoutMismatch(f"video_shape is {shape}, expected (frames, height, width)")
     frames, height, width = shape
+    if min(shape) < 1:
+        raise ImpossibleRequest(
+            f"a video of {frames} latent frames of {height}x{width} cannot be made: the model takes at least 1 of 1x1"
+        )
     patch = transformer.latent_patch_size
     patches = -(-height // patch) * -(-width // patch)
     controls, action, sound = (arguments.get(name) for name in ("control_latents", "action_latents", "sound_latents"))

@@ -97,8 +97,8 @@ class FamilySpec:
             video, in queries and keys. ``keys first``: before everything, in the keys alone.
         masks_only_padding: whether a mask that comes with sequence parallelism masks nothing but its padding, which
             LVSA leaves out anyway: always, in a batch of one, or never.
-        step_parameter: the argument that is a new object in every denoising step, used where the pipeline does not
-            publish its step.
+        step_parameter: the argument that is equal in all calls of a denoising step and another in the next (a number,
+            or a tensor of numbers), used where the pipeline does not publish its step.
         rope: ``transformer -> Rope``, for RIFLEx; None: the family has no such embedding.
         dense: what of the model's attention stays the engine's own, and why; for the table of models.
     """

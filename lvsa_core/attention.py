@@ -120,11 +120,9 @@ def _attend_operator(
     """
     count, window, n_first, interval, offset = frames
     pattern = Pattern(count, window, n_first, interval, offset, expand_window)
-    video_frames, patches, kv_before, kv_after, q_before, q_after, pad, q_offset = tokens
-    layout = TokenLayout(
-        FrameGrid(video_frames, patches), kv_before, kv_after, q_before, q_after, pad, q_offset, q_rows,
-        None if kv_frames is None else tuple(kv_frames),
-    )  # fmt: skip
+    count, patches, kv_before, kv_after, q_before, q_after, pad, q_offset = tokens
+    grid, held = FrameGrid(count, patches), None if kv_frames is None else tuple(kv_frames)
+    layout = TokenLayout(grid, kv_before, kv_after, q_before, q_after, pad, q_offset, q_rows, held)
     return attend(q, k, v, pattern, layout, scale=scale, kernel=kernel).contiguous()
 
 

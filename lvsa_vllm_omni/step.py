@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
+from lvsa_core.steps import noisiest
 from lvsa_vllm_omni import compat
 
 
@@ -16,30 +17,31 @@ class Request:
 
     def __init__(self, context: Any) -> None:
         self._context = weakref.ref(context, self._ended) if context is not None else None
-        self._token: Any = None
+        self._noise: float | None = None
         self._count = -1
         self.step = 0
         self.reported: set[Any] = set()  # what has been logged about this request
 
     def _ended(self, _context: Any) -> None:
-        """The engine dropped the context: keep no tensor until the next request."""
-        self._context = self._token = None
+        self._context = None
 
     def runs_in(self, context: Any) -> bool:
         """Whether this request is the one of ``context``."""
         return context is not None and self._context is not None and self._context() is context
 
-    def advance(self, published: int | None, token: Any) -> int:
+    def advance(self, published: int | None, timestep: Any) -> int:
         """The denoising step of the call that is about to run, from 0.
 
         Args:
             published: the step the pipeline publishes, None if it publishes none.
-            token: an object that all calls of one step share and the next step does not (the ``timestep`` tensor). It
-                is kept until the next step, so that its address is not given to another.
+            timestep: equal in all calls of a step, and another in the next: a number, or a tensor of numbers. Its value
+                is compared, as pipelines make a new tensor for each branch of guidance, or change one in place. It is
+                read where no step is published alone: the host waits for the device once in a transformer call.
         """
         if published is None:
-            if token is not self._token or self._count < 0:
-                self._token, self._count = token, self._count + 1
+            noise = noisiest(timestep)
+            if noise != self._noise:
+                self._noise, self._count = noise, self._count + 1
             published = self._count
         if published < self.step:  # one request in several runs, as a long transfer in chunks
             self.reported.clear()
@@ -68,9 +70,15 @@ def enter(pipeline: Any) -> None:
     _pipeline = None if pipeline is None else weakref.ref(pipeline)
 
 
-def advance(request: Request, token: Any) -> int:
-    """The request's step, published in its context (Wan) or by its pipeline (Cosmos 3), else told by ``token``."""
+def advance(request: Request, timestep: Any) -> int:
+    """The request's step, published in its context (Wan) or by its pipeline (Cosmos 3), else told by the timestep.
+
+    A pipeline's own ``current_timestep`` (HunyuanVideo 1.5) goes before the argument ``timestep``, which half precision
+    rounds: neighbouring steps would share it.
+    """
+    pipeline = None if _pipeline is None else _pipeline()
     published = getattr(compat.forward_context(), "denoise_step_idx", None)
-    if published is None and _pipeline is not None:
-        published = getattr(_pipeline(), "current_step_index", None)
-    return request.advance(published, token)
+    if published is None:
+        published = getattr(pipeline, "current_step_index", None)
+    current = getattr(pipeline, "current_timestep", None)
+    return request.advance(published, timestep if current is None else current)

@@ -127,19 +127,18 @@ def sparse_attention(
     attn_mask: Tensor | None = None,
     is_causal: bool = False,
     scale: float | None = None,
-    dense: str | None = None,
+    layer: DenseBackend,
     **rest: Any,
 ) -> Tensor:
     """What a layer of the video calls in a sparse call: causal attention is the text's own and stays dense.
 
     Args:
         q: [B, S, H, D]. k, v: [B, Sk, Hkv, D]. scale: multiplies the scores; None: 1/sqrt(D).
-        dense: name of the layer's dense backend; None: diffusers' active one.
+        layer: from :func:`dense_backend`, called where torch.compile does not trace.
         attn_mask: on the device "meta" if the layouts already tell what it masks; any other is honoured, by dense
             attention.
         rest: further arguments of diffusers' dispatcher, for the dense backend.
     """
-    layer = dense_backend(dense)
     masked = attn_mask is not None and attn_mask.device.type != "meta"
     if masked:
         _report_mask()

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvsa_core.diffusers.dispatch import sparse_attention
+from lvsa_core.diffusers.dispatch import DenseBackend, dense_backend, sparse_attention
 from lvsa_core.diffusers.seam import backend_over
 
 
@@ -53,12 +53,13 @@ class CogVideoXProcessor:
     """CogVideoX's attention, whose own processors call SDPA themselves: the text, then the video.
 
     Args:
-        fused: queries, keys and values come from one projection.
+        fused: queries, keys and values come from one projection. layer: its dense attention.
 
     Source: diffusers, ``CogVideoXAttnProcessor2_0`` and ``FusedCogVideoXAttnProcessor2_0``.
     """
 
     fused: bool
+    layer: DenseBackend
 
     def __call__(
         self,
@@ -82,11 +83,11 @@ class CogVideoXProcessor:
             rotate: Any = apply_rotary_emb
             for x in (q, k):
                 x[:, text:] = rotate(x[:, text:], image_rotary_emb, sequence_dim=1)
-        out = sparse_attention(q, k, v, attn_mask=attention_mask)
+        out = sparse_attention(q, k, v, attn_mask=attention_mask, layer=self.layer)
         out = attn.to_out[1](attn.to_out[0](out.flatten(2)))
         return out[:, text:], out[:, :text]
 
 
 def text_first(processor: Any) -> CogVideoXProcessor:
     """CogVideoX: by the processor, as an attention layer that was fused once says so for ever."""
-    return CogVideoXProcessor(type(processor).__name__.startswith("Fused"))
+    return CogVideoXProcessor(type(processor).__name__.startswith("Fused"), dense_backend(None))

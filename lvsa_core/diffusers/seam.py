@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lvsa_core.diffusers.dispatch import sparse_attention
+from lvsa_core.diffusers.dispatch import dense_backend, sparse_attention
 from lvsa_core.diffusers.run import Run
 from lvsa_core.riflex import SlowedFrequency
 
@@ -26,6 +26,7 @@ def backend_over(dense: str | None) -> Any:
     from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
     value = "lvsa" if dense is None else f"lvsa over {dense}"
+    layer = dense_backend(dense)
     name: Any = str.__new__(AttentionBackendName, value)
     name._name_ = name._value_ = value
 
@@ -45,7 +46,7 @@ def backend_over(dense: str | None) -> Any:
             attn_mask=attn_mask,
             is_causal=is_causal,
             scale=scale,
-            dense=dense,
+            layer=layer,
             parallel_config=_parallel_config,
         )
 

@@ -113,3 +113,11 @@ def test_guidance_in_some_of_the_steps(engine: Any, attended: list[Attended]) ->
         steps = [(offset, len(list(calls))) for offset, calls in groupby(attended, lambda call: call.pattern.offset)]
         assert [offset for offset, _ in steps] == [step % 2 for step in range(6)]
         assert {calls for _, calls in steps} == {FAMILY.blocks, 2 * FAMILY.blocks}
+
+
+def test_an_impossible_size_is_refused_with_a_sentence(engine: Any) -> None:
+    """Fewer pixels than one latent's. The last test: ``Omni`` ends after any failed request, as a server does not."""
+    from vllm_omni.errors import OmniClientError
+
+    with pytest.raises(OmniClientError, match="latent frames of 0x4 cannot be made: the model takes at least 1 of 1x1"):
+        engine.video(FAMILY.long, size=(8, 64), steps=1)

@@ -85,7 +85,10 @@ def test_the_grid_of_cosmos() -> None:
     """Sizes that are no whole patches are padded, as the transformer does."""
     assert grid_of(COSMOS3, COSMOS_MODEL, {"video_shape": (48, 30, 52)}) == FrameGrid(48, 390)
     assert grid_of(COSMOS3, COSMOS_MODEL, {"video_shape": (48, 31, 51)}) == FrameGrid(48, 416)
-    for shape in ((48, 30), (0, 30, 52), (48, 30.0, 52)):
+    for shape in ((0, 30, 52), (48, 30, 0)):
+        with pytest.raises(ImpossibleRequest, match="cannot be made: the model takes at least 1 of 1x1"):
+            grid_of(COSMOS3, COSMOS_MODEL, {"video_shape": shape})
+    for shape in ((48, 30), (48, 30.0, 52)):
         with pytest.raises(LayoutMismatch, match="video_shape is "):
             grid_of(COSMOS3, COSMOS_MODEL, {"video_shape": shape})
 

@@ -1,5 +1,9 @@
-"""The step of a request, published by the pipeline or told by the timestep object."""
+"""The step of a request, published by the pipeline or told by its timesteps."""
 
+import pytest
+import torch
+
+from lvsa_vllm_omni import step
 from lvsa_vllm_omni.step import Request
 
 
@@ -9,19 +13,52 @@ class Context:
 
 def test_a_published_step_is_taken_as_it_is() -> None:
     request = Request(Context())
-    assert [request.advance(step, object()) for step in (0, 0, 1, 1, 5)] == [0, 0, 1, 1, 5]
+    assert [request.advance(number, 0.5) for number in (0, 0, 1, 1, 5)] == [0, 0, 1, 1, 5]
 
 
-def test_calls_with_one_timestep_object_are_one_step() -> None:
-    request = Request(Context())
-    timesteps = [object() for _ in range(4)]
-    guided = [request.advance(None, timestep) for timestep in timesteps for _ in range(2)]
-    assert guided == [0, 0, 1, 1, 2, 2, 3, 3]
+def test_calls_with_one_timestep_are_one_step() -> None:
+    """Also with a new tensor for each branch of guidance; falling or rising, a number or one for each token."""
+    for values in ((900, 500, 100, 0), (0.0, 0.25, 0.5, 1.0)):
+        request = Request(Context())
+        timesteps = [torch.tensor([value]) for value in values]
+        assert [request.advance(None, t) for t in timesteps for _ in range(2)] == [0, 0, 1, 1, 2, 2, 3, 3]
+        request = Request(Context())
+        assert [request.advance(None, t.clone()) for t in timesteps for _ in range(2)] == [0, 0, 1, 1, 2, 2, 3, 3]
+        request = Request(Context())
+        assert [request.advance(None, value) for value in values for _ in range(2)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    request, tokens = Request(Context()), torch.tensor([[0.0, 900.0, 900.0]])
+    assert [request.advance(None, t) for t in (tokens, tokens.clone(), tokens / 2)] == [0, 0, 1]
+
+
+def test_a_timestep_that_is_changed_in_place() -> None:
+    request, timestep, steps = Request(Context()), torch.zeros(1), []
+    for value in (900, 500, 100):
+        timestep.fill_(value)
+        steps += [request.advance(None, timestep), request.advance(None, timestep)]
+    assert steps == [0, 0, 1, 1, 2, 2]
+
+
+class Pipeline:
+    """Publishes its timestep, as HunyuanVideo 1.5's does."""
+
+    current_timestep: torch.Tensor | None = None
+
+
+def test_neighbouring_steps_that_half_precision_rounds_to_one_timestep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "_pipeline", None)
+    pipeline, request, steps = Pipeline(), Request(Context()), []
+    step.enter(pipeline)
+    for value in (999.0, 998.0, 997.0):
+        pipeline.current_timestep = torch.tensor(value)
+        rounded = pipeline.current_timestep.bfloat16()
+        steps += [step.advance(request, rounded), step.advance(request, rounded.clone())]
+    assert steps == [0, 0, 1, 1, 2, 2]
 
 
 def test_guidance_in_an_interval_does_not_shift_the_step() -> None:
     request = Request(Context())
-    steps = [request.advance(None, timestep) for branches in (1, 2, 2, 1) for timestep in [object()] * branches]
+    values = iter((900, 500, 100, 0))
+    steps = [request.advance(None, timestep) for branches in (1, 2, 2, 1) for timestep in [next(values)] * branches]
     assert steps == [0, 1, 1, 2, 2, 3]
 
 
@@ -41,8 +78,8 @@ def test_a_request_ends_with_its_context() -> None:
 
 def test_a_request_in_several_runs_is_reported_anew() -> None:
     request = Request(Context())
-    for step in (0, 1):
-        request.advance(step, None)
-        request.reported.add(step)
+    for number in (0, 1):
+        request.advance(number, None)
+        request.reported.add(number)
     assert request.advance(0, None) == 0
     assert not request.reported

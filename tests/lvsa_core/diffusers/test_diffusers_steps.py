@@ -202,3 +202,29 @@ def test_transformers_without_their_pipeline(fresh: Pipeline, enable_lvsa: Enabl
             pipe.transformer(hidden, rows, text)
         steps.append(lvsa.report().steps - 1)
     assert steps[8:] == [1, 1, 2]
+
+
+def test_a_loop_that_steps_no_scheduler(fresh: Pipeline, enable_lvsa: Enable) -> None:
+    """After a call of the pipeline, with timesteps of another unit: its videos begin at step 0 too."""
+    pipe = fresh("wan")
+    lvsa = enable_lvsa(pipe, **KNOBS)
+    generate("wan", pipe)
+    hidden, text, steps = torch.randn(1, 16, 12, 8, 8), torch.randn(1, 5, pipe.transformer.config.text_dim), []
+    for value in (1.0, 0.5, 0.25, 1.0, 0.5):
+        with torch.no_grad():
+            pipe.transformer(hidden, torch.tensor([value]), text)
+        steps.append(lvsa.report().steps - 1)
+    assert steps == [0, 1, 2, 0, 1]
+
+
+def test_a_pipeline_that_is_given_another_transformer(fresh: Pipeline, enable_lvsa: Enable) -> None:
+    pipe = fresh("wan")
+    lvsa = enable_lvsa(pipe, **KNOBS)
+    generate("wan", pipe, steps=1)
+    own, pipe.transformer = pipe.transformer, type(pipe.transformer).from_config(pipe.transformer.config)
+    assert lvsa.report().steps == 0
+    assert str(lvsa.report()).endswith(
+        ": the pipeline has another transformer since: call disable(), then enable_lvsa() again"
+    )
+    pipe.transformer = own
+    assert lvsa.report().steps == 1

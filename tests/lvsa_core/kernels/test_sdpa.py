@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from lvsa_core import FrameGrid, TokenLayout, plan
+from lvsa_core import FrameGrid, TokenLayout, attend, plan, reference_attend
 from lvsa_core.kernels import KERNELS
 from lvsa_core.kernels.prefix_window import GatheredWindow
 from lvsa_core.kernels.sdpa import AscendKernel, ConcatenatedKernel, SdpaKernel
@@ -143,3 +143,24 @@ def test_any_device_has_one() -> None:
     xpu = torch.device("xpu")
     reasons = {name: kernel.available(xpu, torch.bfloat16, 80) for name, kernel in KERNELS.items()}
     assert [name for name, reason in reasons.items() if reason is None] == ["sdpa-concatenated"]
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "sdpa-concatenated"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("where", ["prefix", "window", "everywhere"])
+def test_rows_whose_scores_are_all_minus_infinity(where: str, dtype: torch.dtype, kernel: str) -> None:
+    """To the keys of one part, for one of two heads; PyTorch's CPU kernel gives a log-sum-exp of 0 there."""
+    pattern, layout = (
+        plan(12, reference_frames=5, window=1, step=1),
+        TokenLayout(FrameGrid(12, 4), kv_after=3, q_after=3),
+    )
+    anchors = torch.tensor([frame in pattern.anchors for frame in range(12)]).repeat_interleave(4)
+    prefix = torch.cat([anchors, torch.ones(3, dtype=torch.bool)])
+    rows = {"prefix": prefix, "window": ~prefix, "everywhere": prefix | True}[where]
+    noise = torch.Generator().manual_seed(0)
+    q = torch.rand(1, 51, 4, 8, generator=noise) + 0.1
+    k, v = (torch.randn(1, 51, 2, 8, generator=noise) for _ in range(2))
+    k[:, rows, :1, 0] = -torch.inf
+    q, k, v = (x.to(dtype) for x in (q, k, v))
+    out, expected = attend(q, k, v, pattern, layout, kernel=kernel), reference_attend(q, k, v, pattern, layout)
+    torch.testing.assert_close(out, expected, atol=1e-2 if dtype == torch.bfloat16 else 1e-5, rtol=0)

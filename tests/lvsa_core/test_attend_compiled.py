@@ -1,0 +1,54 @@
+"""``attend`` under torch.compile, and where gradients are recorded."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
+
+LAYOUT = TokenLayout(FrameGrid(12, 4), kv_after=3, q_after=3)
+
+
+def tensors(layout: TokenLayout = LAYOUT) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values with grouped heads."""
+    noise = torch.Generator().manual_seed(0)
+    rows = ((layout.q_tokens, 4), (layout.kv_tokens, 2), (layout.kv_tokens, 2))
+    q, k, v = (torch.randn(2, tokens, heads, 8, generator=noise) for tokens, heads in rows)
+    return q, k, v
+
+
+def pattern_at(step: int) -> Pattern:
+    return plan(12, reference_frames=5, window=1, step=step)
+
+
+def test_it_compiles_as_one_graph() -> None:
+    """The anchors may move and sizes may change without end; every layout is told to the operator."""
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+
+    @torch.compile(backend=counter, fullgraph=True)
+    def layer(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout) -> Tensor:
+        return attend(q * 2, k, v, pattern, layout) + 1
+
+    def check(step: int, layout: TokenLayout) -> None:
+        q, k, v = tensors(layout)
+        assert torch.equal(layer(q, k, v, pattern_at(step), layout), attend(q * 2, k, v, pattern_at(step), layout) + 1)
+
+    for step in range(6):
+        check(step, LAYOUT)
+    assert counter.frame_count == 2
+    check(1, TokenLayout(FrameGrid(12, 4), kv_before=2, pad=3, q_offset=4, q_rows=8))
+    check(1, TokenLayout(FrameGrid(12, 5), kv_frames=tuple(reversed(range(12)))))
+
+
+def test_it_has_no_gradient_and_says_so() -> None:
+    for held in range(3):
+        inputs = tensors()
+        inputs[held].requires_grad_()
+        with pytest.raises(ValueError, match="attend has no gradient, but an input requires one: call it under"):
+            attend(*inputs, pattern_at(0), LAYOUT)
+        for mode in (torch.no_grad, torch.inference_mode):
+            with mode():
+                assert not attend(*inputs, pattern_at(0), LAYOUT).requires_grad
+    assert torch.isfinite(attend(*tensors(), pattern_at(0), LAYOUT)).all()
