@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lvsa_core.attention import attend
 from lvsa_core.call import handle, lvsa_attend, running
+from lvsa_core.diffusers.generation import Generation
 from lvsa_core.diffusers.groups import SequenceGroups
-from lvsa_core.diffusers.run import Run
 from lvsa_core.diffusers.ulysses import ulysses_attend
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels import select
@@ -73,7 +73,7 @@ class Call:
     It is diffusers' :class:`lvsa_core.call.SparseCall`.
 
     Args:
-        pattern, tokens: of this call. kernel: that the user asked for. run: the pipeline's call it belongs to.
+        pattern, tokens: of this call. kernel: that the user asked for. generation: the pipeline's call it belongs to.
         surprise: told, as a reason and its detail, why a layer ran dense after all; where ranks share the sequence
             there is no such way out, and it raises.
         groups: of the ranks that divide the sequence, None if there is one.
@@ -82,7 +82,7 @@ class Call:
     pattern: Pattern
     tokens: Tokens
     kernel: str
-    run: Run
+    generation: Generation
     surprise: Callable[[str, str], None]
     groups: SequenceGroups | None = None
 
@@ -115,7 +115,7 @@ class Call:
             around = {"ahead": self.tokens.ahead, "behind": self.tokens.behind}
             out = ulysses_attend(q, k, v, self.pattern, layout, self.groups, **around, scale=scale, kernel=self.kernel)
         if not self.pattern.is_dense:
-            self.run.ran_sparse(self.pattern, select(self.kernel, q.device, q.dtype, q.shape[3]).name)
+            self.generation.ran_sparse(self.pattern, select(self.kernel, q.device, q.dtype, q.shape[3]).name)
         return torch.nn.functional.pad(out, (0, 0, 0, 0, 0, padding)) if padding else out
 
 

@@ -21,8 +21,8 @@ from lvsa_core.diffusers.copies import leave_out_of_copies
 from lvsa_core.diffusers.dispatch import Call
 from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.diffusers.family import Family
+from lvsa_core.diffusers.generation import Generation, Report
 from lvsa_core.diffusers.groups import SequenceGroups
-from lvsa_core.diffusers.run import Report, Run
 from lvsa_core.diffusers.seam import retune_rope, suspend_own_parallelism
 from lvsa_core.diffusers.sharding import divide
 from lvsa_core.grid import FrameGrid
@@ -91,13 +91,13 @@ class Lvsa:
         self.reference_latent_frames = knobs.reference_latent_frames or family.reference(first)
         factor, joined = getattr(pipe, "vae_scale_factor_temporal", 4), getattr(first.config, "patch_size_t", None) or 1
         self._arguments = knobs.plan_arguments(self.reference_latent_frames, factor, joined)
-        self._run = Run(pipe)
+        self._generation = Generation(pipe)
         self._undo = ExitStack()  # what the running call has changed
         self._surprises: set[str] = set()
         self._groups: SequenceGroups | None = None  # of the running call
         self._transformers = weakref.WeakSet(transformers)  # weakly: a pipeline that is dropped frees its memory
         slowed = self._slowed_frequency(first)
-        self._hooks = [retune_rope(transformer, slowed, self._run) for transformer in transformers if slowed]
+        self._hooks = [retune_rope(transformer, slowed, self._generation) for transformer in transformers if slowed]
         for transformer in transformers:
             signature = inspect.signature(type(transformer).forward)
             self._hooks += [
@@ -125,7 +125,7 @@ class Lvsa:
 
     def report(self) -> Report:
         """What ran in the latest call of the pipeline."""
-        return self._run.report(self.family, self.reference_latent_frames, self._transformers)
+        return self._generation.report(self.family, self.reference_latent_frames, self._transformers)
 
     def disable(self) -> None:
         """Give the untouched pipeline back. May be called more than once."""
@@ -141,7 +141,7 @@ class Lvsa:
         """Before a transformer's call: let its layers run sparse, or leave them alone."""
         self._after()  # a call that KeyboardInterrupt ended has not cleaned up
         arguments = signature.bind_partial(transformer, *args, **kwargs).arguments
-        self._run.advance(arguments.get(self._family.timestep))
+        self._generation.advance(arguments.get(self._family.timestep))
         call = self._plan(transformer, arguments)
         layers = list(self._family.attention(transformer)) if call else []
         other = {type(layer.processor).__name__ for layer in layers} - {*self._family.processors}
@@ -166,10 +166,10 @@ class Lvsa:
         """The call that LVSA's attention computes, or None for the untouched pipeline's."""
         self._groups = groups = SequenceGroups.of(transformer)
         try:
-            self._run.grid = grid = self._family.grid(transformer, arguments)
-            pattern, decision = decide(grid.frames, self._run.step, self._arguments)
+            self._generation.grid = grid = self._family.grid(transformer, arguments)
+            pattern, decision = decide(grid.frames, self._generation.step, self._arguments)
             if pattern.is_dense:
-                self._run.reason = decision.reason
+                self._generation.reason = decision.reason
                 if groups is None:
                     return None
             tokens = self._family.tokens(transformer, arguments, grid)
@@ -178,7 +178,7 @@ class Lvsa:
             return None
         if groups:
             self._meet(groups, transformer, grid, self._family.latents(arguments))
-        return Call(pattern, tokens, self._knobs.backend, self._run, self._surprise, groups)
+        return Call(pattern, tokens, self._knobs.backend, self._generation, self._surprise, groups)
 
     def _meet(self, groups: SequenceGroups, transformer: Any, grid: FrameGrid, latents: Tensor) -> None:
         """At a call's first step, compare knobs and noise with the other ranks."""
@@ -188,7 +188,7 @@ class Lvsa:
                 f"{cache} lets each rank decide by its own part of the video what to skip, and ranks would wait for "
                 f"each other: call transformer.disable_cache() under context parallelism"
             )
-        if self._run.ranks > 1:
+        if self._generation.ranks > 1:
             return
         shared = {"reference_latent_frames": self.reference_latent_frames, "(ulysses, ring)": groups.degrees}
         size = {"latent frames": grid.frames, "patches": grid.patches, "the latents' shape": list(latents.shape)}
@@ -205,7 +205,7 @@ class Lvsa:
             noise="give the pipeline's call generator=torch.Generator().manual_seed(...) of the same seed on every "
             "rank",
         )
-        self._run.ranks = groups.count
+        self._generation.ranks = groups.count
 
     def _surprise(self, reason: str, detail: str = "") -> None:
         """Say why a call, or a layer of it, runs dense; once a reason, whatever its details.
@@ -216,7 +216,7 @@ class Lvsa:
         said = f"{reason} ({detail})" if detail else reason
         if self._groups is not None:
             raise ValueError(f"LVSA cannot share this call among ranks: {said}; run it on one, or call disable()")
-        self._run.reason = said
+        self._generation.reason = said
         if reason not in self._surprises:
             self._surprises.add(reason)
             logger.warning("LVSA runs dense: %s", said)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lvsa_core.diffusers.dispatch import dense_backend, sparse_attention
-from lvsa_core.diffusers.run import Run
+from lvsa_core.diffusers.generation import Generation
 from lvsa_core.riflex import SlowedFrequency
 
 
@@ -81,12 +81,12 @@ def suspend_own_parallelism(transformer: Any, undo: ExitStack) -> None:
                 put(hook, "metadata", [None] * len(hook.metadata))
 
 
-def retune_rope(transformer: Any, slowed: SlowedFrequency, run: Run) -> Any:
+def retune_rope(transformer: Any, slowed: SlowedFrequency, generation: Generation) -> Any:
     """RIFLEx: slow one temporal frequency in the tables of videos beyond its training length.
 
     Target: one transformer's rotary embedding.
     Why: its tables are made inside the transformer, and ranks divide them afterwards.
-    How: a forward hook, which makes new tables. They may hold more frames than the video, which ``run`` knows: VACE's
+    How: a forward hook, which makes new tables. They may hold more frames than the video, which ``generation`` knows: VACE's
         reference images stand before it.
     Remove when: diffusers has an option for it.
 
@@ -95,8 +95,8 @@ def retune_rope(transformer: Any, slowed: SlowedFrequency, run: Run) -> Any:
     """
 
     def retune(rope: Any, args: Any, table: Any) -> Any:
-        if run.grid is None or run.grid.frames <= slowed.length:
+        if generation.grid is None or generation.grid.frames <= slowed.length:
             return None
-        return slowed.applied(table, table[0].numel() // table[0].shape[-1] // run.grid.patches)
+        return slowed.applied(table, table[0].numel() // table[0].shape[-1] // generation.grid.patches)
 
     return transformer.rope.register_forward_hook(retune)

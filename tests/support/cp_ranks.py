@@ -83,13 +83,13 @@ def make(case: Case, folder: Path) -> dict[str, Any]:
     if case.first:
         parallelize(pipe, case)
     patterns: dict[int, Any] = {}
-    note = lvsa._run.ran_sparse
+    note = lvsa._generation.ran_sparse
 
     def noted(pattern: Any, kernel: str) -> None:
-        patterns[lvsa._run.step] = pattern
+        patterns[lvsa._generation.step] = pattern
         note(pattern, kernel)
 
-    lvsa._run.ran_sparse = noted  # type: ignore[method-assign]
+    lvsa._generation.ran_sparse = noted  # type: ignore[method-assign]
     traffic.keys = 0
     latents = generate(case.kind, pipe, **case.options)
     return {"latents": latents, "patterns": patterns, "report": lvsa.report(), "sent": traffic.keys}

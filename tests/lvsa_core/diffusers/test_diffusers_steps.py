@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lvsa_core.diffusers.run import Run
+from lvsa_core.diffusers.generation import Generation
 from tests.support.videos import KNOBS, SHORT, VISIBLE, distance, generate, masked, picture, transformers_of
 
 Pipeline = Callable[[str], Any]
@@ -172,15 +172,15 @@ class Timestep(torch.Tensor):
 def test_no_value_is_read_where_the_scheduler_counts() -> None:
     scheduler = SimpleNamespace(timesteps=torch.zeros(5), step_index=None, begin_index=2)
     pipe = type("Pipe", (), {"scheduler": scheduler})()
-    run = Run(pipe)
+    generation = Generation(pipe)
     timesteps = [torch.tensor([1.0]).as_subclass(Timestep) for _ in range(3)]
     steps = []
     for index, timestep in zip((None, 3, 4), timesteps, strict=True):
         scheduler.step_index = index
-        steps += [run.advance(timestep), run.advance(timestep)]
+        steps += [generation.advance(timestep), generation.advance(timestep)]
     assert steps == [0, 0, 1, 1, 2, 2]
     scheduler.timesteps = torch.zeros(5)
-    assert run.advance(timesteps[0]) == 0
+    assert generation.advance(timesteps[0]) == 0
 
 
 def test_transformers_without_their_pipeline(fresh: Pipeline, enable_lvsa: Enable) -> None:

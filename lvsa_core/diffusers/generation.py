@@ -54,7 +54,7 @@ class Report:
         )
 
 
-class Run:
+class Generation:
     """The running call of a pipeline, or the latest.
 
     A pipeline sets its scheduler's timesteps anew in every call: another ``scheduler.timesteps`` is another call,
