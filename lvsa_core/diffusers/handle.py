@@ -17,13 +17,12 @@ from torch import Tensor
 from lvsa_core.call import running
 from lvsa_core.consensus import meet
 from lvsa_core.decide import decide
-from lvsa_core.diffusers.copies import leave_out_of_copies
 from lvsa_core.diffusers.dispatch import Call
 from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.diffusers.family import Family
 from lvsa_core.diffusers.generation import Generation, Report
 from lvsa_core.diffusers.groups import SequenceGroups
-from lvsa_core.diffusers.seam import retune_rope, suspend_own_parallelism
+from lvsa_core.diffusers.seam import leave_out_of_copies, retune_rope, suspend_own_parallelism
 from lvsa_core.diffusers.sharding import divide
 from lvsa_core.grid import FrameGrid
 from lvsa_core.knobs import Knobs

@@ -1,7 +1,9 @@
-"""Where LVSA meets diffusers' own classes: its attention registry, its context parallelism, its rotary embeddings."""
+"""Where LVSA meets classes of diffusers and PyTorch: attention registry, parallelism, rotary embeddings, copies."""
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from functools import cache
 from typing import Any
@@ -11,6 +13,15 @@ from torch import Tensor
 from lvsa_core.diffusers.dispatch import dense_backend, sparse_attention
 from lvsa_core.diffusers.generation import Generation
 from lvsa_core.riflex import SlowedFrequency
+
+#: Where ``torch.nn.Module`` keeps its hooks, and what it knows about each, by the hook's number.
+_HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
 
 
 @cache
@@ -86,8 +97,8 @@ def retune_rope(transformer: Any, slowed: SlowedFrequency, generation: Generatio
 
     Target: one transformer's rotary embedding.
     Why: its tables are made inside the transformer, and ranks divide them afterwards.
-    How: a forward hook, which makes new tables. They may hold more frames than the video, which ``generation`` knows: VACE's
-        reference images stand before it.
+    How: a forward hook, which makes new tables. They may hold more frames than the video, whose number ``generation``
+        knows: VACE's reference images stand before it.
     Remove when: diffusers has an option for it.
 
     Returns:
@@ -100,3 +111,48 @@ def retune_rope(transformer: Any, slowed: SlowedFrequency, generation: Generatio
         return slowed.applied(table, table[0].numel() // table[0].shape[-1] // generation.grid.patches)
 
     return transformer.rope.register_forward_hook(retune)
+
+
+def leave_out_of_copies(hooks: Iterable[Any], transformers: Iterable[Any]) -> list[CopiedUntouched]:
+    """Leave these hooks, wherever transformers and their modules have them, out of copies and pickles.
+
+    Returns:
+        What ends that, by ``remove()``, as it does a hook.
+    """
+    numbers = {hook.id for hook in hooks}
+    modules = (module for transformer in transformers for module in transformer.modules())
+    return [CopiedUntouched(x, numbers) for x in modules if numbers & {*x._forward_pre_hooks, *x._forward_hooks}]
+
+
+class CopiedUntouched:
+    """One module, whose copies and pickles are without some of its hooks.
+
+    Target: ``__reduce_ex__`` of the module, which ``copy`` and ``pickle`` call; on the instance.
+    Why: a module's hooks are copied with it, and with them the handle that they belong to: the copy would run sparse
+    for ever, with nothing that could end it.
+    How: the state that the class itself gives, without these hooks and without this attribute.
+    Remove when: PyTorch lets a hook say that it is not to be copied.
+
+    Args:
+        hooks: their numbers, as ``RemovableHandle.id`` has them.
+    """
+
+    def __init__(self, module: Any, hooks: Collection[int]) -> None:
+        self._module = weakref.ref(module)
+        original = module.__reduce_ex__
+
+        def reduce(protocol: Any) -> Any:
+            function, arguments, state, *rest = original(protocol)
+            state = {name: value for name, value in state.items() if name != "__reduce_ex__"}
+            for name in _HOOKS:
+                kept = ((number, value) for number, value in state[name].items() if number not in hooks)
+                state[name] = type(state[name])(kept)
+            return function, arguments, state, *rest
+
+        module.__reduce_ex__ = reduce
+
+    def remove(self) -> None:
+        """End it. May be called more than once."""
+        module = self._module()
+        if module is not None:
+            vars(module).pop("__reduce_ex__", None)
