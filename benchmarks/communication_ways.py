@@ -17,14 +17,12 @@ from lvsa_core.kernels import select
 from lvsa_core.kernels.merge import merge_
 from lvsa_core.sharded.attention import sharded_attend
 from lvsa_core.sharded.exchange import Exchange, Shards, exchange
-from lvsa_core.sharded.transfers import receive_buffer, start_transfers, traffic
+from lvsa_core.sharded.transfers import all_gather, receive_buffer, start_transfers, traffic
 from lvsa_vllm_omni.measure.dense import pytorch
 from lvsa_vllm_omni.measure.timing import seconds
 
 REFERENCE_FRAMES = 21
 HEAD_SIZE = 128
-#: The newer name, where PyTorch has it.
-gather_ = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
 WAYS = ("lvsa", "lvsa, overlap", "all-gather", "ring")
 
 
@@ -63,7 +61,7 @@ class Layer:
         for x in (self.k, self.v):
             every = x.new_empty(1, self.shards.tokens, *x.shape[2:])
             # As bytes: not every backend knows every floating-point type.
-            gather_(every.view(-1).view(torch.uint8), x.view(-1).view(torch.uint8))
+            all_gather(every.view(-1).view(torch.uint8), x.view(-1).view(torch.uint8))
             whole.append(every)
         self.sent = sum(every.nbytes - x.nbytes for every, x in zip(whole, (self.k, self.v), strict=True))
         return whole
