@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from lvsa_core import FrameGrid, plan
+from lvsa_core import plan
 from lvsa_core.kernels import registry
 from lvsa_vllm_omni import hooks, journal, runner, seam
+from lvsa_vllm_omni.hooks import VideoTokens
 from lvsa_vllm_omni.settings import LvsaSettings
 from tests.support.log import Log
 
@@ -247,9 +248,9 @@ def test_vllm_plugins_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin.deactivate()
 
 
-def wrong_grid(transformer: Any, arguments: Any) -> FrameGrid:
-    """A grid with one patch too many: what a changed upstream model would look like."""
-    return FrameGrid(25, 17)
+def wrong_video(transformer: Any, arguments: Any) -> VideoTokens:
+    """A video of frames with one patch too many: what a changed upstream model would look like."""
+    return VideoTokens(25, 17)
 
 
 def masked(forward: Any) -> Any:
@@ -263,15 +264,21 @@ def masked(forward: Any) -> Any:
     return with_mask
 
 
+def watch_dense(patch: pytest.MonkeyPatch, dense: Any, ran: list[int], index: int) -> None:
+    """Note ``index`` whenever a layer's dense attention runs."""
+    forward = dense.forward
+    patch.setattr(dense, "forward", lambda *given, **named: ran.append(index) or forward(*given, **named))
+
+
 def test_a_surprise_goes_dense_with_one_line_or_fails(
     starting: Any, dense_video: np.ndarray, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     from vllm_omni.diffusion.attention.layer import Attention
 
     from lvsa_vllm_omni.hooks import WAN
-    from lvsa_vllm_omni.hooks.wan_hook import grid
+    from lvsa_vllm_omni.hooks.wan_hook import video
 
-    monkeypatch.setitem(WAN.__dict__, "grid", wrong_grid)
+    monkeypatch.setitem(WAN.__dict__, "video", wrong_video)
     with starting({"LVSA_WAN_HOOK": "1"}) as engine:
         log.clear()
         journal.reset()
@@ -279,12 +286,17 @@ def test_a_surprise_goes_dense_with_one_line_or_fails(
         (line,) = lines(log, "[LVSA-FALLBACK]")
         assert line.startswith("[LVSA-FALLBACK] origin=attention reason=sequence-length seq_len=400 family=wan ")
         assert journal.counts["fallback:sequence-length"] == 3 * 2 * 2  # steps, branches of guidance, blocks
-        engine.video(LONG, steps=1)
+        with monkeypatch.context() as patch:
+            ran: list[int] = []
+            for index, block in enumerate(engine.transformers[0].blocks):
+                watch_dense(patch, block.attn1.attn.attention.dense, ran, index)
+            engine.video(LONG, steps=1)
+        assert ran == [0, 1] * 2  # each layer has its own way out, in both branches of guidance
         assert len(lines(log, "[LVSA-FALLBACK]")) == 2  # every request says it
 
         with monkeypatch.context() as patch:
             patch.setattr(Attention, "forward", masked(Attention.forward))
-            patch.setitem(WAN.__dict__, "grid", grid)
+            patch.setitem(WAN.__dict__, "video", video)
             journal.reset()
             assert np.abs(engine.video(LONG) - dense_video).max() < 2e-4
             assert journal.counts["fallback:mask"] == 3 * 2 * 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lvsa_core import keyframe_interval
-from lvsa_vllm_omni import journal, seam
+from lvsa_vllm_omni import journal, runner
 from tests.support.attended import Attended
 from tests.support.engine import ROUNDING
 from tests.support.log import DIAGNOSTICS, MEMORY_LINE, TIME_LINE, Log, steps
@@ -179,6 +179,6 @@ def test_what_kernels_keep_is_given_back_after_a_batch(
 ) -> None:
     """Then the engine may go to sleep."""
     given_back: list[int] = []
-    monkeypatch.setattr(seam, "release", lambda: given_back.append(1))
+    monkeypatch.setattr(runner, "release", lambda: given_back.append(1))
     run_queue(engine, CATS)
     assert given_back

@@ -11,8 +11,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 import offline_lvsa
 
-from lvsa_core import FrameGrid
-from lvsa_vllm_omni.hooks import WAN
+from lvsa_vllm_omni.hooks import WAN, VideoTokens
 from lvsa_vllm_omni.offline import OfflineEngine, VideoSettings
 
 
@@ -20,14 +19,14 @@ class SurprisedEngine(OfflineEngine):
     """Has one token a frame too many in one video."""
 
     def generate(self, settings: VideoSettings) -> Any:
-        right = WAN.grid
+        right = WAN.video
         if settings.prompt == "surprise":
             latent_frames = (settings.frames - 1) // 4 + 1
-            WAN.__dict__["grid"] = lambda *given: FrameGrid(latent_frames, 17)
+            WAN.__dict__["video"] = lambda *given: VideoTokens(latent_frames, 17)
         try:
             return super().generate(settings)
         finally:
-            WAN.__dict__["grid"] = right
+            WAN.__dict__["video"] = right
 
 
 if __name__ == "__main__":
