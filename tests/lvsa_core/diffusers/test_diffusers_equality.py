@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lvsa_core import plan, reference_attend
-from lvsa_core.diffusers import dispatch
+from lvsa_core.diffusers import dispatch, seam
 from tests.support.videos import (
     FAMILIES,
     KINDS,
@@ -136,14 +136,14 @@ def test_hunyuan_makes_no_mask_of_s_x_s(
 ) -> None:
     """Neither the attention gets one, nor is one made on the way."""
     pipe, devices = pipeline("hunyuan"), []
-    make = dispatch.sparse_attention
+    make = seam.sparse_attention
     enable_lvsa(pipe, **KNOBS)
 
     def watched(*args: Any, **options: Any) -> Any:
         devices.append(options["attn_mask"].device.type)
         return make(*args, **options)
 
-    monkeypatch.setattr(dispatch, "sparse_attention", watched)
+    monkeypatch.setattr(seam, "sparse_attention", watched)
     generate("hunyuan", pipe)
     assert set(devices) == {"meta"}
 

@@ -63,7 +63,7 @@ def test_compile_repeated_blocks_by_inductor(fresh: Pipeline, enable_lvsa: Enabl
 @pytest.mark.skipif(not hasattr(torch.Tag, "cudagraph_unsafe"), reason="this PyTorch has no such tag")
 def test_cuda_graphs_leave_the_attention_out() -> None:
     """It reads step and pattern in Python, which a graph would keep as they were at its capture."""
-    assert torch.Tag.cudagraph_unsafe in torch.ops.lvsa_diffusers.attend.default.tags
+    assert torch.Tag.cudagraph_unsafe in torch.ops.lvsa.attend.default.tags
 
 
 @pytest.mark.parametrize("first", [True, False])
