@@ -25,6 +25,13 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def gradients() -> Iterator[None]:
+    """What the pipeline of Cosmos 3 imports switches the recording of gradients off for the whole process."""
+    yield
+    torch.set_grad_enabled(True)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Any]:
     """The folder of a kind's checkpoint."""
