@@ -20,11 +20,13 @@ def placed(strategy: Strategy) -> Placement:
 
 
 ROOT = Path(__file__).parents[2]
+RECORD = ROOT / "tests" / "data" / "placements.json"
 
 
+@pytest.mark.skipif(not RECORD.exists(), reason="the whole table has not been recorded yet: make test-all")
 def test_the_record_is_of_these_cases() -> None:
     """``make test-all`` writes it: for every case of the table, every limit of the engine, and this vLLM-Omni."""
-    record = json.loads((ROOT / "tests" / "data" / "placements.json").read_text())
+    record = json.loads(RECORD.read_text())
     cases = {f"test_ranks_do_what_one_does[{'-'.join(case)}]" for case in CASES}
     limits = {f"test_limits_of_the_engine[{limit}-{lvsa}]" for limit in LIMITS for lvsa in ("without", "with LVSA")}
     recorded = {name for name in record["placements"] if name.startswith(("test_ranks_do", "test_limits"))}
