@@ -44,10 +44,10 @@ $(NEWEST): $(READY)
 demo: $(READY) ## make a video four times as long as the training length, with LVSA
 	@$(BIN)/python examples/demo.py --model "$$MODEL" --prompt "$$PROMPT"
 
-test: $(READY) ## run the tests, also those that start the engine: 20 minutes on two cores
+test: $(READY) ## run the tests, also those that start the engine
 	@$(BIN)/python -m pytest -m 'not thorough'
 
-test-fast: $(READY) ## run the tests that need no engine: a minute
+test-fast: $(READY) ## run the tests that need no engine
 	@$(BIN)/python -m pytest -m 'not engine and not multiproc and not gpu and not slow'
 
 # Before a release. The records are committed: docs/parallelism.md is held to the first.
