@@ -68,8 +68,10 @@ def lvsa_attend(
     call = running.get()
     assert call is not None, "an LVSA attention layer ran outside its transformer's call"
     text = None if text_k is None or text_v is None else (text_k, text_v)
+    adopted = _layers.get(int(layer))
+    assert adopted is not None, "an LVSA attention layer was copied without being adopted anew"
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
-        return call.attend(q, k, v, text, scale, _layers[int(layer)]).contiguous()
+        return call.attend(q, k, v, text, scale, adopted).contiguous()
 
 
 @lvsa_attend.register_fake

@@ -17,6 +17,8 @@ import torch.distributed as dist
 #: Difference of two samples that is no rounding; those of noise of different seeds differ by about one.
 OTHER_NOISE = 0.1
 
+_AGREED = "agreed"
+
 
 class RanksDiffer(RuntimeError):
     """Ranks that make one video together were told different things; the message names what, where, and the remedy."""
@@ -46,7 +48,8 @@ def compare(topic: str, members: Sequence[int], wait: float, *, silent: str, dif
     store, keys = _store(), {rank: _key(topic, rank) for rank in members}
     if not _there(list(keys.values()), wait):
         missing = ", ".join(str(rank) for rank, key in keys.items() if not store.check([key]))
-        raise RanksDiffer(silent.format(silent=missing, rank=dist.get_rank()))
+        if missing:  # or it came just now
+            raise RanksDiffer(silent.format(silent=missing, rank=dist.get_rank()))
     told = {rank: json.loads(store.get(key)) for rank, key in keys.items()}
     (first, (facts, sample)), *others = told.items()
     for rank, (other_facts, other_sample) in others:
@@ -63,33 +66,56 @@ def meet(
 ) -> None:
     """Tell and compare now, at a moment that comes again: what was told at an earlier one does not count.
 
-    The first member gives each meeting a name of its own. Nobody counts meetings, as a rank that failed before one
-    would count another number from then on.
+    The first member gives each meeting a name of its own and compares; the others read its verdict: all go on, or none.
+    Nobody counts meetings, as a rank that failed before one would count another number from then on.
 
     Args:
         name: of what the members do together. The others: as in :func:`tell` and :func:`compare`.
 
     Raises:
-        RanksDiffer: as :func:`compare`.
+        RanksDiffer: on every member, as :func:`compare`.
     """
-    store, leads = _store(), dist.get_rank() == members[0]
     door = f"lvsa/{name}/{'-'.join(map(str, members))}"
-    if leads:
-        topic = f"{name}/{uuid.uuid4()}"
-        store.set(door, topic)
+    if dist.get_rank() == members[0]:
+        _lead(door, f"{name}/{uuid.uuid4()}", members, facts, sample, wait, **sentences)
     else:
-        try:
-            topic = store.get(door).decode() if _there([door], wait) else ""
-        except RuntimeError:  # the first rank has given up meanwhile
-            topic = ""
-        if not topic:
-            raise RanksDiffer(sentences["silent"].format(silent=members[0], rank=dist.get_rank()))
+        _follow(door, members[0], facts, sample, wait, sentences["silent"])
+
+
+def _lead(
+    door: str, topic: str, members: Sequence[int], facts: Mapping[str, Any], sample: Sequence[float], wait: float,
+    **sentences: str,
+) -> None:  # fmt: skip
+    """The first member's part: open the meeting, compare, close it, and give the verdict."""
+    store, verdict = _store(), "not given"
     tell(topic, facts, sample)
+    store.set(door, topic)
     try:
         compare(topic, members, wait, **sentences)
+        verdict = _AGREED
+    except RanksDiffer as error:
+        verdict = str(error)
+        raise
     finally:
-        if leads:  # all that came have read it
-            store.delete_key(door)
+        store.delete_key(door)  # before anybody can go on to the next meeting
+        store.set(_verdict(topic), verdict)
+
+
+def _follow(door: str, first: int, facts: Mapping[str, Any], sample: Sequence[float], wait: float, silent: str) -> None:
+    """Another member's part: tell, and read the verdict."""
+    store = _store()
+    try:
+        topic = store.get(door).decode() if _there([door], wait) else ""
+    except RuntimeError:  # the first member has closed the meeting meanwhile
+        topic = ""
+    if topic:
+        tell(topic, facts, sample)
+        if _there([_verdict(topic)], wait + 10):  # the first member may wait for a third one
+            verdict = store.get(_verdict(topic)).decode()
+            if verdict == _AGREED:
+                return
+            raise RanksDiffer(verdict)
+    raise RanksDiffer(silent.format(silent=first, rank=dist.get_rank()))
 
 
 def _there(keys: list[str], seconds: float) -> bool:
@@ -103,6 +129,10 @@ def _there(keys: list[str], seconds: float) -> bool:
 
 def _key(topic: str, rank: int) -> str:
     return f"lvsa/{topic}/{rank}"
+
+
+def _verdict(topic: str) -> str:
+    return f"lvsa/{topic}/verdict"
 
 
 def _store() -> dist.Store:

@@ -32,6 +32,11 @@ class LvsaImpl(AttentionImpl):
         self.whole = False
         self.handle = handle(self)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy is a layer of its own."""
+        self.__dict__.update(state)
+        self.handle = handle(self)
+
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, attn_metadata: AttentionMetadata | None = None
     ) -> Tensor:
@@ -59,6 +64,11 @@ class LvsaRing:
 
     def __init__(self, impl: LvsaImpl, dense: Any) -> None:
         self.impl, self.dense = impl, dense
+        self.handle = handle(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy is a layer of its own."""
+        self.__dict__.update(state)
         self.handle = handle(self)
 
     def run_attention(

@@ -138,11 +138,12 @@ class CopiedUntouched:
     """
 
     def __init__(self, module: Any, hooks: Collection[int]) -> None:
-        self._module = weakref.ref(module)
-        original = module.__reduce_ex__
+        self._module = reference = weakref.ref(module)  # weakly: a module that is dropped frees its memory at once
 
         def reduce(protocol: Any) -> Any:
-            function, arguments, state, *rest = original(protocol)
+            held: Any = reference()
+            kind: Any = type(held)
+            function, arguments, state, *rest = kind.__reduce_ex__(held, protocol)
             state = {name: value for name, value in state.items() if name != "__reduce_ex__"}
             for name in _HOOKS:
                 kept = ((number, value) for number, value in state[name].items() if number not in hooks)

