@@ -42,7 +42,7 @@ def test_one_variable_runs_it(starting: Any, calls: list[Any], log: pytest.LogCa
     with starting({"LVSA_WAN_LAB_HOOK": "1"}) as engine:
         journal.reset()
         engine.video(97, steps=2)
-        assert {(call.frames, call.patches, call.tokens) for call in calls} == {(25, 16, 400)}
+        assert {(call.frames, call.patches, call.queries) for call in calls} == {(25, 16, 400)}
         assert len(calls) == 2 * 2 * 2  # steps, branches of guidance, blocks
         engine.video(17, steps=1)
         assert len(calls) == 2 * 2 * 2
