@@ -90,7 +90,8 @@ def test_two_transformers_in_one_request(tmp_path: Path, by_scope: list[Any]) ->
     with start(folder, {"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}) as engine:
         found = scopes(WanTransformer3DModel)
         assert len(found) == 2 and [each.blocks for each in found] == [2, 2]
-        assert found[0].dense is not found[1].dense
+        layers = [block.attn1.attn.attention for model in engine.transformers for block in model.blocks]
+        assert {layer.scope for layer in layers} == {*found} and len({id(layer.dense) for layer in layers}) == 4
         steps = 8
         for _ in range(2):
             by_scope.clear()
