@@ -8,16 +8,30 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-#: Kind of model -> the function that builds its components, imported when it is asked for.
-KINDS: Mapping[str, str] = {
-    "wan": "lvsa_vllm_omni.tiny.wan:components",
-    "wan-i2v": "lvsa_vllm_omni.tiny.wan:image_components",
-    "wan-ti2v": "lvsa_vllm_omni.tiny.wan:wide_components",
-    "wan-a14b": "lvsa_vllm_omni.tiny.wan:expert_components",
-    "hunyuan": "lvsa_vllm_omni.tiny.hunyuan:components",
-    "hunyuan-i2v": "lvsa_vllm_omni.tiny.hunyuan:image_components",
-    "cosmos3": "lvsa_vllm_omni.tiny.cosmos3:components",
-    "cogvideox": "lvsa_vllm_omni.tiny.cogvideox:components",
+from lvsa_vllm_omni.tiny.sizes import TRANSFORMER
+
+
+class Kind(NamedTuple):
+    """A kind of tiny checkpoint.
+
+    Args:
+        builder: ``module:function`` that makes its components of the sizes; imported when it is asked for.
+        sizes: what one may choose, and what it is otherwise.
+    """
+
+    builder: str
+    sizes: Mapping[str, int] = TRANSFORMER
+
+
+KINDS: Mapping[str, Kind] = {
+    "wan": Kind("lvsa_vllm_omni.tiny.wan:components"),
+    "wan-i2v": Kind("lvsa_vllm_omni.tiny.wan:image_components"),
+    "wan-ti2v": Kind("lvsa_vllm_omni.tiny.wan:wide_components"),
+    "wan-a14b": Kind("lvsa_vllm_omni.tiny.wan:expert_components"),
+    "hunyuan": Kind("lvsa_vllm_omni.tiny.hunyuan:components"),
+    "hunyuan-i2v": Kind("lvsa_vllm_omni.tiny.hunyuan:image_components"),
+    "cosmos3": Kind("lvsa_vllm_omni.tiny.cosmos3:components", {**TRANSFORMER, "kv_heads": 2}),
+    "cogvideox": Kind("lvsa_vllm_omni.tiny.cogvideox:components"),
 }
 
 INDEX = "model_index.json"
@@ -67,7 +81,8 @@ def write_checkpoint(
         The directory, as an absolute path.
 
     Raises:
-        CheckpointError: the kind is unknown, the directory cannot be written or is not empty, or a library is missing.
+        CheckpointError: the kind or a size is unknown, the directory cannot be written or is not empty, or a library is
+            missing.
     """
     if kind not in KINDS:
         raise CheckpointError(f"There is no tiny checkpoint of kind {kind!r}. Choose one of: {', '.join(KINDS)}.")
@@ -91,15 +106,21 @@ def write_checkpoint(
 
 
 def _build(kind: str, seed: int, sizes: Mapping[str, Any]) -> Built:
-    """Build the components."""
-    module, _, function = KINDS[kind].partition(":")
+    """Build the components; the seed decides about all of them, and about no number drawn afterwards."""
+    module, _, function = KINDS[kind].builder.partition(":")
+    if unknown := sizes.keys() - KINDS[kind].sizes:
+        raise CheckpointError(f"{kind} has no size {min(unknown)!r}. Choose of: {', '.join(KINDS[kind].sizes)}.")
     try:
+        import torch
+
         build = getattr(import_module(module), function)
     except ModuleNotFoundError as error:
         raise CheckpointError(
             f"A tiny checkpoint needs {error.name}, which comes with vLLM-Omni: run make setup."
         ) from error
-    built: Built = build(seed=seed, **sizes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        built: Built = build(**{**KINDS[kind].sizes, **sizes})
     return built
 
 

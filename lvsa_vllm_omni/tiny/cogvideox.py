@@ -6,11 +6,11 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 
 from lvsa_vllm_omni.tiny.checkpoint import Built, of_diffusers
+from lvsa_vllm_omni.tiny.sizes import LATENT, TEXT_DIM
 from lvsa_vllm_omni.tiny.text_encoder import t5_encoder
 from lvsa_vllm_omni.tiny.tokenizer import CharacterTokenizer
 from lvsa_vllm_omni.tiny.weights import sharpen, spread
 
-TEXT_DIM, LATENT = 64, 16
 #: Pixels of a side, and video frames, for which the rotary positions are those of the training.
 SIDE, FRAMES = 64, 49
 #: Standard deviation of the attention's logits, before the softmax.
@@ -21,28 +21,26 @@ VELOCITY = 0.7
 GATE_VIDEO, GATE_TEXT = 2, 5
 
 
-def components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+def components(*, layers: int, heads: int, head_dim: int) -> Built:
     """Build CogVideoX-5B text-to-video: rotary positions, 49 frames."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tokenizer = CharacterTokenizer()
-        scheduler = CogVideoXDDIMScheduler(
-            prediction_type="v_prediction",
-            timestep_spacing="trailing",
-            rescale_betas_zero_snr=True,
-            clip_sample=False,
-            snr_shift_scale=1.0,
-        )
-        return Built(
-            "CogVideoXPipeline",
-            {
-                "scheduler": of_diffusers(scheduler),
-                "text_encoder": ("transformers", "T5EncoderModel", t5_encoder(tokenizer.size, TEXT_DIM)),
-                "tokenizer": ("transformers", "T5TokenizerFast", tokenizer),
-                "transformer": of_diffusers(_transformer(layers, heads, head_dim)),
-                "vae": of_diffusers(_vae()),
-            },
-        )
+    tokenizer = CharacterTokenizer()
+    scheduler = CogVideoXDDIMScheduler(
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        rescale_betas_zero_snr=True,
+        clip_sample=False,
+        snr_shift_scale=1.0,
+    )
+    return Built(
+        "CogVideoXPipeline",
+        {
+            "scheduler": of_diffusers(scheduler),
+            "text_encoder": ("transformers", "T5EncoderModel", t5_encoder(tokenizer.size, TEXT_DIM)),
+            "tokenizer": ("transformers", "T5TokenizerFast", tokenizer),
+            "transformer": of_diffusers(_transformer(layers, heads, head_dim)),
+            "vae": of_diffusers(_vae()),
+        },
+    )
 
 
 def _vae() -> AutoencoderKLCogVideoX:

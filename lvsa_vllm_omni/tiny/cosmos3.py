@@ -6,8 +6,9 @@ import torch
 from diffusers.models.transformers.transformer_cosmos3 import Cosmos3OmniTransformer
 
 from lvsa_vllm_omni.tiny.checkpoint import Built, of_diffusers
+from lvsa_vllm_omni.tiny.sizes import WIDE_LATENT
 from lvsa_vllm_omni.tiny.tokenizer import ByteTokenizer
-from lvsa_vllm_omni.tiny.wan import WIDE_LATENT, flow_scheduler, wide_vae
+from lvsa_vllm_omni.tiny.wan import flow_scheduler, wide_vae
 from lvsa_vllm_omni.tiny.weights import sharpen, spread
 
 #: A token is a square of so many latents a side.
@@ -18,22 +19,20 @@ TEXT_LOGITS, VIDEO_LOGITS = 2.0, 3.0
 VELOCITY = 0.7
 
 
-def components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32, kv_heads: int = 2) -> Built:
+def components(*, layers: int, heads: int, head_dim: int, kv_heads: int) -> Built:
     """Build Cosmos 3; groups of heads share keys and values, as in the large model."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tokenizer = ByteTokenizer()
-        transformer = _transformer(tokenizer.size, layers, heads, head_dim, kv_heads)
-        return Built(
-            "Cosmos3OmniPipeline",
-            {
-                "scheduler": of_diffusers(flow_scheduler()),
-                "text_tokenizer": ("transformers", "Qwen2Tokenizer", tokenizer),
-                "transformer": of_diffusers(transformer),
-                "vae": of_diffusers(wide_vae()),
-            },
-            {"enable_safety_checker": False},
-        )
+    tokenizer = ByteTokenizer()
+    transformer = _transformer(tokenizer.size, layers, heads, head_dim, kv_heads)
+    return Built(
+        "Cosmos3OmniPipeline",
+        {
+            "scheduler": of_diffusers(flow_scheduler()),
+            "text_tokenizer": ("transformers", "Qwen2Tokenizer", tokenizer),
+            "transformer": of_diffusers(transformer),
+            "vae": of_diffusers(wide_vae()),
+        },
+        {"enable_safety_checker": False},
+    )
 
 
 def _transformer(vocabulary: int, layers: int, heads: int, head_dim: int, kv_heads: int) -> Any:

@@ -14,11 +14,11 @@ from transformers import (
 )
 
 from lvsa_vllm_omni.tiny.checkpoint import Built, Parts, of_diffusers
+from lvsa_vllm_omni.tiny.sizes import HUNYUAN_LATENT, IMAGE_DIM, TEXT_DIM, VISION
 from lvsa_vllm_omni.tiny.text_encoder import t5_encoder
 from lvsa_vllm_omni.tiny.tokenizer import ByteTokenizer
 from lvsa_vllm_omni.tiny.weights import sharpen, spread
 
-TEXT_DIM, IMAGE_DIM, LATENT = 64, 32, 32
 #: The pipeline without an image gives the model zeros of this width in the place of one.
 ZERO_IMAGE_DIM = 1152
 #: The pipeline cuts off so many tokens, the length of its message for the system and of the words around it.
@@ -33,22 +33,18 @@ VELOCITY = 0.7
 GATE_ATTENTION, GATE_FFN = 2, 5
 
 
-def components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+def components(*, layers: int, heads: int, head_dim: int) -> Built:
     """Build HunyuanVideo 1.5 text-to-video."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Built("HunyuanVideo15Pipeline", _parts("t2v", layers, heads, head_dim, ZERO_IMAGE_DIM))
+    return Built("HunyuanVideo15Pipeline", _parts("t2v", layers, heads, head_dim, ZERO_IMAGE_DIM))
 
 
-def image_components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+def image_components(*, layers: int, heads: int, head_dim: int) -> Built:
     """Build HunyuanVideo 1.5 image-to-video: the image goes beside the noise and, through SigLIP, before the prompt."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parts = _parts("i2v", layers, heads, head_dim, IMAGE_DIM)
-        processor = SiglipImageProcessor(size={"height": 32, "width": 32})
-        parts["feature_extractor"] = ("transformers", "SiglipImageProcessor", processor)
-        parts["image_encoder"] = ("transformers", "SiglipVisionModel", _image_encoder())
-        return Built("HunyuanVideo15ImageToVideoPipeline", parts)
+    parts = _parts("i2v", layers, heads, head_dim, IMAGE_DIM)
+    processor = SiglipImageProcessor(size={"height": 32, "width": 32})
+    parts["feature_extractor"] = ("transformers", "SiglipImageProcessor", processor)
+    parts["image_encoder"] = ("transformers", "SiglipVisionModel", _image_encoder())
+    return Built("HunyuanVideo15ImageToVideoPipeline", parts)
 
 
 def _parts(task: str, layers: int, heads: int, head_dim: int, image_dim: int) -> Parts:
@@ -88,30 +84,22 @@ def _text_encoder(tokenizer: ByteTokenizer) -> Qwen2_5_VLTextModel:
 
 
 def _image_encoder() -> SiglipVisionModel:
-    config = SiglipVisionConfig(
-        hidden_size=IMAGE_DIM,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        image_size=32,
-        patch_size=8,
-    )
-    encoder = SiglipVisionModel(config)
+    encoder = SiglipVisionModel(SiglipVisionConfig(**VISION))
     spread(encoder)
     return encoder
 
 
 def _vae() -> AutoencoderKLHunyuanVideo15:
     return AutoencoderKLHunyuanVideo15(
-        latent_channels=LATENT, block_out_channels=(8, 8, 16, 32, 64), layers_per_block=1
+        latent_channels=HUNYUAN_LATENT, block_out_channels=(8, 8, 16, 32, 64), layers_per_block=1
     )
 
 
 def _transformer(task: str, layers: int, heads: int, head_dim: int, image_dim: int) -> HunyuanVideo15Transformer3DModel:
     space = head_dim // 8 * 3
     model = HunyuanVideo15Transformer3DModel(
-        in_channels=2 * LATENT + 1,
-        out_channels=LATENT,
+        in_channels=2 * HUNYUAN_LATENT + 1,
+        out_channels=HUNYUAN_LATENT,
         num_attention_heads=heads,
         attention_head_dim=head_dim,
         num_layers=layers,

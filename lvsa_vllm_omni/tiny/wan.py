@@ -7,13 +7,11 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModel
 
 from lvsa_vllm_omni.tiny.checkpoint import Built, Parts, of_diffusers
+from lvsa_vllm_omni.tiny.sizes import IMAGE_DIM, LATENT, TEXT_DIM, VISION, WAN, WAN_VAE, WIDE_LATENT, WIDE_VAE
 from lvsa_vllm_omni.tiny.text_encoder import umt5_encoder
 from lvsa_vllm_omni.tiny.tokenizer import CharacterTokenizer
 from lvsa_vllm_omni.tiny.weights import sharpen, spread
 
-TEXT_DIM, IMAGE_DIM = 64, 32
-#: Channels of a latent: Wan 2.1's VAE, and Wan 2.2's of 16 x 16 pixels.
-LATENT, WIDE_LATENT = 16, 48
 #: The VAE's temporal factor: so many channels mark which frames the image stands for.
 MASK = 4
 #: Standard deviation of the attention's logits, before the softmax.
@@ -26,73 +24,49 @@ GATE_SELF, GATE_FFN = 2, 5
 BOUNDARY_RATIO = 0.875
 
 
-def components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+def components(*, layers: int, heads: int, head_dim: int) -> Built:
     """Build Wan 2.1 text-to-video."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parts = _text_parts()
-        parts["transformer"] = of_diffusers(_transformer(layers, heads, head_dim))
-        parts["vae"] = of_diffusers(_vae())
-        return Built("WanPipeline", parts)
+    parts = _text_parts()
+    parts["transformer"] = of_diffusers(_transformer(layers, heads, head_dim))
+    parts["vae"] = of_diffusers(_vae())
+    return Built("WanPipeline", parts)
 
 
-def image_components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+def image_components(*, layers: int, heads: int, head_dim: int) -> Built:
     """Build Wan 2.1 image-to-video: the image goes beside the noise and, through CLIP, into the cross-attention."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parts = _text_parts()
-        options = {
-            "in_channels": 2 * LATENT + MASK,
-            "image_dim": IMAGE_DIM,
-            "added_kv_proj_dim": heads * head_dim,
-        }
-        parts["transformer"] = of_diffusers(_transformer(layers, heads, head_dim, **options))
-        parts["vae"] = of_diffusers(_vae())
-        parts |= _image_parts()
-        return Built("WanImageToVideoPipeline", parts)
+    parts = _text_parts()
+    options = {
+        "in_channels": 2 * LATENT + MASK,
+        "image_dim": IMAGE_DIM,
+        "added_kv_proj_dim": heads * head_dim,
+    }
+    parts["transformer"] = of_diffusers(_transformer(layers, heads, head_dim, **options))
+    parts["vae"] = of_diffusers(_vae())
+    parts |= _image_parts()
+    return Built("WanImageToVideoPipeline", parts)
 
 
-def wide_components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+def wide_components(*, layers: int, heads: int, head_dim: int) -> Built:
     """Build Wan 2.2 TI2V-5B: latents of 16 x 16 pixels, and an image, where there is one, as the first of them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parts = _text_parts()
-        options = {"in_channels": WIDE_LATENT, "out_channels": WIDE_LATENT}
-        parts["transformer"] = of_diffusers(_transformer(layers, heads, head_dim, **options))
-        parts["vae"] = of_diffusers(wide_vae())
-        return Built("WanPipeline", parts, {"expand_timesteps": True})
+    parts = _text_parts()
+    options = {"in_channels": WIDE_LATENT, "out_channels": WIDE_LATENT}
+    parts["transformer"] = of_diffusers(_transformer(layers, heads, head_dim, **options))
+    parts["vae"] = of_diffusers(wide_vae())
+    return Built("WanPipeline", parts, {"expand_timesteps": True})
 
 
-def expert_components(*, seed: int = 0, layers: int = 2, heads: int = 4, head_dim: int = 32) -> Built:
+def expert_components(*, layers: int, heads: int, head_dim: int) -> Built:
     """Build Wan 2.2 A14B text-to-video: two transformers, one for high and one for low noise."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parts = _text_parts()
-        for name in ("transformer", "transformer_2"):
-            parts[name] = of_diffusers(_transformer(layers, heads, head_dim))
-        parts["vae"] = of_diffusers(_vae())
-        return Built("WanPipeline", parts, {"boundary_ratio": BOUNDARY_RATIO})
+    parts = _text_parts()
+    for name in ("transformer", "transformer_2"):
+        parts[name] = of_diffusers(_transformer(layers, heads, head_dim))
+    parts["vae"] = of_diffusers(_vae())
+    return Built("WanPipeline", parts, {"boundary_ratio": BOUNDARY_RATIO})
 
 
 def wide_vae() -> AutoencoderKLWan:
     """Build the VAE of Wan 2.2 TI2V-5B and of Cosmos 3."""
-    return AutoencoderKLWan(
-        base_dim=8,
-        decoder_base_dim=8,
-        z_dim=WIDE_LATENT,
-        dim_mult=[1, 2, 2, 2],
-        num_res_blocks=1,
-        attn_scales=[],
-        temperal_downsample=[False, True, True],
-        is_residual=True,
-        in_channels=12,
-        out_channels=12,
-        patch_size=2,
-        scale_factor_spatial=16,
-        scale_factor_temporal=4,
-        latents_mean=[0.0] * WIDE_LATENT,
-        latents_std=[1.0] * WIDE_LATENT,
-    )
+    return AutoencoderKLWan(**WIDE_VAE)
 
 
 def flow_scheduler() -> UniPCMultistepScheduler:
@@ -114,16 +88,7 @@ def _text_parts() -> Parts:
 
 def _image_parts() -> Parts:
     """Build CLIP; the model reads its last layer but one."""
-    encoder = CLIPVisionModel(
-        CLIPVisionConfig(
-            hidden_size=IMAGE_DIM,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            image_size=32,
-            patch_size=8,
-        )
-    )
+    encoder = CLIPVisionModel(CLIPVisionConfig(**VISION))
     spread(encoder)
     processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     return {
@@ -133,34 +98,12 @@ def _image_parts() -> Parts:
 
 
 def _vae() -> AutoencoderKLWan:
-    return AutoencoderKLWan(
-        base_dim=8,
-        z_dim=LATENT,
-        dim_mult=[1, 2, 2, 2],
-        num_res_blocks=1,
-        attn_scales=[],
-        temperal_downsample=[False, True, True],
-    )
+    return AutoencoderKLWan(**WAN_VAE)
 
 
 def _transformer(layers: int, heads: int, head_dim: int, **options: Any) -> WanTransformer3DModel:
-    model = WanTransformer3DModel(
-        **{
-            "patch_size": (1, 2, 2),
-            "num_attention_heads": heads,
-            "attention_head_dim": head_dim,
-            "in_channels": LATENT,
-            "out_channels": LATENT,
-            "text_dim": TEXT_DIM,
-            "freq_dim": 64,
-            "ffn_dim": 256,
-            "num_layers": layers,
-            "cross_attn_norm": True,
-            "qk_norm": "rms_norm_across_heads",
-            "rope_max_seq_len": 1024,
-            **options,
-        }
-    )
+    sizes = {"num_layers": layers, "num_attention_heads": heads, "attention_head_dim": head_dim}
+    model = WanTransformer3DModel(**{**WAN, **sizes, **options})
     _scale_up(model)
     return model
 

@@ -1,0 +1,34 @@
+"""The sizes of the tiny models: as small as their classes allow, and still every part shows in the video."""
+
+from __future__ import annotations
+
+from typing import Any
+
+#: Of every transformer; who writes a checkpoint may choose others.
+TRANSFORMER = {"layers": 2, "heads": 4, "head_dim": 32}
+
+#: Channels of a latent: Wan 2.1 and CogVideoX, HunyuanVideo 1.5, and the VAE of 16 x 16 pixels of TI2V-5B and Cosmos 3.
+LATENT, HUNYUAN_LATENT, WIDE_LATENT = 16, 32, 48
+#: Width of the text's and of the image's embeddings.
+TEXT_DIM, IMAGE_DIM = 64, 32
+
+#: CLIP and SigLIP.
+VISION: dict[str, Any] = {
+    "hidden_size": IMAGE_DIM, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "image_size": 32, "patch_size": 8,
+}  # fmt: skip
+
+WAN: dict[str, Any] = {
+    "patch_size": (1, 2, 2), "in_channels": LATENT, "out_channels": LATENT, "text_dim": TEXT_DIM, "freq_dim": 64,
+    "ffn_dim": 256, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 1024,
+}  # fmt: skip
+
+_VAE = {
+    "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1, "attn_scales": [], "temperal_downsample": [False, True, True],
+}  # fmt: skip
+WAN_VAE: dict[str, Any] = {"base_dim": 8, "z_dim": LATENT, **_VAE}
+WIDE_VAE: dict[str, Any] = {
+    "base_dim": 8, "decoder_base_dim": 8, "z_dim": WIDE_LATENT, **_VAE, "is_residual": True, "in_channels": 12,
+    "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16, "scale_factor_temporal": 4,
+    "latents_mean": [0.0] * WIDE_LATENT, "latents_std": [1.0] * WIDE_LATENT,
+}  # fmt: skip
