@@ -44,18 +44,21 @@ $(NEWEST): $(READY)
 demo: $(READY) ## make a video four times as long as the training length, with LVSA
 	@$(BIN)/python examples/demo.py --model "$$MODEL" --prompt "$$PROMPT"
 
+# Two processes, each with whole files of tests: engines are started one at a time in each.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: $(READY) ## run the tests, also those that start the engine
-	@$(BIN)/python -m pytest -m 'not thorough'
+	@$(PYTEST) -m 'not thorough'
 
 test-fast: $(READY) ## run the tests that need no engine
-	@$(BIN)/python -m pytest -m 'not engine and not multiproc and not gpu and not slow'
+	@$(PYTEST) -m 'not engine and not multiproc and not gpu and not slow'
 
 # Before a release. The records are committed: docs/parallelism.md is held to the first.
 test-all: $(READY) $(NEWEST) ## run every test, with all placements and on the newest diffusers, and record what ran
-	@PYTHONPATH=$(CURDIR)/$(NEWEST) $(BIN)/python -m pytest tests/lvsa_core/diffusers tests/examples/test_generate.py \
+	@PYTHONPATH=$(CURDIR)/$(NEWEST) $(PYTEST) tests/lvsa_core/diffusers tests/examples/test_generate.py \
 	    --record tests/data/newest_diffusers.json
-	@$(BIN)/python -m pytest tests/parallel/test_placements.py --record tests/data/placements.json
-	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest --deselect tests/parallel/test_placements.py
+	@$(PYTEST) tests/parallel/test_placements.py --record tests/data/placements.json
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) --deselect tests/parallel/test_placements.py
 
 check: $(READY) ## lint and check types
 	@$(BIN)/ruff check .

@@ -86,7 +86,7 @@ def follow(command: Sequence[str], log: Path) -> int:
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", bufsize=1
         )
         assert process.stdout is not None
-        engaged = False
+        engaged, last = False, ""
         try:
             for line in process.stdout:  # a progress bar ends its lines with \r, which text mode reads as an end too
                 record.write(line)
@@ -94,8 +94,9 @@ def follow(command: Sequence[str], log: Path) -> int:
                 if found := SHOWN.search(line):
                     print(f"   {(found[1] or found[2]).strip()}", flush=True)
                     engaged |= "[LVSA] installed" in line  # bars before it are those of loading and warming up
-                elif step and engaged:
-                    print(f"   denoising step {step[1]}", flush=True)
+                elif step and engaged and step[1] != last:  # a bar that is full draws itself once more
+                    last = step[1]
+                    print(f"   denoising step {last}", flush=True)
         except KeyboardInterrupt:
             process.wait()
             return 130

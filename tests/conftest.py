@@ -37,7 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if file := config.getoption("--record"):
+    file = config.getoption("--record")
+    if file and not hasattr(config, "workerinput"):  # where tests run in several processes, the first one hears of all
         config.pluginmanager.register(Record(file))
 
 
