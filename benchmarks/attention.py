@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 from layer import Inputs, describe, measure
+from models import MODELS
 from report import Panel, Results, draw, numbers, parser_of, say
 from torch import Tensor
 
@@ -39,7 +40,7 @@ from lvsa_core.kernels.prefix_window import GatheredWindow
 from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_vllm_omni.measure import dense
 
-REFERENCE_FRAMES = 21
+REFERENCE_FRAMES = MODELS["wan-1.3b"].horizon
 #: On the CPU, from 41 latent frames on: the overhead, and the merge's share of the time.
 OVERHEAD_LIMIT, MERGE_LIMIT = 1.12, 0.05
 #: Seconds of planning a step, whatever its anchors.

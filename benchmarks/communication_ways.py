@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from models import MODELS
 from torch import Tensor
 
 from lvsa_core import FrameGrid, TokenLayout, attend, plan
@@ -21,8 +22,8 @@ from lvsa_core.sharded.transfers import all_gather, receive_buffer, start_transf
 from lvsa_vllm_omni.measure.dense import pytorch
 from lvsa_vllm_omni.measure.timing import seconds
 
-REFERENCE_FRAMES = 21
-HEAD_SIZE = 128
+WAN = MODELS["wan-1.3b"]
+REFERENCE_FRAMES, HEAD_SIZE = WAN.horizon, WAN.shape.head_size
 WAYS = ("lvsa", "lvsa, overlap", "all-gather", "ring")
 
 
