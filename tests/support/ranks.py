@@ -82,14 +82,20 @@ class Ranks:
 def _silent(rank: int, process: Any, log: Path) -> worker.Result:
     """The result of a rank that gave none: where it is stuck, or how it ended, and the end of its output."""
     process.join(0.5)
+    lines = _lines(log)
     if process.is_alive():
-        os.kill(process.pid, signal.SIGUSR1)  # it writes where its threads are
+        os.kill(process.pid, signal.SIGUSR1)  # it writes where its threads are, the innermost call first
         time.sleep(0.5)
-        what = "did not answer in time"
+        what, stacks = "did not answer in time", _lines(log)[len(lines) :]
     else:
-        what = f"ended with exit code {process.exitcode}"
-    lines = log.read_text(errors="replace").splitlines()[-SHOWN:] if log.exists() else []
-    return worker.Result(rank, error="\n".join([f"rank {rank} {what}; the end of its output:", *lines]))
+        what, stacks = f"ended with exit code {process.exitcode}", []
+    return worker.Result(
+        rank, error="\n".join([f"rank {rank} {what}; the end of its output:", *lines[-SHOWN:], *stacks[:SHOWN]])
+    )
+
+
+def _lines(log: Path) -> list[str]:
+    return log.read_text(errors="replace").splitlines() if log.exists() else []
 
 
 @contextmanager
