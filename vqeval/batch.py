@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vqeval.analysis import Analysis
-from vqeval.errors import InputError, VqevalError
+from vqeval.errors import InputError, VideoError
 from vqeval.evaluation import Settings, evaluate_with
 from vqeval.result import Result
 from vqeval.video import Progress, read
@@ -103,7 +103,7 @@ def evaluate_all(
                     references = {entry.reference: Analysis.of(read(entry.reference))}  # the last one is kept
                 reference = references[entry.reference]
             result, analysis = evaluate_with(entry.path, own, reference, progress(entry))
-        except VqevalError as error:
+        except VideoError as error:
             yield Outcome(entry, error=str(error))
         else:
             yield Outcome(entry, result, analysis)

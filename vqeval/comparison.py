@@ -163,7 +163,9 @@ def _stored(path: Path, settings: Settings) -> Result | None:
     if stored.video.sha256 != digest(path):
         return None
     composite, reason, used = scores.composite(stored.dimensions, settings.weights, settings.profile)
-    return stored.model_copy(update={"composite": composite, "composite_reason": reason, "composite_of": used})
+    video = stored.video.model_copy(update={"path": str(path)})
+    changes = {"video": video, "composite": composite, "composite_reason": reason, "composite_of": used}
+    return stored.model_copy(update=changes)
 
 
 def quantities(result: Result) -> dict[str, tuple[str, float]]:

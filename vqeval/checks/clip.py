@@ -39,13 +39,13 @@ class Clip:
         return replace(self, frames=np.ascontiguousarray(frames))
 
 
-def load(path: Path, *, seconds: float = 8.0, longest: int = 320) -> Clip:
-    """The beginning of a video, made smaller so that no side is longer than ``longest`` pixels.
+def load(path: Path, *, seconds: float = 8.0, longest: int = 320, rate: float = 30.0) -> Clip:
+    """The beginning of a video, with at most ``rate`` frames a second and no side longer than ``longest`` pixels.
 
     Raises:
         VideoError: see :func:`vqeval.video.read`.
     """
-    pictures, rate = sample(path, 60.0, 1 << 30, longest=longest, seconds=seconds)
+    pictures, rate = sample(path, rate, 1 << 30, longest=longest, seconds=seconds)
     height, width = (side - side % 2 for side in pictures[0].shape[:2])
     return Clip(np.stack([picture[:height, :width] for picture in pictures]), rate)
 
