@@ -11,6 +11,7 @@ from vqeval import course, freeze, repeats, scores
 from vqeval.repeats import TOO_LITTLE_MOTION, Repeats
 from vqeval.result import Dimension
 from vqeval.similarity import Floats, Similarity, boxed, noise_level
+from vqeval.steady import steadied
 from vqeval.video import Video
 
 
@@ -37,7 +38,7 @@ class Analysis:
         """Measure a decoded video."""
         blurred = boxed(video.luma)
         level = noise_level(video.luma, blurred)
-        similarity = Similarity.of(video, blurred, level)
+        similarity = Similarity.of(video, boxed(steadied(video.luma, video.rate)), level)
         changes = freeze.changes(video, blurred)
         moving = freeze.moving(freeze.still(changes, level), len(video))
         judged = bool(moving.mean() >= repeats.LEAST_MOVING)

@@ -23,9 +23,9 @@ RUN_SECONDS, RUN_FRAMES = 0.6, 6
 #: Seconds of the shortest loop; from a frame back to its mirror image it is the same time.
 LEAST_LAG_SECONDS = 0.5
 #: How much of the motion has to be the same, and how far apart pictures may be, in units of the motion's energy.
-SAME_MOTION, SAME_PICTURE = 0.6, 1.0
-#: How much of a run's energy is motion and not noise, at least.
-LEAST_SIGNAL = 0.5
+SAME_MOTION, SAME_PICTURE = 0.75, 0.25
+#: How much motion a run has, at least, in units of its noise and shaking.
+LEAST_SIGNAL = 0.3
 #: Share of frames that have to move, so that repeats can be told from stillness.
 LEAST_MOVING = 0.1
 TOO_LITTLE_MOTION = "too little motion to judge: fewer than 10 % of the frames move"
@@ -69,20 +69,18 @@ def _repeated(
     similarity: Similarity, moving: Flags, run: int, later: NDArray[np.intp], earlier: NDArray[np.intp], back: bool
 ) -> _Run:
     """Which of the pairs lie on a run of ``run`` pairs with the same pictures and the same motion."""
-    energy, noise = similarity.energy, similarity.noise
+    shake, noise = similarity.shake, similarity.noise
     origin = earlier + similarity.span if back else earlier
-    mean_energy = (energy[later] + energy[origin]) / 2
-    sums = [
+    same, apart, strength, noisy, moves = (
         _moving_sum(values, run)
         for values in (
             similarity.motion(later, earlier, back=back),
-            similarity.squared(later, earlier),
-            mean_energy,
-            (noise[later] + noise[earlier]) * LEAST_SIGNAL,
+            similarity.squared(later, earlier) - shake,
+            (similarity.energy[later] + similarity.energy[origin]) / 2 - shake,
+            (noise[later] + noise[earlier] + shake) * LEAST_SIGNAL,
             moving[later].astype(np.float64) - 0.5,
         )
-    ]
-    same, apart, strength, noisy, moves = sums
+    )
     found = (same >= SAME_MOTION * strength) & (apart <= SAME_PICTURE * strength) & (strength > noisy) & (moves > 0)
     return _Run(later, earlier, np.convolve(found, np.ones(run)) > 0.5)
 
@@ -102,6 +100,8 @@ def _lags(video: Video, similarity: Similarity) -> range:
 def find_loop(video: Video, similarity: Similarity, moving: Flags) -> Repeats:
     """Frames that repeat the ones a lag before them.
 
+    One lag for the whole video: a loop keeps its own, while periodic motion of real things is now faster, now slower.
+
     Args:
         moving: [T] whether a frame moves, see :mod:`vqeval.freeze`.
     """
@@ -112,11 +112,16 @@ def find_loop(video: Video, similarity: Similarity, moving: Flags) -> Repeats:
         pairs = _repeated(similarity, moving, run, later, later - lag, back=False)
         if pairs.repeated.any():
             found[lag] = pairs
-            frames[later[pairs.repeated]] = True
+    if not found:
+        return Repeats(frames)
+    chosen = _lag(similarity, found)
+    for lag, pairs in found.items():
+        if abs(lag - chosen) <= 1:  # it need not be a whole number
+            frames[pairs.later[pairs.repeated]] = True
             # The motion of a run's first pair begins ``span`` frames before it: those frames are repeated as well.
-            first = later[pairs.repeated].min()
+            first = pairs.later[pairs.repeated].min()
             frames[first - similarity.span : first] = True
-    return Repeats(frames, _lag(similarity, found) if found else None)
+    return Repeats(frames, chosen)
 
 
 def _lag(similarity: Similarity, found: dict[int, _Run]) -> int:

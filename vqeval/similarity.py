@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 #: Side of the box, in small pixels, that pictures are blurred with before they are compared: noise averages out.
 BOX = 5
 #: Span in seconds over which motion is compared; a video of 8 frames a second or less has one frame.
-MOTION_SPAN = 0.125
+MOTION_SPAN = 0.25
 #: Levels of 0..255 that a picture's deviation counts as at least: dark and even pictures are not blown up.
 _LEAST_DEVIATION = 0.02 * 255
 #: Whole numbers in a deviation: 4096 at 16 deviations; a sum of 4000 squares stays far below 2**53.
@@ -100,6 +100,19 @@ class Similarity:
         other = second + self.span if back else second - self.span
         product: Floats = p[first, second] - p[before, second] - p[first, other] + p[before, other]
         return product
+
+    @property
+    def shake(self) -> float:
+        """The part of a motion's product with itself that is no motion but another error of each picture: shaking, grain.
+
+        Smooth motion over two frames has four times the squared difference of that over one; an error of each picture
+        has the same.
+        """
+        if len(self.products) < 3:
+            return 0.0
+        index = np.arange(2, len(self.products))
+        one, two = self.squared(index, index - 1), self.squared(index, index - 2)
+        return float(np.median(np.maximum((4 * one - two) / 3, 0)))
 
     @property
     def energy(self) -> Floats:

@@ -143,15 +143,14 @@ class _Kept:
         factor = min(1.0, (SMALL_AREA / (self.size[0] * self.size[1])) ** 0.5)
         width, height = (max(8, round(side * factor)) for side in self.size)
         luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
-        small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
         self.times.append(time)
         self.luma.append(cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA))
-        self.traits.append(measure(rgb, luma, small))
+        self.traits.append(measure(rgb, luma))
         if len(self.luma) > MOST_FRAMES:
             self.stride *= 2
             self.times, self.luma, self.traits = self.times[::2], self.luma[::2], self.traits[::2]
         if number % self._still_stride == 0:
-            self.stills.append((time, small))
+            self.stills.append((time, cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)))
             if len(self.stills) > _COLOURED:
                 self._still_stride *= 2
                 self.stills = self.stills[::2]
