@@ -22,8 +22,8 @@ from typing import TextIO
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.offline.arguments import OFFLOAD, parser
 from lvsa_vllm_omni.offline.engine import EngineStartError, OfflineEngine, one_line
-from lvsa_vllm_omni.offline.evaluate import add_to_record, evaluated, missing_packages
 from lvsa_vllm_omni.offline.environment import dense_environment, sparse_environment
+from lvsa_vllm_omni.offline.evaluate import add_to_record, evaluated, missing_packages
 from lvsa_vllm_omni.offline.files import write_json
 from lvsa_vllm_omni.offline.jobs import Job, is_finished
 from lvsa_vllm_omni.offline.plan import jobs_of, lvsa_flags
@@ -47,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     todo = [job for job in jobs if not is_finished(job, arguments.output_dir)]
     print(f"{len(jobs)} videos in {arguments.output_dir}, {len(jobs) - len(todo)} of them finished already")
     if arguments.evaluate and (missing := missing_packages()):
-        print(f"error: --evaluate needs what is not installed: {', '.join(missing)}; install the extra vqeval", file=sys.stderr)
+        print(
+            f"error: --evaluate needs what is not installed: {', '.join(missing)}; install the extra vqeval",
+            file=sys.stderr,
+        )
         return 2
     if arguments.evaluate:
         evaluate_finished([job for job in jobs if job not in todo], arguments.output_dir)

@@ -1,4 +1,4 @@
-"""VQeval: a measure of long videos that a loop or a still cannot fool. ``evaluate`` one video, ``compare`` two folders."""
+"""VQeval: a measure of long videos that loops cannot fool. ``evaluate`` takes a video, ``compare`` two folders."""
 
 from vqeval.comparison import Comparison, compare
 from vqeval.errors import InputError, VideoError, VqevalError, WeightsError

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vqeval import course, freeze, repeats, scores
 from vqeval.repeats import TOO_LITTLE_MOTION, Repeats
 from vqeval.result import Dimension
-from vqeval.similarity import Floats, Similarity, boxed, noise_level
+from vqeval.similarity import Similarity, boxed, noise_level
 from vqeval.steady import steadied
 from vqeval.video import Video
 
@@ -20,14 +20,15 @@ class Analysis:
     """A measured video.
 
     Args:
-        moving: [T] whether a frame moves. loop, mirror: None where there is too little motion to judge.
+        still: [T - h] whether a frame stands still. moving: [T] whether it does not.
+        loop, mirror: None where there is too little motion to judge.
         noise_level: standard deviation of the noise of the small pictures, in levels of 0..255.
     """
 
     video: Video
     noise_level: float
     similarity: Similarity
-    changes: Floats
+    still: NDArray[np.bool_]
     moving: NDArray[np.bool_]
     loop: Repeats | None
     mirror: Repeats | None
@@ -38,18 +39,22 @@ class Analysis:
         """Measure a decoded video."""
         blurred = boxed(video.luma)
         level = noise_level(video.luma, blurred)
-        similarity = Similarity.of(video, boxed(steadied(video.luma, video.rate)), level)
-        changes = freeze.changes(video, blurred)
-        moving = freeze.moving(freeze.still(changes, level), len(video))
-        judged = bool(moving.mean() >= repeats.LEAST_MOVING)
+        steady = Similarity.of(video, boxed(steadied(video.luma, video.rate)), level)
+        still = freeze.still(video, blurred, level)
+        moving = freeze.moving(still, len(video))
+        loop = mirror = None
+        if moving.mean() >= repeats.LEAST_MOVING:
+            loop, mirror = repeats.told_apart(
+                repeats.find_loop(video, steady, moving), repeats.find_mirror(video, steady, moving)
+            )
         return cls(
             video=video,
             noise_level=level,
-            similarity=similarity,
-            changes=changes,
+            similarity=Similarity.of(video, blurred, level),
+            still=still,
             moving=moving,
-            loop=repeats.find_loop(video, similarity, moving) if judged else None,
-            mirror=repeats.find_mirror(video, similarity, moving) if judged else None,
+            loop=loop,
+            mirror=mirror,
             motion=course.motion(video),
         )
 
@@ -59,9 +64,8 @@ class Analysis:
         Args:
             reference: the same prompt and seed at the training length, for what has no scale of its own.
         """
-        frozen = float(freeze.still(self.changes, self.noise_level).mean())
         return {
-            "freeze": _share(frozen, "share of frames that stand still"),
+            "freeze": _share(float(self.still.mean()), "share of frames that stand still"),
             "loop": self._repeats(self.loop, "share of frames that repeat earlier ones"),
             "mirror": self._repeats(self.mirror, "share of frames that repeat earlier ones backwards"),
             "return": self._return(),

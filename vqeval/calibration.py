@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from vqeval import scores
 from vqeval.result import Result
 
-#: Dimensions that are a share or an amount of something bad, so that a level can be told above which few good clips are.
+#: Dimensions that are a share or an amount of something bad, so that one can say above which level few good clips are.
 NAMES = ("freeze", "loop", "mirror", "flicker", "drift", "blur", "noise")
 
 

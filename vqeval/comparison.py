@@ -34,7 +34,7 @@ class Row(BaseModel):
     Args:
         quantity: "score" or, for what has no score, "value".
         a, b: the means. difference: of the pairs, B minus A. low, high: its 95 % interval, None with ``reason``.
-        pairs: with a number on both sides. needed: pairs needed to see a difference of this size, four times out of five.
+        pairs: with a number on both sides. needed: pairs with which such a difference is seen four times out of five.
         verdict: in words.
     """
 
@@ -226,7 +226,7 @@ def interval(groups: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
 
 
 def pairs_needed(groups: Sequence[NDArray[np.float64]]) -> int | None:
-    """Pairs needed to see a difference of the size found, with as many seeds a prompt as here; None if there is none."""
+    """Pairs needed to see a difference of the size found, with as many seeds a prompt as here, or None."""
     means = np.array([group.mean() for group in groups])
     size, spread = abs(float(means.mean())), float(means.std(ddof=1))
     if size < 1e-12:

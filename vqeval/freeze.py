@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,29 +17,40 @@ LEAST_CHANGE = 1.5
 QUANTILE = 0.98
 
 
-def changes(video: Video, blurred: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[T - h] how much of its most changed part each frame changes within ``SPAN_SECONDS``, in levels.
+#: Noise, unlike motion, changes pictures over the span by no more than this times what it does from one to the next...
+_NO_GROWTH = 1.2
+#: ... and by no more than so many levels: fast motion, too, may not grow over the span.
+_MOST_NOISE = 6.0
+
+
+def changes(blurred: NDArray[np.float32], span: int) -> NDArray[np.float64]:
+    """[T - span] how much its most changed part changes from each picture to that ``span`` later, in levels.
 
     Args:
         blurred: [T, h, w] the small pictures, blurred.
     """
-    span = min(video.steps(SPAN_SECONDS), len(video) - 1)
     kept = int(QUANTILE * (blurred[0].size - 1))
     found = [
-        float(np.partition(np.abs(after - before), kept, axis=None)[kept])
+        float(np.partition(cv2.absdiff(before, after), kept, axis=None)[kept])
         for before, after in zip(blurred[:-span], blurred[span:], strict=True)
     ]
     return np.array(found)
 
 
-def still(changes: NDArray[np.float64], noise_level: float) -> NDArray[np.bool_]:
-    """[T - h] which frames stand still: their change is not above what the noise of the video makes.
+def still(video: Video, blurred: NDArray[np.float32], noise_level: float) -> NDArray[np.bool_]:
+    """[T - h] which frames stand still: what changes in h frames, a quarter of a second, is not above the noise.
+
+    The noise is known from its level, or from the change between neighbours where an encoder has given it a shape.
 
     Args:
-        noise_level: standard deviation of the noise of the small pictures, in levels.
+        blurred: [T, h, w] the small pictures, blurred. noise_level: of those before, a standard deviation in levels.
     """
-    floor = max(LEAST_CHANGE, 3 * noise_level * 2**0.5 / BOX)
-    found: NDArray[np.bool_] = changes <= floor
+    span = min(video.steps(SPAN_SECONDS), len(video) - 1)
+    change = changes(blurred, span)
+    found: NDArray[np.bool_] = change <= max(LEAST_CHANGE, 3 * noise_level * 2**0.5 / BOX)
+    if span > 1:
+        step = np.median(np.lib.stride_tricks.sliding_window_view(changes(blurred, 1), span), axis=1)
+        found |= (change <= _NO_GROWTH * step) & (change <= _MOST_NOISE)
     return found
 
 

@@ -1,14 +1,14 @@
 """Frames that repeat earlier ones, forwards (a loop) or backwards (there and back).
 
-A frame repeats an earlier one if, all along a run of neighbouring frames, the two pictures are the same to within the
-motion of ``MOTION_SPAN`` seconds and the motion that leads to them is the same too. A still background, a face that comes
-back to where it was and a wheel in a moving picture have similar pictures, but not the same motion frame for frame.
+A frame repeats an earlier one if, all along a run of neighbouring frames, the two pictures are the same to within a part
+of the motion of ``MOTION_SPAN`` seconds, and the motion that leads to them is the same too. A still background, a face
+that comes back to where it was and a walk have similar pictures, but not the same motion frame for frame.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,13 +115,27 @@ def find_loop(video: Video, similarity: Similarity, moving: Flags) -> Repeats:
     if not found:
         return Repeats(frames)
     chosen = _lag(similarity, found)
-    for lag, pairs in found.items():
-        if abs(lag - chosen) <= 1:  # it need not be a whole number
-            frames[pairs.later[pairs.repeated]] = True
-            # The motion of a run's first pair begins ``span`` frames before it: those frames are repeated as well.
-            first = pairs.later[pairs.repeated].min()
-            frames[first - similarity.span : first] = True
+    pairs = found[chosen]
+    frames[pairs.later[pairs.repeated]] = True
+    # The motion of a run's first pair begins ``span`` frames before it: those frames are repeated as well.
+    first = pairs.later[pairs.repeated].min()
+    frames[first - similarity.span : first] = True
     return Repeats(frames, chosen)
+
+
+def told_apart(loop: Repeats, mirror: Repeats) -> tuple[Repeats, Repeats]:
+    """Each frame is counted once: by the loop or by there-and-back, whichever explains more of the video.
+
+    In a loop of a swaying head some pictures also come back in reverse, and there-and-back of it also repeats forwards.
+    """
+    both = loop.frames & mirror.frames
+    if loop.share >= mirror.share:
+        mirror = replace(mirror, frames=mirror.frames & ~both)
+    else:
+        loop = replace(loop, frames=loop.frames & ~both)
+    return loop if loop.frames.any() else Repeats(loop.frames), mirror if mirror.frames.any() else Repeats(
+        mirror.frames
+    )
 
 
 def _lag(similarity: Similarity, found: dict[int, _Run]) -> int:

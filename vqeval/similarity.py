@@ -34,7 +34,7 @@ def boxed(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def noise_level(pictures: NDArray[np.float32], blurred: NDArray[np.float32]) -> float:
-    """Standard deviation in levels of the noise of small pictures, from what changes between neighbours and has no shape.
+    """Standard deviation in levels of the noise of small pictures: what changes between neighbours and has no shape.
 
     The quarter of the steps with the least of it decides, as motion adds to it. Steps without any change are repeated
     pictures and say nothing, unless all are.
@@ -103,7 +103,7 @@ class Similarity:
 
     @property
     def shake(self) -> float:
-        """The part of a motion's product with itself that is no motion but another error of each picture: shaking, grain.
+        """The part of a motion's product with itself that is no motion but an error of each picture: shaking, grain.
 
         Smooth motion over two frames has four times the squared difference of that over one; an error of each picture
         has the same.

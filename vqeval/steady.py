@@ -21,8 +21,8 @@ _LEAST_RESPONSE = 0.1
 def steadied(pictures: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
     """Pictures [T, h, w] moved back by how far the camera is off its own smooth path.
 
-    The path adds up the shifts between neighbours, found by phase correlation; a cut is no shift. Pans stay, as they are
-    smooth.
+    The path adds up the shifts between neighbours, found by phase correlation; a cut is no shift. Pans stay, as they
+    are smooth.
     """
     off = _off_path(pictures, rate)
     found = pictures.copy()

@@ -68,7 +68,8 @@ def blur(luma: NDArray[np.float32]) -> float:
     """How blurred a picture is, 0 (sharp) to 1; NaN for one colour.
 
     A sharp picture loses much of its differences between neighbours when it is blurred again, a blurred one little:
-    Crete and others (2007), "The blur effect: perception and estimation with a new no-reference perceptual blur metric".
+    Crete and others (2007), "The blur effect: perception and estimation with a new no-reference perceptual blur
+    metric".
     """
     worst = np.nan
     for kernel, first, second in (

@@ -120,7 +120,7 @@ def test_weights_and_profile(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_time_and_memory_of_a_long_video(tmp_path: Path) -> None:
-    """321 frames of 832 x 480, in a process of its own; half of the time allowed on two cores is allowed here on any."""
+    """321 frames of 832 x 480, in a process of its own, by the time of its processors."""
     clip = scenes.pan(321)
     frames = np.stack([cv2.resize(frame, (832, 480), interpolation=cv2.INTER_CUBIC) for frame in clip.frames])
     path = write(Clip(frames, 16), tmp_path / "long.mp4", options={"crf": "18", "preset": "ultrafast"})

@@ -94,9 +94,7 @@ def test_colours_are_the_videos_own(full: bool, matrix: str, tmp_path: Path) -> 
         for frame in clip.frames:
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             container.mux(
-                stream.encode(
-                    picture.reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range=ranges[full])
-                )
+                stream.encode(picture.reformat(format="yuv420p", dst_colorspace=matrix, dst_color_range=ranges[full]))
             )
         container.mux(stream.encode(None))
     assert read(path).stills[0][1][20, 20] == pytest.approx([200, 60, 40], abs=4)

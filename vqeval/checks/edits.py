@@ -73,8 +73,8 @@ def frozen_but_a_tenth(clip: Clip) -> Clip:
 
 
 def slowed(clip: Clip, factor: float = 2.0) -> Clip:
-    """The first part, slower by ``factor``, with blended frames."""
-    return clip.with_frames(at(clip, np.arange(len(clip)) / factor))
+    """All of it, slower by ``factor`` and so longer, with blended frames."""
+    return clip.with_frames(at(clip, np.arange(int((len(clip) - 1) * factor) + 1) / factor))
 
 
 def duplicated(clip: Clip, times: int = 2) -> Clip:
@@ -151,7 +151,7 @@ def fading(clip: Clip, last: float = 0.3) -> Clip:
     return clip.with_frames((grey + (clip.frames - grey) * weight).round().astype(np.uint8))
 
 
-def blurred(clip: Clip, radius: float = 0.012) -> Clip:
+def blurred(clip: Clip, radius: float = 0.016) -> Clip:
     """Blurred by a Gaussian whose deviation is this share of the longer side."""
     sigma = radius * max(clip.frames.shape[1:3])
     return clip.with_frames(np.stack([cv2.GaussianBlur(frame, (0, 0), sigma) for frame in clip.frames]))

@@ -8,8 +8,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vqeval.analysis import Analysis
 from vqeval.checks.clip import Clip, write
-from vqeval.evaluation import evaluate
+from vqeval.evaluation import Settings, evaluate_with
 from vqeval.result import Result
 
 
@@ -41,18 +42,21 @@ class Subject:
     clip: Clip
     folder: Path
 
-    def measure(self, clip: Clip, *, ending: str = ".mp4", reference: Clip | None = None, **encoding: Any) -> Result:
-        """Write an edit as a video and evaluate that."""
+    def measure(self, clip: Clip, *, ending: str = ".mp4", paired: bool = False, **encoding: Any) -> Result:
+        """Write an edit as a video and evaluate that, with the clip itself as the reference where it is ``paired``."""
         path = write(clip, self.folder / f"edit{ending}", **encoding)
-        before = None if reference is None else write(reference, self.folder / "reference.mp4")
-        result = evaluate(path, reference=before)
+        result, _ = evaluate_with(path, Settings(), self._real[1] if paired else None)
         path.unlink()
         return result
 
     @cached_property
+    def _real(self) -> tuple[Result, Analysis]:
+        return evaluate_with(write(self.clip, self.folder / "real.mp4"), Settings())
+
+    @property
     def real(self) -> Result:
         """The clip itself."""
-        return self.measure(self.clip)
+        return self._real[0]
 
 
 Edit = Callable[[Clip], Clip]

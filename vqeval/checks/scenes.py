@@ -160,18 +160,20 @@ def walk(count: int = 96, seed: int = 6, rate: float = RATE) -> Clip:
 
 
 def wheel(count: int = 96, seed: int = 7, rate: float = RATE) -> Clip:
-    """A wheel with many spokes turns in front of a still wall, now faster and now slower."""
+    """A big wheel with cabins of several colours turns in front of a still wall, now faster and now slower."""
     generator = np.random.default_rng(seed)
     wall = np.clip(texture(SIZE, seed), 0, 255).round().astype(np.uint8)
-    angle = np.cumsum(0.11 + 0.03 * wander(generator, count, 8)[:, 0]) * (16 / rate)
+    angle = np.cumsum(0.15 + 0.03 * wander(generator, count, 8)[:, 0]) * (16 / rate)
+    cabins = [tuple(int(c) for c in generator.integers(20, 240, 3)) for _ in range(6)]
     frames = []
     for turn in angle:
         frame = wall.copy()
-        cv2.circle(frame, (80, 48), 40, (50, 50, 50), 5, cv2.LINE_AA)
-        for spoke in range(8):
-            end = 80 + 40 * np.cos(turn + spoke * np.pi / 4), 48 + 40 * np.sin(turn + spoke * np.pi / 4)
-            colour = (200, 60, 40) if spoke == 0 else (90, 90, 90)
-            cv2.line(frame, (80, 48), (round(end[0]), round(end[1])), colour, 3, cv2.LINE_AA)
+        cv2.circle(frame, (80, 48), 34, (50, 50, 50), 2, cv2.LINE_AA)
+        for number, colour in enumerate(cabins):
+            place = turn + number * 2 * np.pi / len(cabins)
+            end = round(80 + 34 * np.cos(place)), round(48 + 34 * np.sin(place))
+            cv2.line(frame, (80, 48), end, (60, 60, 60), 2, cv2.LINE_AA)
+            cv2.circle(frame, end, 9, colour, -1, cv2.LINE_AA)
         frames.append(frame)
     return _clip(frames, rate, seed=seed)
 

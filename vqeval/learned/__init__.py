@@ -1,4 +1,4 @@
-"""Dimensions that need weights: computed when asked for, with the weights that one names. Nothing is imported before."""
+"""Dimensions that need weights: computed when asked for, with the weights that one names."""
 
 from __future__ import annotations
 

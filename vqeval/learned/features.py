@@ -134,7 +134,7 @@ def alignment(vectors: Vectors, text: Vectors, weights: str) -> Dimension:
 def loop(vectors: Vectors, rate: float, weights: str) -> Dimension:
     """Pictures whose features, all along a run, are as near to earlier ones as neighbours are to each other.
 
-    It also sees a loop whose pixels differ. It has not been calibrated on real clips, so it stands beside the composite.
+    It also sees a loop whose pixels differ. It is not calibrated on real clips, so it stands beside the composite.
 
     Args:
         vectors: [N, D] of length 1. rate: pictures a second.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +63,8 @@ def _load(asked: str, device: str | None) -> tuple[Any, str]:
     except Exception as error:
         first = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise WeightsError(
-            f"the weights of RAFT could not be read from {asked} ({first[0].rstrip('.')}): give --raft with the file of "
-            "torchvision's raft_small or raft_large, or --raft small where it can be downloaded"
+            f"the weights of RAFT could not be read from {asked} ({first[0].rstrip('.')}): give --raft with the file "
+            "of torchvision's raft_small or raft_large, or --raft small where it can be downloaded"
         ) from None
 
 
@@ -75,7 +76,7 @@ def _speed(path: Path, model: Any) -> float:
     device = next(model.parameters()).device
     speeds = []
     with torch.inference_mode():
-        for before, after in zip(found[:-1], found[1:], strict=True):
+        for before, after in pairwise(found):
             pair = [torch.from_numpy(x).permute(2, 0, 1)[None].float().to(device) / 127.5 - 1 for x in (before, after)]
             flow = model(*pair)[-1]
             speeds.append(float(flow.norm(dim=1).mean()))

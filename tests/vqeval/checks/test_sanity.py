@@ -12,7 +12,11 @@ from vqeval.checks.report import Line, Subject
 
 Check = Callable[[Subject], Iterator[Line]]
 
-every_clip = pytest.mark.parametrize("name", NAMES)
+
+def clips_of(count: int) -> pytest.MarkDecorator:
+    """The first clips in every run, the others in a thorough one."""
+    others = [pytest.param(name, marks=pytest.mark.thorough) for name in NAMES[count:]]
+    return pytest.mark.parametrize("name", [*NAMES[:count], *others])
 
 
 @pytest.fixture
@@ -26,34 +30,33 @@ def holds(lines: Iterator[Line]) -> None:
     assert [line for line in found if not line.passed] == []
 
 
-@every_clip
+@clips_of(8)
 def test_1_order(subject: Subject) -> None:
     holds(sanity.order(subject))
 
 
-@every_clip
+@clips_of(6)
 def test_1_an_edit_moves_its_own_dimension_only(subject: Subject) -> None:
     assert len(sanity.OWN) >= 12
     holds(sanity.own_dimension(subject))
 
 
-@every_clip
+@clips_of(8)
 def test_2_no_false_alarm(subject: Subject) -> None:
     holds(sanity.real(subject))
 
 
-@every_clip
+@clips_of(3)
 def test_3_loops(subject: Subject) -> None:
     holds(sanity.loops(subject))
 
 
-@pytest.mark.thorough
-@every_clip
+@clips_of(0)
 def test_3_every_kind_of_loop(subject: Subject) -> None:
     holds(sanity.loops(subject, thorough=True))
 
 
-@every_clip
+@clips_of(6)
 def test_4_there_and_back(subject: Subject) -> None:
     holds(sanity.there_and_back(subject))
 
@@ -62,23 +65,17 @@ def test_4_periodic_motion_is_no_loop(tmp_path: Path) -> None:
     holds(general.periodic(tmp_path))
 
 
-@every_clip
+@clips_of(5)
 def test_5_kinds_of_stillness(subject: Subject) -> None:
     holds(sanity.freezes(subject))
 
 
-@pytest.mark.parametrize("name", ["bikes", "hand-held"])
+@clips_of(2)
 def test_6_invariances(subject: Subject) -> None:
     holds(sanity.invariances(subject))
 
 
-@pytest.mark.thorough
-@every_clip
-def test_6_invariances_of_every_clip(subject: Subject) -> None:
-    holds(sanity.invariances(subject))
-
-
-@every_clip
+@clips_of(2)
 def test_7_doses(subject: Subject) -> None:
     holds(sanity.doses(subject))
 

@@ -22,7 +22,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Folders:
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import (
-        BitImageProcessor, CLIPConfig, CLIPImageProcessor, CLIPModel, Dinov2Config, Dinov2Model,
+        BitImageProcessor,
+        CLIPConfig,
+        CLIPImageProcessor,
+        CLIPModel,
+        Dinov2Config,
+        Dinov2Model,
         PreTrainedTokenizerFast,
     )  # fmt: skip
 
@@ -82,7 +87,11 @@ def test_alignment_is_clip_score() -> None:
 def test_missing_weights_are_a_sentence_and_no_composite(measure: Measure) -> None:
     found = measure(scenes.pan(32), clip="/nowhere/clip", dino="/nowhere/dino", prompt="a cat")
     assert found.composite is None and "a dimension that was asked for failed" in str(found.composite_reason)
-    for name, what in (("subject_consistency", "DINOv2"), ("background_consistency", "CLIP"), ("text_alignment", "CLIP")):
+    for name, what in (
+        ("subject_consistency", "DINOv2"),
+        ("background_consistency", "CLIP"),
+        ("text_alignment", "CLIP"),
+    ):
         dimension = found.dimensions[name]
         assert dimension.failed and dimension.value is None
         assert f"the weights of {what} could not be read from /nowhere/" in str(dimension.reason)
