@@ -18,9 +18,9 @@ QUANTILE = 0.98
 
 
 #: Noise, unlike motion, changes pictures over the span by no more than this times what it does from one to the next...
-_NO_GROWTH = 1.2
+_NO_GROWTH = 1.15
 #: ... and by no more than so many levels: fast motion, too, may not grow over the span.
-_MOST_NOISE = 6.0
+_MOST_NOISE = 4.0
 
 
 def changes(blurred: NDArray[np.float32], span: int) -> NDArray[np.float64]:
@@ -50,7 +50,9 @@ def still(video: Video, blurred: NDArray[np.float32], noise_level: float) -> NDA
     found: NDArray[np.bool_] = change <= max(LEAST_CHANGE, 3 * noise_level * 2**0.5 / BOX)
     if span > 1:
         step = np.median(np.lib.stride_tricks.sliding_window_view(changes(blurred, 1), span), axis=1)
-        found |= (change <= _NO_GROWTH * step) & (change <= _MOST_NOISE)
+        growth = np.pad(change / np.maximum(step, 1e-3), span, mode="edge")
+        usual = np.median(np.lib.stride_tricks.sliding_window_view(growth, 2 * span + 1), axis=1)
+        found |= (usual <= _NO_GROWTH) & (change <= _MOST_NOISE)
     return found
 
 

@@ -1,8 +1,8 @@
 """Frames that repeat earlier ones, forwards (a loop) or backwards (there and back).
 
-A frame repeats an earlier one if, all along a run of neighbouring frames, the two pictures are the same to within a part
-of the motion of ``MOTION_SPAN`` seconds, and the motion that leads to them is the same too. A still background, a face
-that comes back to where it was and a walk have similar pictures, but not the same motion frame for frame.
+A frame repeats an earlier one if, all along a run of neighbouring frames, the two pictures are the same to within a
+part of the motion of ``MOTION_SPAN`` seconds, and the motion that leads to them is the same too. A still background, a
+face that comes back to where it was and a walk have similar pictures, but not the same motion frame for frame.
 """
 
 from __future__ import annotations

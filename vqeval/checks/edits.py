@@ -44,6 +44,13 @@ def partly(first: Clip, second: Clip, share: float) -> Clip:
     return first.with_frames(np.concatenate([first.frames[:cut], second.frames[: len(first) - cut]]))
 
 
+def falling_back(clip: Clip, share: float, period: int) -> Clip:
+    """In its last ``share`` it repeats, again and again, the ``period`` frames before: how long videos go wrong."""
+    cut = max(period, round(len(clip) * (1 - share)))
+    again = cut - period + np.arange(len(clip) - cut) % period
+    return clip.with_frames(clip.frames[np.concatenate([np.arange(cut), again])])
+
+
 def there_and_back(clip: Clip) -> Clip:
     """The first half, and then backwards."""
     half = clip.frames[: (len(clip) + 1) // 2]
