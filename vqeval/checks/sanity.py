@@ -9,8 +9,9 @@ from vqeval.checks import edits
 from vqeval.checks.clip import Clip
 from vqeval.checks.report import Edit, Line, Subject, lag_frames, value
 
-#: Points that a score may lose by an edit that is about something else.
-TOLERANCE = 12.0
+#: Points that a score loses at least by its own edit, and at most by one that is about something else: what a part of a
+#: clip shows may be blurrier, or stiller, than the whole.
+OWN_LOSS, OTHER_LOSS = 12.0, 20.0
 #: Least share of a loop of a quarter of the clip, of there-and-back, and most of what is none.
 LOOPED, MIRRORED, NEITHER = 0.5, 0.25, 0.02
 #: Shares of frozen frames that a real clip, and a frozen one, may have.
@@ -62,12 +63,12 @@ def own_dimension(subject: Subject) -> Iterator[Line]:
         }
         others = {key: points for key, points in lost.items() if key not in own}
         worst = max(others, key=lambda key: others[key])
-        moved = all(lost.get(key, 0.0) > TOLERANCE for key in own) or name == "shuffled"
+        moved = all(lost.get(key, 0.0) > max(OWN_LOSS, others[worst]) for key in own) or name == "shuffled"
         expected = f"loses {' and '.join(own)} only" if own else "loses nothing"
         text = ", ".join(
             [*(f"{key} {-lost.get(key, 0.0):+.0f}" for key in own), f"most else: {worst} {-others[worst]:+.0f}"]
         )
-        yield Line(1, subject.name, name, expected, text, moved and others[worst] <= TOLERANCE)
+        yield Line(1, subject.name, name, expected, text, moved and others[worst] <= OTHER_LOSS)
 
 
 def real(subject: Subject) -> Iterator[Line]:
@@ -188,15 +189,16 @@ def invariances(subject: Subject) -> Iterator[Line]:
 def doses(subject: Subject) -> Iterator[Line]:
     """7: more of it is worse."""
     clip, shares = subject.clip, (0.0, 0.25, 0.5, 0.75, 1.0)
-    period = max(round(len(clip) / 8), round(0.6 * clip.rate))
-    looped = edits.looped(clip, period, start=start_of_loop(clip))
+    period = max(round(len(clip) / 6), round(0.6 * clip.rate))
     for key, versions in {
         "freeze": [edits.frozen(clip, share) for share in shares],
-        "loop": [edits.partly(clip, looped, share) for share in shares],
+        "loop": [edits.falling_back(clip, share, period) for share in shares],
     }.items():
         found = [subject.measure(version) for version in versions]
         values, totals = [value(one, key) for one in found], [one.composite or 0.0 for one in found]
-        passed = all(a < b for a, b in pairwise(values)) and all(a > b for a, b in pairwise(totals))
+        # What a clip shows in its last quarter may cost it a point or two in another dimension.
+        passed = all(a < b for a, b in pairwise(values)) and all(a > b - 2 for a, b in pairwise(totals))
+        passed = passed and totals[0] - totals[-1] > 30
         text = (
             " < ".join(f"{number:.2f}" for number in values) + "; " + " > ".join(f"{number:.0f}" for number in totals)
         )
