@@ -16,6 +16,8 @@ OWN_LOSS, OTHER_LOSS = 12.0, 20.0
 LOOPED, MIRRORED, NEITHER = 0.5, 0.25, 0.02
 #: Shares of frozen frames that a real clip, and a frozen one, may have.
 REAL_FREEZE, FROZEN = 0.25, 0.95
+#: An encoder keeps grain in some frames and drops it in others, which looks like change.
+GRAINY_FROZEN = 0.85
 
 
 def start_of_loop(clip: Clip) -> int:
@@ -147,7 +149,7 @@ def freezes(subject: Subject) -> Iterator[Line]:
     real = value(subject.real, "freeze")
     kinds: dict[str, tuple[Edit, float, float]] = {
         "frozen": (edits.frozen, FROZEN, 1.0),
-        "frozen, grain": (lambda clip: edits.noisy(edits.frozen(clip), 2.5), FROZEN, 1.0),
+        "frozen, grain": (lambda clip: edits.noisy(edits.frozen(clip), 2.5), GRAINY_FROZEN, 1.0),
         "frozen, last half": (lambda clip: edits.frozen(clip, 0.5), 0.45, 0.55 + real),
         "a tenth moves": (edits.frozen_but_a_tenth, 0.0, REAL_FREEZE + real),
         "every frame twice": (edits.duplicated, 0.0, REAL_FREEZE),
