@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import av
 import cv2
 import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
 from vqeval.errors import VideoError
@@ -29,6 +33,7 @@ LONGEST_SAMPLE = 1024
 _COLOURED = 48
 
 Progress = Callable[[int, int], None]
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 
 @dataclass(frozen=True)
@@ -73,28 +78,32 @@ def read(path: str | Path, progress: Progress | None = None) -> Video:
     Raises:
         VideoError: it cannot be read, breaks off, or is too short, too small or too slow; one sentence.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise VideoError(f"{path}: there is no such file")
-    kept = _Kept()
-    try:
-        with av.open(str(path)) as container:
-            for time, frame in _frames(path, container, progress):
-                kept.add(time, frame)
-    except (av.FFmpegError, EOFError) as error:
-        where = f"breaks off after {kept.count} frames" if kept.count else "is not a video that FFmpeg can read"
-        raise VideoError(
-            f"{path}: {where} ({error.strerror if isinstance(error, av.FFmpegError) else error})"
-        ) from None
+    path, kept = Path(path), _Kept()
+    with _opened(path) as container:
+        for time, frame in _frames(path, container, progress):
+            kept.add(time, frame)
     if kept.count < 2:
         found = "one frame" if kept.count else "no frames"
         raise VideoError(f"{path}: has {found}; a video of at least two frames is needed")
     return _evenly_spaced(path, kept)
 
 
-def _frames(
-    path: Path, container: av.container.InputContainer, progress: Progress | None
-) -> Iterator[tuple[float, av.VideoFrame]]:
+@contextmanager
+def _opened(path: Path) -> Iterator[InputContainer]:
+    """A file of FFmpeg; what goes wrong with it is one sentence."""
+    if not path.is_file():
+        raise VideoError(f"{path}: there is no such file")
+    opened = False
+    try:
+        with av.open(str(path)) as container:
+            opened = True
+            yield container
+    except (av.FFmpegError, EOFError) as error:
+        what = "breaks off" if opened else "is not a video that FFmpeg can read"
+        raise VideoError(f"{path}: {what} ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _frames(path: Path, container: InputContainer, progress: Progress | None) -> Iterator[tuple[float, av.VideoFrame]]:
     """The frames of the first video stream with their times in seconds."""
     if not container.streams.video:
         raise VideoError(f"{path}: holds no video" + (", only sound" if container.streams.audio else ""))
@@ -106,14 +115,14 @@ def _frames(
         if min(frame.width, frame.height) < SMALLEST_SIDE:
             size = f"{frame.width} x {frame.height} pixels"
             raise VideoError(f"{path}: {size} are too few, {SMALLEST_SIDE} x {SMALLEST_SIDE} are needed")
-        end = count / rate if frame.pts is None else float(frame.pts * frame.time_base)
+        end = count / rate if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
         yield end, frame
         count += 1
         if progress:
             progress(count, expected)
     # A file that was cut off often ends without an error. An edit list that hides frames also shortens the duration.
-    length = stream.duration and float(stream.duration * stream.time_base)
-    start = float((stream.start_time or 0) * (stream.time_base or 0))
+    base = float(stream.time_base or 0)
+    length, start = (stream.duration or 0) * base, (stream.start_time or 0) * base
     if count and expected - count > 2 and length and length - (end - start) > 3 / rate:
         raise VideoError(f"{path}: breaks off after {count} of {expected} frames; copy or generate it again")
 
@@ -139,18 +148,18 @@ class _Kept:
             return
         rgb = pixels(frame)
         if (frame.width, frame.height) != self.size:  # a stream may change its size on the way
-            rgb = cv2.resize(rgb, self.size, interpolation=cv2.INTER_AREA)
+            rgb = resized(rgb, *self.size)
         factor = min(1.0, (SMALL_AREA / (self.size[0] * self.size[1])) ** 0.5)
         width, height = (max(8, round(side * factor)) for side in self.size)
         luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY).astype(np.float32)
         self.times.append(time)
-        self.luma.append(cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA))
+        self.luma.append(resized(luma, width, height))
         self.traits.append(measure(rgb, luma))
         if len(self.luma) > MOST_FRAMES:
             self.stride *= 2
             self.times, self.luma, self.traits = self.times[::2], self.luma[::2], self.traits[::2]
         if number % self._still_stride == 0:
-            self.stills.append((time, cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)))
+            self.stills.append((time, resized(rgb, width, height)))
             if len(self.stills) > _COLOURED:
                 self._still_stride *= 2
                 self.stills = self.stills[::2]
@@ -159,11 +168,10 @@ class _Kept:
 def pixels(frame: av.VideoFrame) -> Picture:
     """A frame as RGB [H, W, 3]; a file that does not name its colour matrix has the usual one of its height."""
     matrix = None
-    if frame.colorspace == av.video.reformatter.Colorspace.DEFAULT or frame.colorspace == 2:  # 2: unspecified
+    if frame.colorspace == Colorspace.DEFAULT or frame.colorspace == 2:  # 2: unspecified
         large = frame.height >= 720
-        matrix = av.video.reformatter.Colorspace.ITU709 if large else av.video.reformatter.Colorspace.ITU601
-    rgb: Picture = frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray()
-    return rgb
+        matrix = Colorspace.ITU709 if large else Colorspace.ITU601
+    return np.asarray(frame.reformat(format="rgb24", src_colorspace=matrix).to_ndarray(), np.uint8)
 
 
 def _evenly_spaced(path: Path, kept: _Kept) -> Video:
@@ -223,7 +231,7 @@ def sample(
     pictures: list[Picture] = []
     times: list[float] = []
     gap = 1 / rate
-    with av.open(str(path)) as container:
+    with _opened(path) as container:
         for time, frame in _frames(path, container, None):
             if times and time < times[-1] + gap - 1e-3:
                 continue
@@ -232,7 +240,7 @@ def sample(
             picture = pixels(frame)
             factor = longest / max(picture.shape[:2])
             if factor < 1:
-                picture = _scaled(picture, factor)
+                picture = resized(picture, round(picture.shape[1] * factor), round(picture.shape[0] * factor))
             pictures.append(picture)
             times.append(time)
             if len(pictures) > most:
@@ -240,10 +248,10 @@ def sample(
     return pictures, (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else rate
 
 
-def _scaled(picture: Picture, factor: float) -> Picture:
-    height, width = (max(1, round(side * factor)) for side in picture.shape[:2])
-    scaled: Picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    return scaled
+def resized(picture: NDArray[Pixel], width: int, height: int) -> NDArray[Pixel]:
+    """A picture in another size, by the mean over the area of each new pixel."""
+    found = cv2.resize(picture, (max(1, width), max(1, height)), interpolation=cv2.INTER_AREA)
+    return np.asarray(found, picture.dtype)
 
 
 def digest(path: Path) -> str:

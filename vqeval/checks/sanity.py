@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from vqeval.checks import edits
 from vqeval.checks.clip import Clip
@@ -78,7 +80,7 @@ def real(subject: Subject) -> Iterator[Line]:
     yield _none(2, subject, "as it is", subject.clip)
 
 
-def _none(number: int, subject: Subject, name: str, clip: Clip, **how: object) -> Line:
+def _none(number: int, subject: Subject, name: str, clip: Clip, **how: Any) -> Line:
     found = subject.measure(clip, **how)
     freeze, loop, mirror = (value(found, key) for key in ("freeze", "loop", "mirror"))
     expected = f"freeze at most {REAL_FREEZE:g}, loop and mirror 0"
@@ -119,7 +121,7 @@ def loops(subject: Subject, *, thorough: bool = False) -> Iterator[Line]:
     )
 
 
-def _loop(subject: Subject, name: str, clip: Clip, period: float, **encoding: object) -> Line:
+def _loop(subject: Subject, name: str, clip: Clip, period: float, **encoding: Any) -> Line:
     found = subject.measure(clip, **encoding)
     lag, share = lag_frames(found), value(found, "loop")
     # What can repeat: all frames behind the first period, of the looped part.
@@ -164,13 +166,13 @@ def freezes(subject: Subject) -> Iterator[Line]:
 def invariances(subject: Subject) -> Iterator[Line]:
     """6: what does not matter does not matter, for the clip and for a loop of it."""
     clip, period = subject.clip, round(len(subject.clip) / 3)
-    same: dict[str, tuple[Edit, dict[str, object]]] = {
+    same: dict[str, tuple[Edit, dict[str, Any]]] = {
         "backwards": (edits.backwards, {}),
         "flipped": (edits.flipped, {}),
         "gamma": (edits.gamma, {}),
         "cropped": (edits.cropped, {}),
         "half the size": (edits.halved, {}),
-        **{f"{rate} a second": (lambda clip, rate=rate: edits.at_rate(clip, rate), {}) for rate in (12, 16, 24, 30)},
+        **{f"{rate} a second": (partial(edits.at_rate, rate=rate), {}) for rate in (12, 16, 24, 30)},
         "MPEG-4 in AVI": (lambda clip: clip, {"ending": ".avi", "codec": "mpeg4", "options": {"q:v": "3"}}),
         "VP9 in WebM": (
             lambda clip: clip,

@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from vqeval import scores
@@ -14,7 +13,7 @@ from vqeval.errors import WeightsError
 from vqeval.learned.features import device_of
 from vqeval.result import Dimension
 from vqeval.traits import Picture
-from vqeval.video import sample
+from vqeval.video import resized, sample
 
 #: Pairs of neighbouring pictures a second, as VBench's dynamic degree has, and the most of a video.
 _RATE, _MOST = 8.0, 128
@@ -87,5 +86,4 @@ def _resized(picture: Picture) -> Picture:
     """At most ``_SIDE`` pixels long, each side a multiple of eight and at least ``_SMALLEST``."""
     factor = min(1.0, _SIDE / max(picture.shape[:2]))
     height, width = (max(_SMALLEST, round(side * factor / _MULTIPLE) * _MULTIPLE) for side in picture.shape[:2])
-    resized: Picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-    return resized
+    return resized(picture, width, height)

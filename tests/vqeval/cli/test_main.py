@@ -67,7 +67,7 @@ def test_a_batch_does_the_others_and_ends_with_1(videos: Path, tmp_path: Path, c
     assert main(["batch", str(videos), "--output", str(out)]) == 1
     streams = capsys.readouterr()
     assert streams.err.count("\n") == 1 and "bad.mp4: is not a video" in streams.err
-    assert re.search(r"good\.mp4: \d\d\.\d of 100\n", streams.out) and "loop.mp4: " in streams.out
+    assert re.search(r"good\.mp4: \d+\.\d of 100\n", streams.out) and "loop.mp4: " in streams.out
     with (out / "summary.csv").open(newline="") as file:
         errors = [row["error"] for row in csv.DictReader(file)]
     assert [bool(error) for error in errors] == [True, False, False]
