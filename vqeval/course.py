@@ -47,7 +47,8 @@ def motion(video: Video) -> Motion:
     for start in starts:
         flow = np.zeros((height, width, 2), np.float32)
         flow = cv2.calcOpticalFlowFarneback(grey[start], grey[start + span], flow, 0.5, 3, 11, 2, 5, 1.2, 0)
-        speeds.append(cv2.mean(cv2.magnitude(flow[..., 0], flow[..., 1]))[0])
+        # Not cv2.magnitude: its last digits depend on where in memory the arrays lie.
+        speeds.append(float(np.linalg.norm(flow.astype(np.float64), axis=-1).mean()))
     factor = 100 * video.rate / span / np.hypot(width, height)
     return Motion(starts / video.rate, np.array(speeds) * factor)
 

@@ -110,7 +110,7 @@ def _frames(path: Path, container: InputContainer, progress: Progress | None) ->
     stream = container.streams.video[0]
     stream.thread_type = "AUTO"
     rate = float(stream.average_rate or stream.guessed_rate or 25)
-    expected, count, end = stream.frames, 0, 0.0
+    expected, count, end, shown = stream.frames, 0, 0.0, 0.0
     for frame in container.decode(stream):
         if min(frame.width, frame.height) < SMALLEST_SIDE:
             size = f"{frame.width} x {frame.height} pixels"
@@ -118,13 +118,17 @@ def _frames(path: Path, container: InputContainer, progress: Progress | None) ->
         end = count / rate if frame.pts is None or frame.time_base is None else float(frame.pts * frame.time_base)
         yield end, frame
         count += 1
+        shown = end + float((frame.duration or 0) * (frame.time_base or 0))
         if progress:
             progress(count, expected)
     # A file that was cut off often ends without an error. An edit list that hides frames also shortens the duration.
     base = float(stream.time_base or 0)
     length, start = (stream.duration or 0) * base, (stream.start_time or 0) * base
-    if count and expected - count > 2 and length and length - (end - start) > 3 / rate:
-        raise VideoError(f"{path}: breaks off after {count} of {expected} frames; copy or generate it again")
+    if not expected and not container.streams.audio:  # Matroska knows the length of the whole file
+        length = length or (container.duration or 0) / av.time_base
+    if count and length - (shown - start) > 3 / rate and (not expected or expected - count > 2):
+        many = f"{count} of {expected} frames" if expected else f"{shown - start:.2f} of {length:.2f} s"
+        raise VideoError(f"{path}: breaks off after {many}; copy or generate it again")
 
 
 class _Kept:

@@ -129,7 +129,7 @@ def test_the_interval_covers_the_truth() -> None:
         groups = [generator.normal(3.0, 1.0) + generator.normal(0, 1, 2) for _ in range(20)]
         low, high = interval(groups)
         covered += low <= 3.0 <= high
-    assert 0.88 <= covered / 200 <= 0.99 and DRAWS >= 10_000
+    assert 0.85 <= covered / 200 <= 0.99 and DRAWS >= 10_000
 
 
 def test_seeds_of_a_prompt_are_no_independent_pairs() -> None:

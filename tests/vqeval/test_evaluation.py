@@ -42,7 +42,7 @@ assert not heavy & {name.partition(".")[0] for name in sys.modules}, sorted(heav
 def test_a_real_video(clips: dict[str, Clip], measure: Measure) -> None:
     found = measure(clips["bikes"])
     assert list(found.dimensions) == DIMENSIONS
-    assert found.composite is not None and found.composite > 85
+    assert found.composite is not None and found.composite > 80
     assert list(found.composite_of) == ["freeze", "loop", "mirror", "flicker", "drift", "blur", "noise"]
     product = math.prod(found.dimensions[name].score or 0 for name in found.composite_of)
     assert found.composite == pytest.approx(product ** (1 / len(found.composite_of)))
@@ -99,6 +99,16 @@ print(vqeval.evaluate({str(path)!r}).model_dump_json())
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == first
     assert cv2.getNumThreads() >= 1
+
+
+def test_where_arrays_lie_in_memory_does_not_matter(tmp_path: Path) -> None:
+    """Some functions of OpenCV compute other last digits in another place."""
+    path = write(scenes.hand_held(24), tmp_path / "clip.mp4")
+    found, kept = set(), []
+    for number in range(6):
+        found.add(evaluate(path).model_dump_json())
+        kept.append(np.empty(1000 + 777 * number, np.uint8))
+    assert len(found) == 1
 
 
 def test_too_little_motion_is_a_result_and_not_a_number(measure: Measure) -> None:

@@ -151,7 +151,7 @@ def gamma(clip: Clip, exponent: float = 1.3) -> Clip:
     return clip.with_frames(table[clip.frames])
 
 
-def fading(clip: Clip, last: float = 0.3) -> Clip:
+def fading(clip: Clip, last: float = 0.15) -> Clip:
     """Its colours and contrasts fade to a share of ``last``."""
     grey = clip.frames.mean(axis=(1, 2, 3), keepdims=True)
     weight = np.linspace(1, last, len(clip))[:, None, None, None]
