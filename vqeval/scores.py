@@ -11,7 +11,7 @@ from vqeval.result import Dimension
 #: Share of frames from which on one is told of a freeze, a loop, a there-and-back. Real clips stay below.
 ALARM = {"freeze": 0.25, "loop": 0.05, "mirror": 0.05}
 #: (up to here 100, and then a factor of 1/e for each) by dimension, in its unit.
-_TOLERANCE = {"flicker": (1.0, 3.0), "drift": (0.3, 0.7), "blur": (0.6, 0.2), "noise": (3.0, 10.0)}
+_TOLERANCE = {"flicker": (0.6, 1.5), "drift": (0.3, 0.7), "blur": (0.6, 0.2), "noise": (3.0, 10.0)}
 
 #: The six dimensions of the method's own evaluator with their published weights (its documentation; arXiv 2605.31057),
 #: and which of ours measure the same thing.
