@@ -1,6 +1,6 @@
 """The ten sanity tests on clips that the constants of the measure were not chosen on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from vqeval.checks import general, sanity
 from vqeval.checks.clip import Clip
 from vqeval.checks.report import Line, Subject
 
-Check = Callable[[Subject], Iterator[Line]]
+pytestmark = pytest.mark.slow
 
 
 def clips_of(count: int) -> pytest.MarkDecorator:

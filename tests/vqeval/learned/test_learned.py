@@ -15,6 +15,8 @@ from vqeval.learned import features
 
 Folders = tuple[Path, Path]
 
+pytestmark = pytest.mark.slow  # of importing transformers
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Folders:
