@@ -14,7 +14,7 @@ from models import Model
 from torch import Tensor
 
 from lvsa_core import Pattern, TokenLayout, plan, reference_attend
-from lvsa_core.cascade import cascade, frame_indices, spans, tables
+from lvsa_core.cascade import _frame_indices, _tables, cascade, frame_indices, spans, tables
 from lvsa_core.kernels import Kernel, selftest
 from lvsa_core.kernels.prefix_window import PrefixWindow, VarlenWindow
 from lvsa_core.pattern import _pattern
@@ -159,7 +159,7 @@ def planning(layout: TokenLayout, horizon: int, kernel: Kernel, device: torch.de
     interval = plan(frames, reference_frames=horizon).keyframe_interval
     new, known, rotating = [], [], []
     for _ in range(9):
-        for cache in (_pattern, cascade, frame_indices, spans, tables):
+        for cache in (_pattern, cascade, _frame_indices, spans, _tables):
             cache.cache_clear()
         times = [seconds(lambda step=step: planned(step), CPU) for step in range(50)]  # type: ignore[misc]
         new += times[:interval]

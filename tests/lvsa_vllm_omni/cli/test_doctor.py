@@ -78,20 +78,25 @@ def test_this_machine() -> None:
     lines = run.stdout.splitlines()
     assert lines[0].startswith("lvsa-vllm-omni ") and "vllm-omni " in lines[0]
     assert lines[1] == "switched on: wan"
-    assert any(line.startswith("kernel on ") for line in lines)
-    assert len(lines) <= 8, "nothing of vLLM's own log"
+    assert lines[-7:] == [
+        "kernels on cpu, bfloat16, head size 128, the fastest first, each tried in a process of its own:",
+        "  sdpa: right",
+        "  sdpa-concatenated: right",
+        lines[-4],
+        "  sdpa-ascend: not available (it is for Ascend, the device is cpu)",
+        "kernel that LVSA takes: sdpa",
+        "there is no accelerator: LVSA_CPU=1 lets the engine run on the CPU",
+    ]
+    assert lines[-4].startswith("  FlashAttention3, ") and lines[-4].endswith("(it needs a CUDA device, not cpu)")
+    assert len(lines) <= 13, "nothing of vLLM's own log"
 
 
 def test_a_kernel_that_some_placements_cannot_use(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a device for which PyTorch gives no log-sum-exp."""
-    from lvsa_core import kernels
-
-    def concatenated(*asked: object) -> kernels.Selection:
-        return kernels.Selection(KERNELS["sdpa-concatenated"])
-
-    monkeypatch.setattr(kernels, "select", concatenated)
+    monkeypatch.setenv("LVSA_SKIP_KERNELS", "sdpa-ascend, sdpa")
+    monkeypatch.setattr(KERNELS["sdpa-concatenated"], "family", "concatenated", raising=False)
     monkeypatch.setattr("lvsa_vllm_omni.cli.doctor._problem", lambda family: "")
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
