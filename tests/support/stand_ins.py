@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -131,8 +130,11 @@ def flash4() -> Iterator[None]:
     """The module of FlashAttention-4, which cannot be imported without a GPU."""
     module: Any = ModuleType(FLASH4)
     module.flash_attn_func, module.flash_attn_varlen_func = flash4_dense, flash4_varlen
-    with patch.dict(sys.modules, {FLASH4: module}):
+    sys.modules[FLASH4] = module
+    try:
         yield
+    finally:
+        del sys.modules[FLASH4]
 
 
 def cudnn(q: Tensor, k: Tensor, v: Tensor, bias: Any, with_lse: bool, *rest: Any, scale: float) -> tuple[Any, ...]:
