@@ -20,7 +20,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def omni() -> Any:
-    """The module of the platform."""
+    """The module of the platform, which vLLM-Omni imports as it asks for its platform."""
+    importlib.import_module("vllm_omni.platforms")
     return importlib.import_module("lvsa_vllm_omni.cpu.omni")
 
 
