@@ -12,7 +12,7 @@ from lvsa_core.kernels import KERNELS
 from lvsa_vllm_omni.measure.machine import ROOT
 
 COLLECT = "the list of tests/gpu"
-OPTIONS = ["-q", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
+OPTIONS = ["-qqq", "--no-header", "--no-summary", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib"]
 #: Outcomes of a test's parts, the worst last.
 OUTCOMES = ["passed", "skipped", "failed"]
 
