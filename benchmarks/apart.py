@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-#: Forked from a process that has imported what all of them need, and has not touched a device.
+#: Forked from a process that has imported PyTorch, which takes seconds, and has not touched a device.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["layer"])
+CONTEXT.set_forkserver_preload(["torch"])
 
 #: A job's ``result`` (right, wrong, passed, skipped, failed, crashed, unavailable), the ``reason``, and what was found.
 Result = dict[str, Any]
