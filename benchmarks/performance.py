@@ -69,14 +69,14 @@ Cells = dict[tuple[str, str], list[str] | None]
 def drawn_table(header: str, found: Cells) -> Iterator[str]:
     """What has been measured, and a sentence on the rest."""
     if measured := [[*filter(None, first), *cells] for first, cells in found.items() if cells]:
-        yield from table(header, measured)
+        yield from (*table(header, measured), "")
     absent: dict[str, list[str]] = {}
     for (name, length), cells in found.items():
         if not cells:
             absent.setdefault(name, []).extend([length] if length else [])
     if absent:
         rest = "; ".join(f"{name}{' at '[: 4 * len(at)]}{', '.join(at)}" for name, at in absent.items())
-        yield f"\n{NONE.capitalize()}: {rest}."
+        yield f"{NONE.capitalize()}: {rest}.\n"
 
 
 def layers(results: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -113,7 +113,7 @@ def kernels(results: Sequence[dict[str, Any]]) -> Iterator[str]:
         ]
         span = f"{min(spans):.2f} to {max(spans):.2f}" if spans else NONE
         found[name, ""] = [checks[name], span] if name in checks else None
-    yield "\nAll kernels, their ratio/density at Wan's shapes at 480p from 41 latent frames on:\n"
+    yield "All kernels, their ratio/density at Wan's shapes at 480p from 41 latent frames on:\n"
     yield from drawn_table("kernel | against the reference | ratio/density", found)
 
 
@@ -129,7 +129,7 @@ def steps(results: Sequence[dict[str, Any]]) -> Iterator[str]:
             shares = ", ".join(f"{row['attention_share'][side]:.0%}" for side in ("dense", "lvsa"))
             peaks = ", ".join(f"{row['peak_bytes'][side] / 2**30:.1f}" for side in ("dense", "lvsa"))
             found[NAMES[name], str(length)] = [dense, sparse, f"{row['ratio']:.2f}", shares, f"{peaks} GiB"]
-    yield "\nA whole denoising step:\n"
+    yield "A whole denoising step:\n"
     sides = "share of attention: dense, LVSA | peak memory: dense, LVSA"
     yield from drawn_table(f"model | latent frames | dense | LVSA | speed-up | {sides}", found)
 
@@ -143,7 +143,7 @@ def gpus() -> Iterator[str]:
             said = (f"{name} {one['machine'][name]}" for name in facts if one["machine"].get(name))
             yield f"- [{one['file']}](../benchmarks/results/{one['file']}): {'; '.join(said)}"
         yield ""
-        yield from (*layers(results), *kernels(results), *steps(results), "")
+        yield from (*layers(results), *kernels(results), *steps(results))
 
 
 def cpu() -> Iterator[str]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,7 @@ def test_two_ranks(tmp_path: Path) -> None:
     for sent in row["sent"].values():  # Linux's count, with gloo's headers
         assert sent["mean"] <= sent["written"] < sent["mean"] + 8192
     assert f"| 2 | all-gather | sparse | {milliseconds(row['seconds']['all-gather'])}" in finished.stdout
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figure.png").exists() == bool(find_spec("matplotlib"))
 
 
 @pytest.mark.parametrize(

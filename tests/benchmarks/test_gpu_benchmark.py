@@ -6,12 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gpu
 import pytest
 from gpu import SECONDS, WAN, WAN_SLOWER
 from report import Results
+from sides import Setting
 
 from lvsa_core.kernels import KERNELS
 from lvsa_vllm_omni.measure.machine import ROOT
@@ -20,45 +21,47 @@ TINY = ["--device", "cpu", "--tiny"]
 STAND_INS = ROOT / "tests" / "support" / "gpu_stand_ins.py"
 
 
-def run(*arguments: str, script: Path = ROOT / "benchmarks" / "gpu.py", path: str = "") -> tuple[int, str, str]:
-    """The exit status of the command, what it says, and its errors, without any GPU and in a process of its own."""
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path}
-    command = [sys.executable, str(script), *arguments]
+class Finished(NamedTuple):
+    """What a command said, and its results; the exit status is 1."""
+
+    said: str
+    results: dict[str, Any]
+
+
+def run(file: Path) -> Finished:
+    """The command with its stand-ins for kernels: one model at two lengths, and the tests."""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}"}
+    sizes = ["--parts", "layers,tests", "--models", "cosmos3", "--frames", "48,121", "--json", str(file)]
+    command = [sys.executable, str(STAND_INS), *TINY, *sizes]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd="/", timeout=300)
-    return done.returncode, done.stdout, done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr
+    return Finished(done.stdout, json.loads(file.read_text()))
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
-    """One run of two models at two lengths: what it says, and its results."""
-    file = tmp_path_factory.mktemp("gpu") / "gpu.json"
-    sizes = ["--models", "cosmos3,wan-14b", "--frames", "21,121", "--kernels", "sdpa,FlashAttention3"]
-    status, said, errors = run(*TINY, *sizes, "--json", str(file))
-    assert status == 0, said + errors
-    return said, json.loads(file.read_text())
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    return run(tmp_path_factory.mktemp("gpu") / "gpu.json")
 
 
-def test_rows(finished: tuple[str, dict[str, Any]]) -> None:
-    said, results = finished
-    rows = {row["job"]: row for row in results["rows"]}
-    assert results["auto"] == "sdpa" and rows["sdpa"]["layouts"] == 4  # three of the models, and the self-test's
+@pytest.fixture
+def rows(finished: Finished) -> dict[str, dict[str, Any]]:
+    return {row["job"]: row for row in finished.results["rows"]}
+
+
+def test_rows(finished: Finished, rows: dict[str, dict[str, Any]]) -> None:
+    assert finished.results["auto"] == "sdpa" and rows["sdpa"]["layouts"] == 4  # of three models, and the self-test's
     assert rows["FlashAttention3"] == {
         "job": "FlashAttention3", "side": "FlashAttention3", "model": "", "latent_frames": 0, "result": "unavailable",
         "reason": "it needs a CUDA device, not cpu",
     }  # fmt: skip
-    assert not any(job.startswith("FlashAttention3,") for job in rows)
-    assert set(results["machine"]) >= {"date", "command", "commit", "versions", "device", "driver", "rates", "tiny"}
-    assert results["machine"]["command"].startswith("python gpu.py --device cpu --tiny --models cosmos3,wan-14b")
-    for model in ("cosmos3", "wan-14b"):
-        for frames in (21, 121):
-            for side in ("dense SDPA flash", "sdpa", "sdpa-concatenated"):
-                assert rows[f"{side}, {model} T={frames}"]["result"] == "right"
-    assert "| sdpa | right |" in said and "| dense SDPA flash | right |" in said
-    assert "is not judged" in said and results["verdict"]["within"] is None  # no FlashAttention-3 here
+    assert "FlashInfer" not in rows and not any(job.startswith("FlashAttention3,") for job in rows)
+    assert {*finished.results["machine"]} >= {"date", "command", "commit", "versions", "device", "driver", "rates"}
+    assert finished.results["machine"]["command"].startswith("python gpu_stand_ins.py --device cpu --tiny --parts")
+    assert all(rows[f"{side}, cosmos3 T=121"]["result"] == "right" for side in ("dense SDPA flash", "sdpa"))
+    assert "is not judged" in finished.said and not finished.results["verdict"]["within"]  # no FlashAttention-3 here
 
 
-def test_numbers_of_a_case(finished: tuple[str, dict[str, Any]]) -> None:
-    rows = {row["job"]: row for row in finished[1]["rows"]}
+def test_numbers_of_a_case(rows: dict[str, dict[str, Any]]) -> None:
     case, tokens, text = rows["sdpa, cosmos3 T=121"], 121 * 4, 77
     assert (case["tokens"], case["heads"], case["repeats"]) == (tokens, [8, 2], 2)
     assert [*case["dense"]] == [case["reference"]] == ["SDPA flash"] and case["failed"] == {}
@@ -70,29 +73,53 @@ def test_numbers_of_a_case(finished: tuple[str, dict[str, Any]]) -> None:
     assert kernel["overhead"] == pytest.approx(kernel["ratio"] / case["density"])
     assert kernel["roofline"] == pytest.approx(kernel["seconds"] / case["floor"])
     assert min(case["parts"].values()) > 0 and case["planning"]["new"] > 0
-    assert rows["sdpa, wan-14b T=21"]["dense_pattern"] and rows["sdpa, wan-14b T=21"]["parts"] is None
+    assert rows["sdpa, cosmos3 T=48"]["dense_pattern"] and rows["sdpa, cosmos3 T=48"]["parts"] is None
 
 
-def test_every_fault_costs_one_line_and_another_call_goes_on(tmp_path: Path) -> None:
-    """A kernel ends its process in the check, another one in a time; one is wrong, one raises; the rest has numbers."""
-    file, path = tmp_path / "gpu.json", f"{ROOT}:{ROOT / 'benchmarks'}"
-    command = [*TINY, "--models", "wan-1.3b", "--frames", "41", "--json", str(file)]
-    status, said, _ = run(*command, script=STAND_INS, path=path)
-    assert status == 1
-    for line in [
-        "| aborting | crashed: the process ended: SIGABRT |", r"| wrong | wrong: off by \S+, allowed is 0.06, on .*|",
-        "| raising | failed: OSError: a library is missing |", "| sdpa | right |", "| late | right |",
-        r"| sdpa | [\d.]+ \([\d.]+\) |", "| late | crashed |",
-    ]:  # fmt: skip
-        assert re.search("^" + line.replace("|", r"\|") + "$", said, re.MULTILINE), f"{line} is not in {said}"
-    assert "late, wan-1.3b T=41: crashed: the process ended: SIGABRT" in said
-    before = json.loads(file.read_text())
+@pytest.mark.parametrize(
+    "line",
+    [
+        "| aborting | crashed: the process ended: SIGABRT |",
+        r"| wrong | wrong: off by \S+, allowed is 0.06, on .*|",
+        "| raising | failed: OSError: a library is missing |",
+        "| sdpa | right |",
+        r"| sdpa | [\d.]+ \([\d.]+\) | [\d.]+ \([\d.]+\) |",
+        "| late | right |",
+        "| late | crashed | crashed |",
+        "late, cosmos3 T=121: crashed: the process ended: SIGABRT",
+    ],
+)
+def test_every_fault_costs_one_line(line: str, finished: Finished) -> None:
+    """A kernel ends its process in the check, another one in each time; one is wrong, one raises; sdpa has numbers."""
+    assert re.search("^" + line.replace("|", r"\|") + "$", finished.said, re.MULTILINE), finished.said
 
-    cut = [row for row in before["rows"] if row["side"] != "sdpa"]
-    file.write_text(json.dumps({**before, "rows": cut}))
-    assert run(*command, script=STAND_INS, path=path)[0] == 1
-    after = json.loads(file.read_text())["rows"]  # what crashed is not tried again
-    assert after[: len(cut)] == cut and [row["job"] for row in after[len(cut) :]] == ["sdpa", "sdpa, wan-1.3b T=41"]
+
+def test_parts_of_tests(finished: Finished) -> None:
+    """Each by its name, without those of FlashInfer, which have a part of their own, and of kernels that crash."""
+    tested, skipped = finished.results["tests"], "skipped: Skipped: no CUDA device"
+    assert len(tested) > 100 and {*tested.values()} <= {skipped, f"{skipped}, or no NCCL"}
+    named = {kernel for kernel in (*KERNELS, "wrong", "late") if any(f"[{kernel}-" in name for name in tested)}
+    assert named == {"sdpa", "wrong", "FlashAttention3"} and f"tests/gpu: {len(tested)} skipped" in finished.said
+
+
+def test_another_call_goes_on(finished: Finished, tmp_path: Path) -> None:
+    """With what has no result; what has crashed is not tried again."""
+    before = finished.results["rows"]
+    kept = [row for row in before if row["side"] != "sdpa"]
+    (tmp_path / "gpu.json").write_text(json.dumps({**finished.results, "rows": kept}))
+    after = run(tmp_path / "gpu.json").results
+    assert after["rows"][: len(kept)] == kept and after["tests"] == finished.results["tests"]
+    assert [row["job"] for row in after["rows"][len(kept) :]] == ["sdpa", "sdpa, cosmos3 T=48", "sdpa, cosmos3 T=121"]
+
+
+def test_what_has_no_time_is_missing(tmp_path: Path) -> None:
+    arguments = gpu.parse_arguments([*TINY, "--budget", "1e-9"])
+    run = gpu.Run(arguments, Setting("cpu", True), Results(tmp_path / "gpu.json", {"rates": {}}))
+    run.part("layers")
+    assert run.missing[:2] == ["dense FlashAttention-3", "dense FlashAttention-3, wan-14b T=81"]
+    assert run.status() == 2
+    run.results.rows.append({"result": "right"})
+    assert run.status() == 3
 
 
 def test_results_of_another_run_are_not_mixed(tmp_path: Path) -> None:
@@ -104,21 +131,6 @@ def test_results_of_another_run_are_not_mixed(tmp_path: Path) -> None:
     for name in machine:
         with pytest.raises(ValueError, match=f"holds results of another {name}, "):
             Results(tmp_path / "gpu.json", {**machine, name: "other"}, resume=True)
-
-
-def test_what_has_no_time_is_named(tmp_path: Path) -> None:
-    status, said, _ = run(*TINY, "--budget", "0.001", "--json", str(tmp_path / "gpu.json"))
-    assert status == 2 and "Not run for lack of time, call again: " in said and "dense FlashAttention-3" in said
-
-
-def test_parts_of_tests(tmp_path: Path) -> None:
-    """Without a GPU they are skipped, each by name; FlashInfer's are in its own part."""
-    file = tmp_path / "gpu.json"
-    status, said, errors = run(*TINY, "--parts", "tests", "--json", str(file))
-    tested = json.loads(file.read_text())["tests"]
-    assert status == 2 and len(tested) > 300, said + errors  # nothing has run
-    assert {*tested.values()} <= {"skipped: Skipped: no CUDA device", "skipped: Skipped: no CUDA device, or no NCCL"}
-    assert not any("flashinfer" in name.lower() for name in tested) and f"tests/gpu: {len(tested)} skipped" in said
 
 
 def test_the_first_two_parts_end_within_nine_minutes() -> None:
