@@ -54,7 +54,7 @@ def apart(work: Work, jobs: Sequence[Any], job_seconds: float, until: float) -> 
                 left.remove(job)
                 yield job, result
         except EOFError:
-            process.join()
+            process.join(10)
             code = process.exitcode or 0
             fault = signal.Signals(-code).name if code < 0 else f"exit status {code}"
             if code == 0 and len(left) < before:  # it left the others to a new process
@@ -70,7 +70,7 @@ def _end(process: Any) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
-    process.join()
+    process.join(10)  # a device may hold it for ever
 
 
 def _begin(work: Work, jobs: Sequence[Any], sender: Any) -> None:

@@ -19,17 +19,12 @@ wrong, failed (it raised), crashed (it ended its process, or made the device use
 exit status is 0 if all is there and right, 1 if something is not right, 2 if nothing could be run, 3 if all is right
 that has run and something has not: call again.
 
-Of every case it prints
-
-- ``/dense``: a kernel's time over that of dense attention in the same process, the runs of both interleaved, by
-  FlashAttention-3 if it runs, else by the fastest;
-- ``overhead``: the same over the density, 1 if only the attended pairs of tokens (text included) cost time. The target
-  is at most 1.10 beside FlashAttention-3 on Hopper from T=41 on;
-- ``/floor``: a kernel's time over the roofline, which is what the FLOP and the bytes of inputs and output take at the
-  rates of matrix product and copy that this card has just shown;
-- peak memory beyond inputs and output, as a share of its bound (one copy of Q, K and V, and the log-sum-exps), where
-  the time goes, and what planning a denoising step costs the host;
-- the largest difference of a few rows of the timed shape from a float32 computation.
+Of every case it prints ``/dense``, a kernel's time over that of dense attention in the same process, the runs of both
+interleaved, by FlashAttention-3 if it runs, else by the fastest; ``overhead``, the same over the density, 1 if only the
+attended pairs of tokens (text included) cost time (the target is at most 1.10 beside FlashAttention-3 on Hopper from
+T=41 on); ``/floor``, its time over the roofline, by the rates of matrix product and copy that this card has just shown;
+peak memory beyond inputs and output, also as a share of its bound (one copy of Q, K and V, and the log-sum-exps); the
+largest difference of a few rows from a float32 computation; where the time goes; what planning a step costs the host.
 
 It needs PyTorch and this repository; no network. ``benchmarks/carry.txt`` lists what else to bring to a machine without
 one, and how. What is missing is listed as unavailable with the reason, and the rest runs.
@@ -40,7 +35,6 @@ one, and how. What is missing is listed as unavailable with the reason, and the 
 from __future__ import annotations
 
 import argparse
-import random
 import re
 import signal
 import sys
@@ -267,7 +261,7 @@ def started(arguments: argparse.Namespace) -> tuple[Setting, Results]:
         raise ValueError("PyTorch finds no CUDA device; try it out with --device cpu --tiny")
     if arguments.device == "cpu" and not arguments.tiny:
         raise ValueError("a processor is too slow for these shapes: add --tiny")
-    setting = Setting(arguments.device, arguments.tiny, random.SystemRandom().randrange(2**31))
+    setting = Setting(arguments.device.replace("cuda", "cuda:0"), arguments.tiny)
     limit = time.monotonic() + 120
     found = next((result for _, result in apart(partial(machine, setting, arguments.commit), [None], 120, limit)), {})
     if found.get("result") != "right":

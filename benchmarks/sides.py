@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -51,7 +51,7 @@ class Setting:
 
     device: str
     tiny: bool
-    seed: int = 0
+    seed: int = field(default_factory=lambda: random.SystemRandom().randrange(2**31))
 
     def noise(self) -> torch.Generator:
         """This process's random numbers; calls as small as the tiny ones get one thread."""
@@ -69,12 +69,18 @@ def machine(setting: Setting, commit: str | None, jobs: Sequence[Job], answer: A
     """Work of one job: the facts of the machine, with its FLOP and bytes per second."""
 
     def found(job: Job) -> Result:
-        device = torch.device(setting.device, *[0][: setting.device == "cuda"])
+        device = torch.device(setting.device)
         size, nbytes = (256, 2**22) if setting.tiny else (8192, 2**32)
         rates = {"flop": matmul_rate(device, DTYPE, size), "bytes": copy_rate(device, nbytes)}
         measured = f"{rates['flop'] / 1e12:.4g} TFLOP/s in {DTYPE} products, {rates['bytes'] / 1e12:.3g} TB/s copied"
-        capability = torch.cuda.get_device_capability(device) if setting.device == "cuda" else None
-        more = {"capability": capability, "measured": measured, "rates": rates, "tiny": setting.tiny}
+        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+        more = {
+            "capability": capability,
+            "measured": measured,
+            "rates": rates,
+            "tiny": setting.tiny,
+            "seed": setting.seed,
+        }
         return {"result": "right", "machine": facts(device, commit) | more}
 
     one_by_one(found, jobs, answer)
