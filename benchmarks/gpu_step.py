@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import root  # noqa: F401
 import torch
 from apart import Answer, Result, first_line, one_by_one
 from models import MODELS

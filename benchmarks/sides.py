@@ -74,14 +74,8 @@ def machine(setting: Setting, commit: str | None, jobs: Sequence[Job], answer: A
         rates = {"flop": matmul_rate(device, DTYPE, size), "bytes": copy_rate(device, nbytes)}
         measured = f"{rates['flop'] / 1e12:.4g} TFLOP/s in {DTYPE} products, {rates['bytes'] / 1e12:.3g} TB/s copied"
         capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
-        more = {
-            "capability": capability,
-            "measured": measured,
-            "rates": rates,
-            "tiny": setting.tiny,
-            "seed": setting.seed,
-        }
-        return {"result": "right", "machine": facts(device, commit) | more}
+        more = {"capability": capability, "measured": measured, "rates": rates, **asdict(setting)}
+        return {"result": "right", "machine": more | facts(device, commit)}
 
     one_by_one(found, jobs, answer)
 
