@@ -205,8 +205,8 @@ class Run:
 
 def lines(rows: Sequence[dict[str, Any]], tested: dict[str, str]) -> Iterator[str]:
     """Everything that is known: sides, their times by model, steps, tests."""
-    checks = {row["side"]: outcome(row) for row in rows if not row["model"]}
-    yield from table("kernel | result", checks.items())
+    if checks := {row["side"]: outcome(row) for row in rows if not row["model"]}:
+        yield from table("kernel | result", checks.items())
     layers = [row for row in rows if row["model"] and row["side"] != SIDE]
     for model in dict.fromkeys(row["model"] for row in layers):
         here = {(row["side"], row["latent_frames"]): row for row in layers if row["model"] == model}
