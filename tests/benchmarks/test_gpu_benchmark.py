@@ -98,11 +98,8 @@ def test_parts_of_tests(finished: Finished) -> None:
     """Each by its name, without those of FlashInfer, which have a part of their own, and of kernels that crash."""
     tested, skipped = finished.results["tests"], "skipped: Skipped: no CUDA device"
     assert len(tested) > 100 and {*tested.values()} <= {skipped, f"{skipped}, or no NCCL"}
-    named = {
-        kernel
-        for kernel in (*KERNELS, "wrong", "late")
-        if any(name.endswith((f"[{kernel}]", f"-{kernel}]")) for name in tested)
-    }
+    last = {name.rpartition("[")[2] for name in tested}
+    named = {x for x in (*KERNELS, "wrong", "late") if any(f"-{end}".endswith(f"-{x}]") for end in last)}
     assert named == {"sdpa", "wrong", "FlashAttention3"} and f"tests/gpu: {len(tested)} skipped" in finished.said
 
 
