@@ -49,6 +49,7 @@ from lvsa_core.kernels.prefix_window import GatheredWindow, VarlenWindow
 from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_core.memory import HeadGroups
 from lvsa_vllm_omni.measure import dense
+from lvsa_vllm_omni.measure.machine import facts
 
 REFERENCE_FRAMES = MODELS["wan-1.3b"].horizon
 #: On the CPU, from 41 latent frames on: the overhead, and the merge's share of the time.
@@ -186,14 +187,14 @@ def verdicts(rows: list[dict[str, Any]]) -> Iterator[str]:
 def main() -> None:
     arguments = parse_arguments()
     device = torch.device(arguments.device)
-    results = Results(
-        arguments, device,
+    machine = facts(device, arguments.commit) | dict(
         kernel=str(select("auto", device, getattr(torch, arguments.dtype), arguments.head_size)),
         shapes=f"{arguments.dtype}, {arguments.heads} heads of {arguments.head_size}, "
         f"{arguments.patches} tokens a frame",
         runs=f"medians of {arguments.repeats}, interleaved",
         load_before=round(os.getloadavg()[0], 2),
     )  # fmt: skip
+    results = Results(arguments.json, machine)
     noise = torch.Generator(device).manual_seed(0)
     for frames in arguments.frames:
         results.rows.append(case(frames, arguments, noise))
