@@ -88,10 +88,14 @@ def compute(
     """
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # some kernels use the current device
-        size = CallSize.of(q, k)
-        count, out = 1 if groups is None else groups.count(size, q.device), None
+        size, out = CallSize.of(q, k), None
+        count = 1 if groups is None else groups.count(size, q.device)
+        waiting: dict[str, Any] = {} if arriving is None else {"arriving": arriving}
         try:
-            out = _in_groups(count, size, kernel, q, k, v, pattern, layout, scale, arriving)
+            if count == 1:
+                out = kernel.attend(q, k, v, pattern, layout, scale, **waiting)
+            else:
+                out = _in_groups(count, size, kernel, q, k, v, pattern, layout, scale, waiting)
         except torch.OutOfMemoryError:
             more = size.more(count) if groups is None else groups.more(size)
             if more == count:
@@ -100,7 +104,7 @@ def compute(
             torch.cuda.empty_cache()
             if arriving is not None:
                 arriving.wait()
-            out = _in_groups(more, size, kernel, q, k, v, pattern, layout, scale)
+            out = _in_groups(more, size, kernel, q, k, v, pattern, layout, scale, {})
     if layout.video_rows > layout.real_rows:
         out[:, layout.q_before + layout.real_rows : layout.q_before + layout.video_rows] = 0
     return out
@@ -116,17 +120,14 @@ def _in_groups(
     pattern: Pattern,
     layout: TokenLayout,
     scale: float,
-    arriving: Arriving | None = None,
+    waiting: dict[str, Any],
 ) -> Tensor:
-    """The kernel's output, of ``count`` groups of heads one after the other."""
-    more: dict[str, Any] = {} if arriving is None else {"arriving": arriving}
-    if count == 1:
-        return kernel.attend(q, k, v, pattern, layout, scale, **more)
+    """The kernel's output, of ``count`` groups of heads one after the other; the first waits for keys that arrive."""
     out = torch.empty_like(q)
     for ours, theirs in size.slices(count):
         parts = q[:, :, ours], k[:, :, theirs], v[:, :, theirs]
-        out[:, :, ours] = kernel.attend(*parts, pattern, layout, scale, **more)
-        more = {}  # the first group has waited for all keys
+        out[:, :, ours] = kernel.attend(*parts, pattern, layout, scale, **waiting)
+        waiting = {}
     return out
 
 

@@ -28,7 +28,7 @@ def test_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert min(sparse["parts"].values()) > 0 and dense["parts"] is None
     assert {*sparse["planning"]} >= {"known", "new"} and min(sparse["planning"].values()) > 0
     assert sparse["bound_bytes"] == (3 * 16 + 2) * 4 * sparse["tokens"] * 2
-    host = results["machine"]["host"]
+    host = results["host"]
     assert 0 < host["attend"] < host["the operator"]
     printed = capsys.readouterr().out
     assert "The host's time for a layer: " in printed

@@ -1,7 +1,6 @@
 """Kernels tried in processes of their own: what ends the process ends only that."""
 
 import os
-import sys
 import time
 from typing import Any
 
@@ -11,18 +10,9 @@ from torch import Tensor
 
 from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_core.kernels.trial import trial
+from tests.support.crashing import Aborting
 
 CPU = torch.device("cpu")
-
-
-class Aborting(SdpaKernel):
-    """As a library that ends the process when the device reports an error."""
-
-    name = "aborting"
-
-    def attend(self, *given: Any, **more: Any) -> Tensor:
-        print("CUDA error (flash_fwd.cu:78): an illegal memory access", file=sys.stderr, flush=True)
-        os.abort()
 
 
 class Exiting(SdpaKernel):

@@ -12,6 +12,7 @@ from lvsa_core.kernels.registry import KERNELS
 from lvsa_vllm_omni import parallelism
 from lvsa_vllm_omni.cli.main import main
 from lvsa_vllm_omni.hooks import SPECS
+from tests.support.crashing import Aborting
 
 ROOT = Path(__file__).parents[3]
 
@@ -104,6 +105,27 @@ def test_a_kernel_that_some_placements_cannot_use(
         "give: use Ulysses, or another kernel"
     ]
     assert not list(parallelism.refusals(lse=True))
+
+
+def test_a_kernel_that_crashes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs a line of the table, and the sentence says what to set; set, it is not tried."""
+    monkeypatch.setattr("lvsa_vllm_omni.cli.doctor._problem", lambda family: "")
+    others = dict(KERNELS)
+    KERNELS.clear()
+    KERNELS.update({"aborting": Aborting(), "sdpa": others["sdpa"]})
+    try:
+        assert main(["doctor"]) == 2
+        printed = capsys.readouterr()
+        line, right = printed.out.splitlines()[-4:-2]
+        assert line.startswith("  aborting: crashed (it ended its process with SIGABRT: CUDA error")
+        assert right == "  sdpa: right" and "kernel that LVSA takes: sdpa" in printed.out
+        assert printed.err.endswith("the kernel aborting would be tried and crash: set LVSA_SKIP_KERNELS=aborting\n")
+        monkeypatch.setenv("LVSA_SKIP_KERNELS", "aborting")
+        assert main(["doctor"]) == 0
+        assert "  aborting: left out by LVSA_BACKEND or LVSA_SKIP_KERNELS" in capsys.readouterr().out
+    finally:
+        KERNELS.clear()
+        KERNELS.update(others)
 
 
 def test_what_is_switched_on_and_does_not_run(
