@@ -13,7 +13,7 @@ MODEL ?=
 PROMPT ?= A red fox runs through fresh snow, the camera follows it
 export MODEL PROMPT
 
-.PHONY: help setup demo test test-fast test-all check format clean
+.PHONY: help setup demo test test-fast test-all gpu check format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -59,6 +59,10 @@ test-all: $(READY) $(NEWEST) ## run every test, with all placements and on the n
 	    --record tests/data/newest_diffusers.json
 	@$(PYTEST) tests/parallel/test_placements.py --record tests/data/placements.json
 	@HYPOTHESIS_PROFILE=thorough $(PYTEST) --deselect tests/parallel/test_placements.py
+
+# Without a network: python3 benchmarks/gpu.py --all, with what benchmarks/carry.txt lists.
+gpu: $(READY) ## measure on one GPU, in parts; again to go on with what is left
+	@$(BIN)/python benchmarks/gpu.py --all
 
 check: $(READY) ## lint and check types
 	@$(BIN)/ruff check .

@@ -17,6 +17,9 @@ The shapes are Wan's (head size 128, training horizon 21 latent frames) scaled t
 - where the time of ``attend`` goes;
 - what planning costs for a denoising step that sees new anchors, for one that sees known ones, and for the mean of 50.
 
+Last comes the host's time for a layer: processor time of the operator that the engine's layers call, and of ``attend``
+alone, on small tensors and with kernels that compute nothing.
+
 A run counts only if other programs got less than 5 % of the processors meanwhile. Where that leaves too few runs within
 ``--patience``, all of them count and the row is marked.
 """
@@ -25,8 +28,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
+import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from layer import Inputs, describe, measure
@@ -35,16 +40,22 @@ from report import Panel, Results, draw, numbers, parser_of, say
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
+from lvsa_core.attention import compute
+from lvsa_core.call import handle, lvsa_attend, running
+from lvsa_core.cascade import Tables
+from lvsa_core.checks import check_call
 from lvsa_core.kernels import select
-from lvsa_core.kernels.prefix_window import GatheredWindow
+from lvsa_core.kernels.prefix_window import GatheredWindow, VarlenWindow
 from lvsa_core.kernels.sdpa import SdpaKernel
+from lvsa_core.memory import HeadGroups
 from lvsa_vllm_omni.measure import dense
+from lvsa_vllm_omni.measure.machine import facts
 
 REFERENCE_FRAMES = MODELS["wan-1.3b"].horizon
 #: On the CPU, from 41 latent frames on: the overhead, and the merge's share of the time.
 OVERHEAD_LIMIT, MERGE_LIMIT = 1.12, 0.05
-#: Seconds of planning a step, whatever its anchors.
-PLANNING_LIMIT = 0.3e-3
+#: Seconds of planning a step, whatever its anchors, and of the host for a layer.
+PLANNING_LIMIT, HOST_LIMIT = 0.3e-3, 150e-6
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -59,6 +70,66 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--patience", type=float, default=120, help="seconds to wait for quiet runs of one length")
     parser.add_argument("--no-loop", action="store_true", help="leave out the loop over frames, which is slow")
     return parser.parse_args()
+
+
+class NoKernel(VarlenWindow):
+    """Computes nothing, so that the host's own work is left."""
+
+    name = family = "none"
+    merge = staticmethod(lambda out, lse, other, other_lse: None)
+
+    def __init__(self, q: Tensor) -> None:
+        self.out = torch.empty_like(q), torch.zeros(len(q), q.shape[2], q.shape[1])
+
+    def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+        """It always runs."""
+        return None
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """What was made before."""
+        return self.out
+
+    def varlen(self, q: Tensor, k: Tensor, v: Tensor, groups: Tables, scale: float) -> tuple[Tensor, Tensor]:
+        """Likewise."""
+        return self.out[0][0], self.out[1][0]
+
+
+class Call(NamedTuple):
+    """A sparse call as the engine's: see :class:`lvsa_core.call.SparseCall`."""
+
+    attention: Callable[..., Tensor]
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, text: Any, scale: float, layer: Any) -> Tensor:
+        """Attention of a layer."""
+        return self.attention(q, k, v, scale=scale)
+
+
+def host_seconds(repeats: int, calls: int = 300) -> dict[str, float]:
+    """Processor seconds of a layer, on the host alone: the median of ``repeats`` times that many calls."""
+    layout, pattern = TokenLayout(FrameGrid(81, 4)), plan(81, reference_frames=REFERENCE_FRAMES)
+    q, k, v = torch.randn(3, 1, layout.q_tokens, 2, 8).bfloat16()
+    kernel, groups = NoKernel(q), HeadGroups()
+
+    def attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        select(SdpaKernel.name, q.device, q.dtype, q.shape[3])  # which finds a kernel as every call does
+        return compute(kernel, q, k, v, pattern, layout, check_call(q, k, v, pattern, layout, scale), groups)
+
+    layer = type("Layer", (), {})()
+    known, token = handle(layer), running.set(Call(attention))
+    sides = {
+        "the operator": lambda: lvsa_attend(q, k, v, None, None, 0.35, known),
+        "attend": lambda: attention(q, k, v, 0.35),
+    }
+    taken: dict[str, list[float]] = {name: [] for name in sides}
+    with torch.inference_mode():
+        for _ in range(repeats + 1):  # the first one is not counted
+            for name, side in sides.items():
+                start = time.thread_time()
+                for _ in range(calls):
+                    side()
+                taken[name].append((time.thread_time() - start) / calls)
+    running.reset(token)
+    return {name: statistics.median(times[1:]) for name, times in taken.items()}
 
 
 class GatheredSdpa(GatheredWindow, SdpaKernel):
@@ -116,20 +187,25 @@ def verdicts(rows: list[dict[str, Any]]) -> Iterator[str]:
 def main() -> None:
     arguments = parse_arguments()
     device = torch.device(arguments.device)
-    results = Results(
-        arguments, device,
+    machine = facts(device, arguments.commit) | dict(
         kernel=str(select("auto", device, getattr(torch, arguments.dtype), arguments.head_size)),
         shapes=f"{arguments.dtype}, {arguments.heads} heads of {arguments.head_size}, "
         f"{arguments.patches} tokens a frame",
         runs=f"medians of {arguments.repeats}, interleaved",
         load_before=round(os.getloadavg()[0], 2),
     )  # fmt: skip
+    results = Results(arguments.json, machine)
     noise = torch.Generator(device).manual_seed(0)
     for frames in arguments.frames:
         results.rows.append(case(frames, arguments, noise))
         say(*describe(results.rows[-1]))
         results.save()
+    host = host_seconds(arguments.repeats)
+    results.save(host=host)
+    say("The host's time for a layer: " + ", ".join(f"{1e6 * taken:.0f} us {name}" for name, taken in host.items()))
     say(*verdicts(results.rows))
+    most = host["the operator"]
+    say(f"The host: {1e6 * most:.0f} us, {'within' if most <= HOST_LIMIT else 'ABOVE'} {1e6 * HOST_LIMIT:.0f} us.")
     lines = {
         name: [(row["frames"], row["kernels"][name]["seconds"]) for row in results.rows if name in row["kernels"]]
         for name in ("attend", "gathered", "loop")

@@ -44,6 +44,7 @@ from report import Panel, Results, draw, milliseconds, numbers, parser_of, say, 
 from lvsa_core import FrameGrid, plan
 from lvsa_core.kernels import select
 from lvsa_core.sharded.exchange import Shards
+from lvsa_vllm_omni.measure.machine import facts
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -161,8 +162,8 @@ def panels(rows: list[dict[str, Any]]) -> list[Panel]:
 def main() -> None:
     arguments = parse_arguments()
     device = torch.device(arguments.device)
-    results = Results(
-        arguments, device, processors=os.cpu_count(), backend="nccl" if device.type == "cuda" else "gloo",
+    machine = facts(device, arguments.commit) | dict(
+        processors=os.cpu_count(), backend="nccl" if device.type == "cuda" else "gloo",
         kernel=str(select("auto", device, getattr(torch, arguments.dtype), HEAD_SIZE)),
         shapes=f"{arguments.dtype}, {arguments.frames} latent frames of {arguments.patches} tokens, "
         f"{arguments.heads} heads of {HEAD_SIZE}, step {arguments.step}",
@@ -170,6 +171,7 @@ def main() -> None:
         runs=f"medians of {arguments.repeats} over the slowest rank, interleaved",
         load_before=round(os.getloadavg()[0], 2),
     )  # fmt: skip
+    results = Results(arguments.json, machine)
     for ranks in arguments.ranks:
         results.rows.append(measure(ranks, arguments))
         results.save()

@@ -1,186 +1,245 @@
-"""Checks and times every attention kernel on one GPU, beside the dense kernels, in one command and under 8 minutes.
+"""Checks and times every attention kernel on one GPU, beside the dense kernels, in one command that always ends.
 
-    PYTHONPATH=. python benchmarks/gpu.py --json gpu.json --figure gpu.png
+    python benchmarks/gpu.py --all
 
-First every kernel is compared with ``reference_attend``, on random data that is fresh each time and with free memory
-filled with NaN before each run. Then the attention of one layer is timed in bfloat16 at the head shapes of Wan,
-HunyuanVideo and Cosmos, the runs of all kernels and of the dense attentions interleaved. For every case it prints
+It works in parts, the most telling first. Each has a time limit, and 1 and 2 end within nine minutes together:
 
-- ``/dense``: a kernel's time over that of dense attention, by FlashAttention-3 if it runs, else by the fastest;
-- ``overhead``: the same over the density, 1 if only the attended pairs of tokens (text included) cost time. The target
-  is at most 1.10 beside FlashAttention-3 on Hopper from T=41 on;
-- ``/floor``: a kernel's time over the roofline, which is what the FLOP and the bytes of inputs and output take at the
-  rates of matrix product and copy that this card has just shown;
-- peak memory beyond inputs and output, as a share of its bound (one copy of Q, K and V, and the log-sum-exps), where
-  the time of the fastest kernel goes, and what planning a denoising step costs the host;
-- the largest difference of a few rows of the timed shape from a float32 computation.
+1. ``layers``: every kernel is compared with ``reference_attend``, on random data and with free memory filled with NaN,
+   and its attention of one layer is timed in bfloat16 at the shapes of Wan 2.1 14B and 1.3B, beside dense
+   FlashAttention-3, cuDNN and FlashAttention-2;
+2. ``steps``: whole denoising steps of both (see ``gpu_step.py``);
+3. ``tests``: ``tests/gpu``;
+4. ``models``: the shapes of HunyuanVideo 1.5, Cosmos 3 and 720p, and what slower kernels take at T=121;
+5. ``flashinfer``: FlashInfer's kernels and tests; it compiles for minutes.
 
-The most important cases come first. The first one always runs; others that would not end within ``--budget`` are named
-and not run. The JSON file is written after every case. The exit status is 1 if a kernel that says it is available gives
-wrong numbers, 2 if nothing can be run.
+Every kernel and every dense attention runs in a process of its own. What crashes or hangs there costs one result; the
+next call passes over it. Results are written as they come. Call the same command again to go on: what has a result on
+this card, with these versions and this commit, is not run again. At the end stands a table: for each kernel right,
+wrong, failed (it raised), crashed (it ended its process, or made the device useless) or unavailable, and its times. The
+exit status is 0 if all is there and right, 1 if something is not right, 2 if nothing could be run, 3 if all is right
+that has run and something has not: call again.
 
-It needs PyTorch and this repository; no network. For FlashAttention-3 (Hopper) and FlashInfer carry their wheels. On a
-machine with a network, with the other machine's Python and platform:
+Of every case it prints ``/dense``, a kernel's time over that of dense attention in the same process, the runs of both
+interleaved, by FlashAttention-3 if it runs, else by the fastest; ``overhead``, the same over the density, 1 if only the
+attended pairs of tokens (text included) cost time (the target is at most 1.10 beside FlashAttention-3 on Hopper from
+T=41 on); ``/floor``, its time over the roofline, by the rates of matrix product and copy that this card has just shown;
+peak memory beyond inputs and output, also as a share of its bound (one copy of Q, K and V, and the log-sum-exps); the
+largest difference of a few rows from a float32 computation; where the time goes; what planning a step costs the host.
 
-    pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_24_x86_64 \\
-        --dest wheels fa3-fwd flashinfer-python
+It needs PyTorch and this repository; no network. ``benchmarks/carry.txt`` lists what else to bring to a machine without
+one, and how. What is missing is listed as unavailable with the reason, and the rest runs.
 
-and there, after copying the folder (pip matches the platform exactly: if it finds nothing, try another number):
-
-    pip install --no-index --no-deps --find-links wheels fa3-fwd flashinfer-python
-
-``--no-deps`` keeps the PyTorch that is there. fa3-fwd (28 MB) needs nothing else at run time. FlashInfer needs the
-packages that ``pip show flashinfer-python`` lists, as far as they are missing there, and for its kernels either the
-wheel flashinfer-jit-cache of exactly its version and of that machine's CUDA (over 1 GB), or the CUDA toolkit's nvcc and
-ninja; then its first run compiles for some minutes, which count as budget: leave it out with ``--kernels flash,sdpa``
-or raise ``--budget``. A kernel or dense attention that is missing is listed with the reason, and the rest runs.
-
-``--device cpu --tiny`` runs all of it on shrunk shapes in some seconds, to see that it works; its times mean nothing.
+``--device cpu --tiny`` runs all of it on shrunk shapes, to see that it works; its times mean nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import random
+import re
+import signal
 import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import groupby
 from typing import Any
 
+import root  # noqa: F401
 import torch
-from layer import Inputs, check_dense, check_kernels, describe, first_line, measure
-from models import MODELS, Model
-from report import Panel, Results, draw, names, numbers, parser_of, say
+from apart import Result, Work, apart
+from gpu_step import CASES, SIDE, STEP_MODELS, Steps
+from gpu_step import describe as describe_step
+from gpu_step import lines as step_lines
+from gpu_tests import COLLECT, tests
+from layer import describe
+from models import MODELS
+from report import Results, names, numbers, parser_of, say, table
+from sides import DENSE_SIDE, Job, Layers, Setting, machine
 
-from lvsa_core.kernels import KERNELS, Kernel, KernelUnavailable, select, selftest
-from lvsa_vllm_omni.measure.timing import copy_rate, matmul_rate
+from lvsa_core.kernels import KERNELS
+from lvsa_vllm_omni.measure.dense import DENSE
+from lvsa_vllm_omni.measure.machine import ROOT
 
-DTYPE = torch.bfloat16
-FRAMES = {"wan-14b-720p": [41]}  # of the others all of ALL_FRAMES
-ALL_FRAMES = [81, 41, 121, 21]
-FIRST = ("wan-14b", "wan-1.3b")  # with all their lengths but the dense one
-CASE_SECONDS, LEAST_SECONDS = 20.0, 15.0  # that the runs of a case take, and that a case needs to be begun
-RUNS = (5, 15)  # of each side, as many as fit
+#: Limits of the parts, in their order, and of one job.
+SECONDS = {"layers": 325.0, "steps": 205.0, "tests": 480.0, "models": 480.0, "flashinfer": 590.0}
+JOB_SECONDS = {"layers": 120.0, "steps": 150.0, "tests": 60.0, "models": 120.0, "flashinfer": 580.0}
+#: Models and latent frames of the first and fourth part; of the first kernel that is right, and of the slower ones.
+LENGTHS = (81, 41, 121, 21)
+WAN = [(name, t) for name in ("wan-14b", "wan-1.3b") for t in LENGTHS]
+WAN_SLOWER = [case for case in WAN if case[1] in (81, 41)]
+OTHERS = [(name, t) for name in ("hunyuan-video-1.5", "wan-14b-720p") for t in (41, 81)] + [("cosmos3", 81)]
+OTHERS_SLOWER = [case for case in WAN if case[1] == 121]
+FLASHINFER = "flashinfer"
 TARGET, TARGET_FRAMES = 1.10, 41
+FAULTS = ("wrong", "failed", "crashed")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(given: Sequence[str]) -> argparse.Namespace:
     """Command line; names are checked here."""
     families = list(dict.fromkeys(kernel.family for kernel in KERNELS.values()))
-    parser = parser_of(__doc__)
-    parser.add_argument("--models", type=names(MODELS), default=[*MODELS], help=f"default: {','.join(MODELS)}")
-    parser.add_argument("--frames", type=numbers(), help="latent frames for all models; default: 21,41,81,121")
-    parser.add_argument("--kernels", type=names([*families, *KERNELS]), default=families, help="families or names")
-    parser.add_argument("--budget", type=float, default=420, metavar="SECONDS", help="end within that")
+    parser = parser_of(__doc__, figure=False)
+    parser.add_argument("--all", action="store_const", const=[*SECONDS], dest="parts", help="all parts")
+    parser.add_argument("--parts", type=names(SECONDS), help=f"of {','.join(SECONDS)}; default: the first")
+    parser.set_defaults(parts=[*SECONDS][:1])
+    parser.add_argument("--models", type=names(MODELS), help=f"of {','.join(MODELS)}; default: each part's own")
+    parser.add_argument("--frames", type=numbers(), help="latent frames; default: each part's own")
+    parser.add_argument("--kernels", type=names([*families, *KERNELS]), help="families or names; default: each part's")
+    parser.add_argument("--budget", type=float, metavar="SECONDS", help="of each part; default: its own limit")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="shrunk shapes, two runs each")
-    return parser.parse_args()
+    return parser.parse_args(given)
 
 
-def ordered_cases(models: list[str], frames: list[int] | None) -> list[tuple[str, int]]:
-    """Models and numbers of latent frames, the most important first."""
-    cases = [(name, t) for name in models for t in frames or FRAMES.get(name, ALL_FRAMES)]
-    return sorted(cases, key=lambda case: (case[1] <= MODELS[case[0]].horizon, case[0] not in FIRST))
+def outcome(result: Result) -> str:
+    """In words."""
+    return ": ".join(result[part] for part in ("result", "reason") if part in result)
 
 
-def available(asked: list[str], device: torch.device) -> tuple[list[Kernel], dict[str, str]]:
-    """The kernels asked for that say they run here, in the order of ``auto``, and what the others say."""
-    kernels = [kernel for kernel in KERNELS.values() if {kernel.name, kernel.family} & {*asked}]
-    reasons = {kernel.name: kernel.available(device, DTYPE, 128) for kernel in kernels}
-    return [kernel for kernel in kernels if reasons[kernel.name] is None], {k: r for k, r in reasons.items() if r}
+class Run:
+    """One run of the command: its parts by their names, and what is known so far."""
 
+    def __init__(self, arguments: argparse.Namespace, setting: Setting, results: Results) -> None:
+        self.arguments, self.setting, self.results = arguments, setting, results
+        self.done: dict[str, dict[str, Any]] = {row["job"]: row for row in results.rows}
+        self.tested: dict[str, str] = results.data.setdefault("tests", {})
+        self.missing: list[str] = []  # jobs that had no time
 
-def auto(device: torch.device) -> str:
-    """What ``attend`` would run by itself, and what it passes over."""
-    try:
-        return str(select("auto", device, DTYPE, 128))
-    except KernelUnavailable as error:
-        return f"nothing: {error}"
-
-
-class Bench:
-    """One run of the command."""
-
-    def __init__(self, arguments: argparse.Namespace, device: torch.device) -> None:
-        self.arguments, self.device = arguments, device
-        self.seed = random.SystemRandom().randrange(2**31)
-        random.seed(self.seed)
-        self.noise = torch.Generator(device).manual_seed(self.seed)
-        size, nbytes = (256, 2**22) if arguments.tiny else (8192, 2**32)
-        self.rates = {"flop": matmul_rate(device, DTYPE, size), "bytes": copy_rate(device, nbytes)}
-        measured = f"{self.rates['flop'] / 1e12:.4g} TFLOP/s in {DTYPE} products, {self.rates['bytes'] / 1e12:.3g} TB/s"
-        more = {"measured": measured, "rates": self.rates, "seed": self.seed, "tiny": arguments.tiny}
-        self.results = Results(arguments, device, **more)
-
-    def checked(self) -> tuple[list[Kernel], dict[str, Any]]:
-        """The kernels and the dense attentions that run here and are right."""
-        # About 4000 tokens each; 14B and 1.3B become the same.
-        small = [*dict.fromkeys(self.small(MODELS[name]) for name in self.arguments.models)]
-        kernels, reasons = available(self.arguments.kernels, self.device)
-        checks = check_kernels(kernels, small, DTYPE, self.noise, self.seed)
-        dense, dense_reasons = check_dense(small[0], DTYPE, self.noise)
-        faulty = {row["kernel"] for row in checks if row["result"] != "right"}
-        usable = [kernel for kernel in kernels if kernel.name not in faulty]
-        self.results.save(
-            checks=checks, unavailable=reasons, dense_unavailable=dense_reasons, auto=auto(self.device),
-            usable=[kernel.name for kernel in usable], left_out=[],
-        )  # fmt: skip
-        say(*checked_lines(self.results.data))
-        return usable, dense
-
-    def small(self, model: Model) -> Model:
-        """For the checks."""
-        return model.small(5 if self.arguments.tiny else 2000 // model.horizon, 128)
-
-    def case(self, name: str, frames: int, kernels: list[Kernel], dense: dict[str, Any]) -> None:
-        """Time one case, if it fits into the budget."""
-        left = self.arguments.budget - self.results.seconds
-        if left < LEAST_SECONDS and (self.results.rows or self.arguments.budget <= 0):
-            return self.left_out(name, frames, "over the budget")
-        model = MODELS[name].small(4, 16) if self.arguments.tiny else MODELS[name]
-        pattern = model.pattern(frames)
-        timed = kernels[: 1 if pattern.is_dense else None]  # all do the same there
-        try:
-            case = measure(
-                Inputs.of(model, model.layout(frames), DTYPE, self.noise), pattern, model.horizon,
-                {kernel.name: kernel.attend for kernel in timed}, None if pattern.is_dense else kernels[0], dense,
-                min(CASE_SECONDS, left / 2), (2, 2) if self.arguments.tiny else RUNS,
-            )  # fmt: skip
-        except Exception as error:  # such as no memory for the inputs: the other cases still count
-            return self.left_out(name, frames, first_line(error))
-        floor = max(case["flop"] / self.rates["flop"], case["moved_bytes"] / self.rates["bytes"])
-        for row in case["kernels"].values():
-            row["roofline"] = row["seconds"] / floor
-        self.results.rows.append({"model": name, "floor": floor, **case})
-        self.results.save()
-        say(*describe(self.results.rows[-1]))
-
-    def left_out(self, name: str, frames: int, reason: str) -> None:
-        """Keep why a case is missing."""
-        self.results.data["left_out"].append(f"{name} T={frames}: {reason}")
+    def part(self, name: str) -> None:
+        """Run what has no result yet, within the part's time."""
+        seconds = self.arguments.budget or SECONDS[name]
+        self.limits = {"job_seconds": min(JOB_SECONDS[name], seconds), "until": time.monotonic() + seconds}
+        say(f"== {name}, at most {seconds:.0f} s")
+        getattr(self, name)()
         self.results.save()
 
+    def layers(self) -> None:
+        self.sides(WAN, WAN_SLOWER)
 
-def checked_lines(results: dict[str, Any]) -> list[str]:
-    """What runs here, what does not, and why."""
-    allowed = selftest.TOLERANCE[DTYPE]
-    lines = [f"Every kernel against reference_attend, {DTYPE}, random data; allowed is a difference of {allowed}:"]
-    for name in dict.fromkeys(row["kernel"] for row in results["checks"]):
-        rows = [row for row in results["checks"] if row["kernel"] == name]
-        faults = [f"{row['result']} (off by {row['difference']}) on {row['layout']}" for row in rows
-                  if row["result"] != "right"]  # fmt: skip
-        largest = max((row["difference"] for row in rows if row["difference"] is not None), default=0)
-        lines.append(f"{name}: {'; '.join(faults) or f'right on {len(rows)} layouts, off by at most {largest:.2g}'}")
-    lines += [f"{name}: does not run here: {reason}" for name, reason in results["unavailable"].items()]
-    lines += [f"dense {name}: left out: {reason}" for name, reason in results["dense_unavailable"].items()]
-    return [*lines, f"auto takes: {results['auto']}"]
+    def steps(self) -> None:
+        cases = [case for case in self.cases(CASES) if case[0] in STEP_MODELS]
+        for _, group in groupby(cases, key=lambda case: case[0]):
+            for row in self.run(Steps(self.setting, self.crashed()), [Job(SIDE, *case) for case in group]):
+                say(*(describe_step(row) if row["result"] == "right" else [f"{row['job']}: {outcome(row)}"]))
+
+    def tests(self, of_flashinfer: bool = False) -> None:
+        work = partial(tests, self.crashed())
+        collected: Result = next((result for _, result in apart(work, [COLLECT], **self.limits)), {})
+        known = [name for name in collected.get("tests", ()) if (FLASHINFER in name.lower()) == of_flashinfer]
+        if not known:
+            self.tested[COLLECT] = outcome(collected)
+        left = [name for name in known if name not in self.tested]
+        for name, result in apart(work, left, **self.limits):
+            self.tested[name] = outcome(result)
+            self.results.save()
+        self.missing += [name for name in known if name not in self.tested]
+
+    def models(self) -> None:
+        self.sides(OTHERS, OTHERS_SLOWER)
+
+    def flashinfer(self) -> None:
+        self.sides(WAN_SLOWER, WAN_SLOWER, FLASHINFER)
+        self.tests(of_flashinfer=True)
+
+    def cases(self, known: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Models and latent frames of a part, or what is asked for in their place."""
+        own = {name: [t for model, t in known if model == name] for name, _ in known}
+        models = self.arguments.models or [*own]
+        return [(name, t) for name in models for t in self.arguments.frames or own.get(name, LENGTHS)]
+
+    def sides(self, first: Sequence[tuple[str, int]], slower: Sequence[tuple[str, int]], family: str = "") -> None:
+        """The dense attentions, then the kernels; of FlashInfer only if ``family`` says so or it is asked for."""
+        for name in DENSE:
+            if (name == "FlashInfer") == (family == FLASHINFER):
+                self.side(DENSE_SIDE + name, self.cases(first))
+        for name, kernel in KERNELS.items():
+            asked = self.arguments.kernels
+            if {name, kernel.family} & {*asked} if asked else (kernel.family == FLASHINFER) == (family == FLASHINFER):
+                self.side(name, self.cases(first if self.first() in (None, name) else slower))
+
+    def side(self, name: str, cases: Sequence[tuple[str, int]]) -> None:
+        """Check a side, and time it if it is right."""
+        jobs = [Job(name), *(Job(name, *case) for case in cases)]
+        if name not in self.done or self.done[name]["result"] == "right":
+            for row in self.run(Layers(self.setting, self.results.data["machine"]["rates"], self.references()), jobs):
+                say(*(describe(row) if "dense" in row else [f"{row['job']}: {outcome(row)}"]))
+                if not row["model"] and row["result"] != "right":
+                    break
+
+    def run(self, work: Work, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
+        """Rows of the jobs that have none yet, written as they come."""
+        for job, result in apart(work, [job for job in jobs if str(job) not in self.done], **self.limits):
+            row = {"job": str(job), **job._asdict(), **result}
+            self.done[row["job"]] = row
+            self.results.rows.append(row)
+            self.results.save()
+            yield row
+        self.missing += [str(job) for job in jobs if str(job) not in self.done]
+
+    def first(self) -> str | None:
+        """The kernel that ``auto`` takes: the first that is right."""
+        return next((name for name in KERNELS if self.done.get(name, {}).get("result") == "right"), None)
+
+    def crashed(self) -> tuple[str, ...]:
+        """Kernels that have ended a process."""
+        return tuple({row["side"] for row in self.results.rows if row["result"] == "crashed"} & {*KERNELS})
+
+    def references(self) -> dict[tuple[str, int], str]:
+        """FlashAttention-3 if it ran at a case, else the fastest."""
+        found: dict[tuple[str, int], dict[str, float]] = {}
+        for row in self.results.rows:
+            if row["side"].startswith(DENSE_SIDE) and row["model"] and row["result"] == "right":
+                found.setdefault((row["model"], row["latent_frames"]), {}).update(row["dense"])
+        return {
+            case: "FlashAttention-3" if "FlashAttention-3" in times else min(times, key=times.__getitem__)
+            for case, times in found.items()
+        }
+
+    def status(self) -> int:
+        """Of the command."""
+        found = [row["result"] for row in self.results.rows] + [text.partition(":")[0] for text in self.tested.values()]
+        if {*found} & {*FAULTS}:
+            return 1
+        return 2 if not {"right", "passed"} & {*found} else 3 if self.missing else 0
 
 
-def verdict(rows: list[dict[str, Any]], hopper: bool) -> dict[str, Any]:
-    """The largest overhead of the kernel that ran as first choice, and whether it is within the target."""
+def lines(rows: Sequence[dict[str, Any]], tested: dict[str, str]) -> Iterator[str]:
+    """Everything that is known: sides, their times by model, steps, tests."""
+    if checks := {row["side"]: outcome(row) for row in rows if not row["model"]}:
+        yield from table("kernel | result", checks.items())
+    layers = [row for row in rows if row["model"] and row["side"] != SIDE]
+    for model in dict.fromkeys(row["model"] for row in layers):
+        here = {(row["side"], row["latent_frames"]): row for row in layers if row["model"] == model}
+        lengths = sorted({length for _, length in here})
+        cells = [
+            [side, *(cell(here[side, length]) if (side, length) in here else "" for length in lengths)]
+            for side in dict.fromkeys(side for side, _ in here)
+        ]
+        yield ""
+        yield from table(" | ".join([f"{model}, ms (/ density / dense)", *(f"T={t}" for t in lengths)]), cells)
+    if steps := [row for row in rows if row["side"] == SIDE and row["result"] == "right"]:
+        yield from ("", *step_lines(steps))
+    yield from ("", *(f"{row['job']}: {outcome(row)}" for row in rows if row["model"] and row["result"] != "right"))
+    counts = Counter(text.partition(":")[0] for text in tested.values())
+    yield f"tests/gpu: {', '.join(f'{count} {name}' for name, count in counts.items()) or 'not run'}"
+    yield from (f"{name}: {text}" for name, text in tested.items() if text.startswith(FAULTS))
+
+
+def cell(row: dict[str, Any]) -> str:
+    """A time of a side, and of a kernel its overhead."""
+    if row["result"] != "right":
+        return row["result"]
+    own = row["kernels"].get(row["side"])
+    return f"{own['seconds'] * 1e3:.4g} ({own['overhead']:.3f})" if own else f"{min(row['dense'].values()) * 1e3:.4g}"
+
+
+def verdict(rows: Sequence[dict[str, Any]], first: str | None, hopper: bool) -> dict[str, Any]:
+    """The largest overhead of the kernel that ``auto`` takes, and whether it is within the target."""
     judged = [
-        (case["kernels"][case["chosen"]]["overhead"], f"{case['model']} T={case['frames']} {case['chosen']}")
-        for case in rows
-        if case["chosen"] and case["frames"] >= TARGET_FRAMES and not case["dense_pattern"]
-        and case["reference"] == "FlashAttention-3"
+        (row["kernels"][first]["overhead"], row["job"])
+        for row in rows
+        if row["side"] == first and row.get("reference") == "FlashAttention-3" and first in row["kernels"]
+        and row["latent_frames"] >= TARGET_FRAMES and not row["dense_pattern"]
     ]  # fmt: skip
     target = f"{TARGET:.2f} x density x dense FlashAttention-3 on Hopper from T={TARGET_FRAMES} on"
     if not (hopper and judged):
@@ -192,45 +251,47 @@ def verdict(rows: list[dict[str, Any]], hopper: bool) -> dict[str, Any]:
     return {"largest": largest, "within": within, "sentence": sentence}
 
 
-def panels(rows: list[dict[str, Any]]) -> list[Panel]:
-    """Overheads by latent frames, a panel for each model."""
-    found = []
-    for model in dict.fromkeys(case["model"] for case in rows):
-        lines: dict[str, list[tuple[float, float]]] = {}
-        here = [case for case in rows if case["model"] == model and not case["dense_pattern"]]
-        for case in sorted(here, key=lambda case: int(case["frames"])):
-            for name, row in case["kernels"].items():
-                lines.setdefault(name, []).append((case["frames"], row["overhead"]))
-        options = {"title": model, "xlabel": "latent frames", "ylabel": "time / (density x dense)"}
-        found.append(Panel(lines, options, levels=(1, TARGET)))
-    return found
+def started(arguments: argparse.Namespace) -> tuple[Setting, Results]:
+    """The machine's facts, and the file that a run on it begins or goes on with.
 
-
-def main() -> int:
-    arguments = parse_arguments()
+    Raises:
+        ValueError: if nothing can be run here, or the file is of another run.
+    """
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        print("error: PyTorch finds no CUDA device; try it out with --device cpu --tiny", file=sys.stderr)
-        return 2
+        raise ValueError("PyTorch finds no CUDA device; try it out with --device cpu --tiny")
     if arguments.device == "cpu" and not arguments.tiny:
-        print("error: a processor is too slow for these shapes: add --tiny", file=sys.stderr)
+        raise ValueError("a processor is too slow for these shapes: add --tiny")
+    setting = Setting(arguments.device.replace("cuda", "cuda:0"), arguments.tiny)
+    limit = time.monotonic() + 120
+    found = next((result for _, result in apart(partial(machine, setting, arguments.commit), [None], 120, limit)), {})
+    if found.get("result") != "right":
+        raise ValueError(f"the device does not work: {outcome(found) or 'it does not answer'}")
+    facts = found["machine"]
+    name = re.sub(r"[^a-z0-9]+", "-", f"{facts['device'] or 'cpu'} {facts['commit']}".lower())
+    return setting, Results(arguments.json or ROOT / "outputs" / f"gpu-{name}.json", facts, resume=True)
+
+
+def main(*given: str) -> int:
+    arguments = parse_arguments([*given, *sys.argv[1:]])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # the table comes all the same
+    try:
+        setting, results = started(arguments)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 2
-    bench = Bench(arguments, torch.device("cuda:0" if arguments.device == "cuda" else "cpu"))
-    results, (kernels, dense) = bench.results, bench.checked()
-    wrong = any(row["result"] == "wrong" for row in results.data["checks"])
-    if not (kernels and dense):
-        print(f"error: nothing to time: no {'dense attention' if kernels else 'kernel'} runs here", file=sys.stderr)
-        return 1 if wrong else 2
-    for name, frames in ordered_cases(arguments.models, arguments.frames):
-        bench.case(name, frames, kernels, dense)
-    hopper = arguments.device == "cuda" and torch.cuda.get_device_capability(bench.device)[0] == 9
-    results.save(verdict=verdict(results.rows, hopper))
+    run = Run(arguments, setting, results)
+    for part in arguments.parts:
+        try:
+            run.part(part)
+        finally:
+            say(*lines(results.rows, run.tested))
+    hopper = (results.data["machine"]["capability"] or [0])[0] == 9
+    results.save(auto=run.first(), verdict=verdict(results.rows, run.first(), hopper))
     say(results.data["verdict"]["sentence"])
-    if results.data["left_out"]:
-        print(f"Left out: {', '.join(results.data['left_out'])}")
-    print(f"{results.seconds:.0f} s in all")
-    if results.rows:
-        draw(arguments.figure, panels(results.rows))
-    return int(wrong or not all(row["right"] for case in results.rows for row in case["kernels"].values()))
+    if run.missing:
+        print(f"Not run for lack of time, call again: {len(run.missing)}, the first is {run.missing[0]}")
+    print(f"{results.seconds:.0f} s; the results are in {results.file}")
+    return run.status()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Times whole denoising steps on one GPU, dense and with LVSA, in one command, without a network and under 8 minutes.
+"""Whole denoising steps, dense and with LVSA: the second part of ``gpu.py``, which this command runs alone.
 
-    PYTHONPATH=. python benchmarks/gpu_step.py --json gpu-step.json --figure gpu-step.png
+    python benchmarks/gpu_step.py --models wan-1.3b,hunyuan-video-1.5
 
 The transformers are diffusers' classes of Wan 2.1 1.3B (30 blocks) and 14B (40) at 480x832 and of HunyuanVideo 1.5 (54)
 at 480x848, in bfloat16. Their weights are random, which does not change the time. A step is two calls, with and without
@@ -16,158 +16,72 @@ prints
 - the share of self-attention: the time of one layer's by itself, times the layers, over that of the step;
 - the largest memory that PyTorch held, weights included.
 
-As in vLLM-Omni the blocks are compiled, all but the attention. Where that fails (it needs a C compiler), and with
-``--no-compile``, they run as written, and it says so. The first case always runs; another one that would not end within
-``--budget`` is named and not run: call again with its ``--models`` and ``--frames``. The JSON file is written after
-every case. The exit status is 1 if a case failed (such as a model that does not fit into the memory), 2 if nothing can
-be run.
-
-It needs PyTorch 2.11, this repository, the wheel of diffusers (pure Python, 6 MB) with accelerate, transformers,
-huggingface-hub, safetensors, numpy, regex, requests, httpx, filelock and Pillow, and for FlashAttention-3 (Hopper) the
-wheel fa3-fwd (28 MB). Where a machine has all but diffusers and fa3-fwd, then on one with a network, with the other
-machine's Python and platform:
-
-    pip download --no-deps --only-binary=:all: --python-version 3.12 --platform manylinux_2_24_x86_64 \\
-        --dest wheels fa3-fwd diffusers==0.40.0
-
-and there, after copying the folder:
-
-    pip install --no-index --no-deps --find-links wheels fa3-fwd diffusers
-
-``--small`` tries all of it on a processor in seconds: 2 blocks, 4 tokens a frame, float32. Its times mean nothing.
+As in vLLM-Omni the blocks are compiled, all but the attention. Where that fails (it needs a C compiler) they run as
+written, and it says so. With ``--device cpu --tiny`` they have 2 blocks, 4 tokens a frame and float32.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
-import random
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import root  # noqa: F401
 import torch
-from layer import first_line
-from models import MODELS, Model
-from report import Panel, Results, draw, names, numbers, parser_of, say, table
+from apart import Answer, Result, first_line, one_by_one
+from models import MODELS
+from report import table
+from sides import Job, Setting
 
-from lvsa_core import Pattern
-from lvsa_vllm_omni.measure.timing import matmul_rate
+from lvsa_core.kernels import KERNELS
 
+SIDE = "step"
 STEP_MODELS = ("wan-1.3b", "wan-14b", "hunyuan-video-1.5")
-FRAMES = [81, 161, 321, 481]
-#: These cases come first, of them the cheap ones, for slower cards. All of them fit into the default budget on an H200,
-#: and each model is among them.
-FIRST = [("wan-1.3b", 81), ("wan-1.3b", 161), ("wan-1.3b", 321), ("wan-1.3b", 481), ("hunyuan-video-1.5", 321),
-         ("wan-14b", 161)]  # fmt: skip
-START_SECONDS = 10.0  # for choosing the dense kernel, and for a model's weights and compilation
-CASE_SECONDS, FEWEST, MOST = 12.0, 2, 15  # a case gets as many runs of each side as fit in this
-LARGE = 40.0  # seconds of a step of both sides together, of which one run is enough
+#: Models and latent frames, the most telling first; neighbours of one model share its weights and compiled blocks.
+CASES = [("wan-1.3b", 21), ("wan-1.3b", 41), ("wan-1.3b", 81), ("wan-1.3b", 121), ("wan-14b", 41), ("wan-14b", 21)]
+CASE_SECONDS, MOST = 12.0, 15
 TARGETS = {("wan-1.3b", 321): 2.4, ("wan-1.3b", 481): 3.4}
 EQUAL = 0.01  # allowed between the sides where both are dense
 
 
-def parse_arguments() -> argparse.Namespace:
-    """Command line; names are checked here."""
-    parser = parser_of(__doc__)
-    parser.add_argument(
-        "--models", type=names(STEP_MODELS), default=[*STEP_MODELS], help=f"default: {','.join(STEP_MODELS)}"
-    )
-    parser.add_argument("--frames", type=numbers(), default=FRAMES, help="of video; default: 81,161,321,481")
-    parser.add_argument("--budget", type=float, default=420, metavar="SECONDS", help="run no case that would not fit")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="compile blocks; default: on a GPU")
-    parser.add_argument("--small", action="store_true", help="2 blocks of few tokens on the CPU, to see that it works")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Steps:
+    """Work of the cases of a model.
 
+    Args:
+        left_out: kernels that LVSA must not choose, such as those that have ended a process.
+    """
 
-def ordered_cases(models: list[str], frames: list[int]) -> list[tuple[str, int]]:
-    """Models and frames, the most important first."""
-    cases = [(name, count) for name in models for count in frames]
-    return sorted(cases, key=lambda case: FIRST.index(case) if case in FIRST else len(FIRST))
+    setting: Setting
+    left_out: tuple[str, ...] = ()
 
+    def __call__(self, jobs: Sequence[Job], answer: Answer) -> None:
+        for name in self.left_out:
+            KERNELS.pop(name, None)
+        loaded: dict[str, Any] = {}
+        noise = self.setting.noise()
+        one_by_one(lambda job: self.measured(job, loaded, noise), jobs, answer)
 
-def expected_step(model: Model, frames: int, rate: float) -> float:
-    """Seconds of a step of both sides together, at 70 % of the rate of matrix products."""
-    latent = model.latent_frames(frames)
-    dense, sparse = (model.flop(latent, pattern) for pattern in (Pattern(latent), model.pattern(latent)))
-    return 2 * (dense + sparse) / (0.7 * rate)
-
-
-def fewest(once: float) -> int:
-    """Runs that a case gets at least, of a step that takes so many seconds on both sides together."""
-    return 1 if once > LARGE else FEWEST
-
-
-class Bench:
-    """The cases of one run of the command, and what is known so far."""
-
-    def __init__(self, arguments: argparse.Namespace, device: torch.device) -> None:
-        self.arguments, self.device = arguments, device
-        self.dtype = torch.float32 if arguments.small else torch.bfloat16
-        self.compiled = not arguments.small if arguments.compile is None else arguments.compile
-        seed = random.SystemRandom().randrange(2**31)
-        self.noise = torch.Generator(device).manual_seed(seed)
-        self.rate = matmul_rate(device, self.dtype, 256 if arguments.small else 8192)
-        self.pace = 1.0  # seconds of the last case's steps over those expected
-        self.name, self.transformer = "", None
-        self.results = Results(arguments, device, flop_rate=self.rate, seed=seed, small=arguments.small)
-        self.results.data["left_out"] = []
-        self.failed = False
-
-    def model(self, name: str) -> Model:
-        """In this run."""
-        return MODELS[name].small() if self.arguments.small else MODELS[name]
-
-    def loaded(self, name: str) -> Any:
-        """A transformer, in place of the one before."""
-        from step import build
-
-        if self.name != name:
-            self.transformer = None
+    def measured(self, job: Job, loaded: dict[str, Any], noise: torch.Generator) -> Result:
+        """All numbers of a case, and whether it meets its target."""
+        try:
+            from step import build, measure
+        except ImportError as error:
+            return {"result": "unavailable", "reason": f"{first_line(error)}; benchmarks/carry.txt says what it needs"}
+        tiny = self.setting.tiny
+        model = MODELS[job.model].small() if tiny else MODELS[job.model]
+        if job.model not in loaded:
+            loaded.clear()
             torch.compiler.reset()  # what was compiled may hold the weights
             gc.collect()
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-            self.name, self.transformer = name, build(self.model(name), self.device, self.dtype)
-        return self.transformer
-
-    @property
-    def left(self) -> float:
-        """Seconds of the budget."""
-        return max(0.0, self.arguments.budget - self.results.seconds)
-
-    def case(self, name: str, frames: int) -> None:
-        """Run one case if it fits into the budget, or is the first."""
-        from step import measure
-
-        expected = expected_step(self.model(name), frames, self.rate)
-        once = self.pace * expected
-        least = START_SECONDS * (1 if name == self.name else 2) + fewest(once) * once
-        first = not self.results.rows and self.arguments.budget > 0
-        if least > self.left and not first:
-            return self.left_out(
-                name, frames, f"over the budget, it takes about {least:.0f} s of {self.left:.0f} s left"
-            )
-        most = FEWEST if self.arguments.small else MOST
-
-        def repeats() -> int:
-            return max(fewest(once), min(most, int(min(CASE_SECONDS, self.left) / once)))
-
-        try:
-            case = measure(self.model(name), self.loaded(name), frames, self.compiled, self.noise, repeats)
-        except Exception as error:  # the other cases still count
-            self.failed = True
-            return self.left_out(name, frames, first_line(error))
-        self.pace = sum(case["seconds"].values()) / expected
-        case = {"model": name, **case}
-        self.results.rows.append({**case, **dict(zip(("target", "met"), judge(case), strict=True))})
-        self.results.save()
-        say(*describe(self.results.rows[-1]))
-
-    def left_out(self, name: str, frames: int, reason: str) -> None:
-        """Say and keep why a case is missing."""
-        self.results.data["left_out"].append(f"{name}, {frames} frames: {reason}")
-        self.results.save()
-        say(f"Left out: {self.results.data['left_out'][-1]}")
+            loaded[job.model] = build(model, noise.device, torch.float32 if tiny else torch.bfloat16)
+        case = measure(
+            model, loaded[job.model], job.latent_frames, not tiny, noise, CASE_SECONDS, 2 if tiny else MOST
+        )  # fmt: skip
+        target, met = judge({"model": job.model, **case})
+        return {"result": "right", **case, "target": target, "met": met}
 
 
 def judge(case: dict[str, Any]) -> tuple[str, bool | None]:
@@ -213,37 +127,7 @@ def lines(cases: list[dict[str, Any]]) -> list[str]:
     )
 
 
-def panels(cases: list[dict[str, Any]]) -> list[Panel]:
-    """Seconds a step by frames, a panel for each model, with the ratios."""
-    found = []
-    for model in dict.fromkeys(case["model"] for case in cases):
-        here = sorted((case for case in cases if case["model"] == model), key=lambda case: int(case["frames"]))
-        sides = {"dense": "dense", "LVSA": "lvsa"}
-        drawn = {name: [(case["frames"], case["seconds"][side]) for case in here] for name, side in sides.items()}
-        notes = [(case["frames"], case["seconds"]["dense"], f"{case['ratio']:.2f}x") for case in here]
-        options = {"title": model, "xlabel": "frames", "ylabel": "seconds a step"}
-        found.append(Panel(drawn, options, notes))
-    return found
-
-
-def main() -> int:
-    arguments = parse_arguments()
-    if not (arguments.small or torch.cuda.is_available()):
-        print("error: PyTorch finds no CUDA device; try it out with --small", file=sys.stderr)
-        return 2
-    try:
-        import step  # noqa: F401
-    except ImportError as error:
-        print(f"error: {error}; the first lines of --help say what to carry", file=sys.stderr)
-        return 2
-    bench = Bench(arguments, torch.device("cpu") if arguments.small else torch.device("cuda", 0))
-    for name, frames in ordered_cases(arguments.models, arguments.frames):
-        bench.case(name, frames)
-    say(*lines(bench.results.rows), "", f"{bench.results.seconds:.0f} s in all")
-    if bench.results.rows:
-        draw(arguments.figure, panels(bench.results.rows))
-    return int(bench.failed)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    from gpu import main
+
+    sys.exit(main("--parts", "steps"))

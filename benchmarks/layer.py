@@ -1,4 +1,4 @@
-"""The attention of one layer: random inputs with the exact result, checks, and times of kernels beside dense ones."""
+"""The attention of one layer: random inputs with the exact result, and times of kernels beside dense ones."""
 
 from __future__ import annotations
 
@@ -10,25 +10,22 @@ from functools import partial
 from typing import Any
 
 import torch
+from apart import first_line
 from models import Model
+from report import milliseconds, table
 from torch import Tensor
 
-from lvsa_core import Pattern, TokenLayout, plan, reference_attend
-from lvsa_core.cascade import cascade, frame_indices, spans, tables
+from lvsa_core import Pattern, TokenLayout, plan
+from lvsa_core.cascade import _frame_indices, _tables, cascade, frame_indices, spans, tables
 from lvsa_core.kernels import Kernel, selftest
 from lvsa_core.kernels.prefix_window import PrefixWindow, VarlenWindow
 from lvsa_core.pattern import _pattern
 from lvsa_vllm_omni.measure.cost import attended_pairs
-from lvsa_vllm_omni.measure.dense import DENSE, Dense
-from lvsa_vllm_omni.measure.timing import interleaved, medians, normal, parts_of, peak_memory, poison, seconds
+from lvsa_vllm_omni.measure.dense import Dense
+from lvsa_vllm_omni.measure.timing import interleaved, medians, normal, parts_of, peak_memory, seconds
 
 LOUDNESS = 3.0
 CPU = torch.device("cpu")
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, on one line."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 class Inputs:
@@ -85,60 +82,6 @@ def difference(out: Tensor, expected: Tensor) -> float | None:
     return largest if math.isfinite(largest) else None
 
 
-def check(function: Callable[[], Tensor], inputs: Inputs, expected: Tensor) -> tuple[str, float | None]:
-    """Run on poisoned memory: ``right``, ``wrong`` or what was raised, and the difference from the oracle."""
-    layout = inputs.layout
-    if inputs.device.type == "cuda":
-        torch.cuda.empty_cache()  # or the output lands in a block that the poison did not get
-    poison(inputs.device, 16 * inputs.q.nbytes)
-    try:
-        out = function()
-        start = layout.q_before + layout.real_rows
-        out[:, start : layout.q_before + layout.video_rows] = 0  # padding, which kernels leave as it is
-        found = difference(out, expected)
-    except Exception as error:  # whatever a library raises that does not fit the device
-        return f"raised {first_line(error)}", None
-    return "right" if inputs.right(found) else "wrong", found
-
-
-def check_kernels(
-    kernels: list[Kernel], models: list[Model], dtype: torch.dtype, noise: torch.Generator, step: int
-) -> list[dict[str, Any]]:
-    """Every kernel on every model's layout, and on one with everything in it, against the oracle."""
-    calls = [
-        (model.pattern(2 * model.horizon, step), Inputs.of(model, model.layout(2 * model.horizon), dtype, noise))
-        for model in models
-    ]
-    calls.append((selftest.PATTERN, Inputs(selftest.LAYOUT, 2, 1, models[0].shape.head_size, dtype, noise)))
-    rows = []
-    for pattern, inputs in calls:
-        layout, expected = inputs.layout, reference_attend(*inputs.tensors, pattern, inputs.layout)
-        for kernel in kernels:
-            call = partial(kernel.attend, *inputs.tensors, pattern, layout, inputs.scale)
-            result, found = check(call, inputs, expected)
-            rows.append({"kernel": kernel.name, "layout": str(layout), "result": result, "difference": found})
-    return rows
-
-
-def check_dense(
-    model: Model, dtype: torch.dtype, noise: torch.Generator, known: Mapping[str, Dense] = DENSE
-) -> tuple[dict[str, Dense], dict[str, str]]:
-    """The dense attentions that run and are right, and why the others are left out."""
-    inputs = Inputs.of(model, model.layout(4), dtype, noise)
-    expected = reference_attend(*inputs.tensors, Pattern(4), inputs.layout)
-    runs_here, reasons = {}, {}
-    for name, function in known.items():
-        result, found = check(partial(function, *inputs.tensors, inputs.scale), inputs, expected)
-        if result == "right":
-            runs_here[name] = function
-        else:
-            reasons[name] = result if found is None else f"{result}, off by {found:.2g}"
-    return runs_here, reasons
-
-
-# --- The times --------------------------------------------------------------------------------------------------------
-
-
 def planning(layout: TokenLayout, horizon: int, kernel: Kernel, device: torch.device) -> dict[str, float]:
     """Seconds of the host for a denoising step of all layers: the pattern, and the tables that the kernel reads.
 
@@ -159,7 +102,7 @@ def planning(layout: TokenLayout, horizon: int, kernel: Kernel, device: torch.de
     interval = plan(frames, reference_frames=horizon).keyframe_interval
     new, known, rotating = [], [], []
     for _ in range(9):
-        for cache in (_pattern, cascade, frame_indices, spans, tables):
+        for cache in (_pattern, cascade, _frame_indices, spans, _tables):
             cache.cache_clear()
         times = [seconds(lambda step=step: planned(step), CPU) for step in range(50)]  # type: ignore[misc]
         new += times[:interval]
@@ -251,8 +194,6 @@ def rows_of(case: dict[str, Any]) -> list[list[str]]:
 
 def describe(case: dict[str, Any]) -> list[str]:
     """A case in words: what ran, its table, where the time of the first kernel goes."""
-    from report import milliseconds, table
-
     pattern = "dense pattern" if case["dense_pattern"] else f"density {case['density']:.3f}"
     others = "" if case["quiet"] or not case.get("waited") else "; other programs ran meanwhile"
     lines = [

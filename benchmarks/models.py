@@ -32,9 +32,9 @@ class Model:
         """Tokens of a latent frame."""
         return self.shape.patches(self.height, self.width)
 
-    def latent_frames(self, frames: int) -> int:
-        """Of so many frames of video."""
-        return (frames - 1) // self.factor + 1
+    def frames(self, latent_frames: int) -> int:
+        """Of the video that has so many latent ones."""
+        return (latent_frames - 1) * self.factor + 1
 
     def layout(self, latent_frames: int) -> TokenLayout:
         """The order of tokens in the self-attention."""

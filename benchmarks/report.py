@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,17 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lvsa_vllm_omni.cli.tables import markdown_table
-from lvsa_vllm_omni.measure.machine import facts
+
+#: Facts of the machine without which results do not belong together.
+SAME = ("device", "versions", "commit", "command")
 
 
-def parser_of(documentation: str | None) -> argparse.ArgumentParser:
-    """A parser with the options that every benchmark has."""
+def parser_of(documentation: str | None, figure: bool = True) -> argparse.ArgumentParser:
+    """A parser with the options that every benchmark has, or every one that draws."""
     parser = argparse.ArgumentParser(description=documentation, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, as soon as they are known")
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the results there (needs matplotlib)")
+    if figure:
+        parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the results there (needs matplotlib)")
     parser.add_argument("--commit", help="of this repository, where git cannot tell it")
     return parser
 
@@ -53,14 +55,25 @@ class Results:
     """What a benchmark found: facts of the machine, and a list of rows; printed and written as it grows.
 
     Args:
-        arguments: with what :func:`parser_of` adds.
-        more: further facts that the numbers depend on.
+        file: where it is written; None: nowhere.
+        machine: the facts, and all else that the numbers depend on.
+        resume: go on with what the file holds.
+
+    Raises:
+        ValueError: if that was measured elsewhere, or by another command.
     """
 
-    def __init__(self, arguments: argparse.Namespace, device: torch.device, **more: Any) -> None:
-        self.start, self.file = time.monotonic(), arguments.json
-        machine = {**facts(device, arguments.commit), **more}
+    def __init__(self, file: Path | None, machine: dict[str, Any], resume: bool = False) -> None:
+        self.start, self.file = time.monotonic(), file
         self.data: dict[str, Any] = {"machine": machine, "rows": []}
+        if resume and file and file.exists():
+            self.data = json.loads(file.read_text())
+            for name in SAME:
+                if (found := self.data["machine"].get(name)) != machine.get(name):
+                    raise ValueError(
+                        f"{file} holds results of another {name}, {found}, not {machine.get(name)}: move the file, or "
+                        "name another one with --json"
+                    )
         print(*(f"{name}: {value}" for name, value in machine.items() if value is not None), sep="\n", flush=True)
 
     @property
@@ -73,10 +86,13 @@ class Results:
         return time.monotonic() - self.start
 
     def save(self, **more: Any) -> None:
-        """Write everything so far, if a file is wanted."""
+        """Write everything so far, if a file is wanted; the file is whole at any time."""
         self.data |= {**more, "seconds": self.seconds}
         if self.file:
-            self.file.write_text(json.dumps(self.data, indent=1) + "\n")
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            written = self.file.with_suffix(".part")
+            written.write_text(json.dumps(self.data, indent=1) + "\n")
+            os.replace(written, self.file)
 
 
 def say(*lines: str) -> None:

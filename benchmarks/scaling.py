@@ -34,6 +34,7 @@ from report import Panel, Results, draw, gigabytes, numbers, parser_of, say, tab
 from scaling_model import Case, Cluster, Split, dividing, longest, measure, splits, weights
 
 from lvsa_core import FrameGrid
+from lvsa_vllm_omni.measure.machine import facts
 from lvsa_vllm_omni.presets import Preset, load_preset
 from lvsa_vllm_omni.shape import Shape
 
@@ -229,7 +230,7 @@ def inputs(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     arguments = parse_arguments()
-    results = Results(arguments, torch.device("cpu"), **inputs(arguments))
+    results = Results(arguments.json, facts(torch.device("cpu"), arguments.commit) | inputs(arguments))
     results.rows.extend(rows_of(arguments))
     results.save()
     say(*lines(results.rows, arguments.memory))

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from apart import first_line
 from diffusers import HunyuanVideo15Transformer3DModel, WanTransformer3DModel
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
-from layer import Inputs, difference, first_line
+from layer import Inputs, difference
 from models import Model
 from torch import Tensor, nn
 
@@ -232,8 +233,12 @@ def warm_up(step: DenoisingStep, compiled: bool) -> str | None:
     return reason
 
 
-def timed(step: DenoisingStep, repeats: int) -> tuple[dict[str, list[float]], dict[str, int]]:
+def timed(step: DenoisingStep, case_seconds: float, most: int) -> tuple[dict[str, list[float]], dict[str, int]]:
     """Seconds of the runs of each side, which take turns in changing order, and the largest memory of each.
+
+    Args:
+        case_seconds: for the runs of both sides together, of which there are at least two, or one if it alone takes
+            so long.
 
     Raises:
         RuntimeError: if an output is not finite.
@@ -242,7 +247,10 @@ def timed(step: DenoisingStep, repeats: int) -> tuple[dict[str, list[float]], di
     peaks = dict.fromkeys(SIDES, 0)
     out: list[Tensor] = []
     cuda = step.device.type == "cuda"
-    for run in range(repeats):
+    for run in range(most):
+        spent = sum(map(sum, times.values()))
+        if spent > case_seconds or (run >= 2 and spent / run * (run + 1) > case_seconds):
+            break
         for side in SIDES if run % 2 == 0 else SIDES[::-1]:
             out.clear()  # what the run before left is not this one's
             if cuda:
@@ -256,20 +264,19 @@ def timed(step: DenoisingStep, repeats: int) -> tuple[dict[str, list[float]], di
 
 
 def measure(
-    model: Model, transformer: Any, frames: int, compiled: bool, noise: torch.Generator, repeats: Callable[[], int]
+    model: Model, transformer: Any, latent: int, compiled: bool, noise: torch.Generator, case_seconds: float, most: int
 ) -> dict[str, Any]:
     """All numbers of one case.
 
     Args:
-        frames: of video. repeats: how many runs of each side to make, asked when they begin.
+        latent: frames. case_seconds, most: see :func:`timed`.
     """
-    latent = model.latent_frames(frames)
     layout, pattern, weight = model.layout(latent), model.pattern(latent), transformer.proj_out.weight
     dense, layers, failed = fastest_dense(model, layout, weight.dtype, noise)
     step = DenoisingStep(model, transformer, latent, noise)
     try:
         reason = warm_up(step, compiled)
-        times, peaks = timed(step, repeats())
+        times, peaks = timed(step, case_seconds, most)
         report = step.lvsa.report()
     finally:
         step.close()
@@ -277,7 +284,7 @@ def measure(
     calls = 2 * model.shape.blocks
     shares = {side: calls * layers[name] / middle[side] for side, name in (("dense", dense), ("lvsa", "LVSA"))}
     return {
-        "frames": frames, "latent_frames": latent, "tokens": layout.q_tokens, "density": pattern.density,
+        "frames": model.frames(latent), "latent_frames": latent, "tokens": layout.q_tokens, "density": pattern.density,
         "dense_pattern": pattern.is_dense, "kernel": report.kernel or f"dense {dense}", "report": str(report),
         "dense": dense, "layer_seconds": layers, "dense_failed": failed, "dtype": str(weight.dtype),
         "layers": model.shape.blocks, "parameters": sum(x.numel() for x in transformer.parameters()),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from lvsa_core.checks import check_call
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.kernels import Kernel, select
 from lvsa_core.kernels.prefix_window import Arriving
+from lvsa_core.memory import CallSize, HeadGroups
 from lvsa_core.pattern import Pattern
 
 
@@ -23,6 +26,7 @@ def attend(
     *,
     scale: float | None = None,
     kernel: str = "auto",
+    groups: HeadGroups | None = None,
 ) -> Tensor:
     """Attention in which video frames attend by ``pattern`` and all other tokens to everything.
 
@@ -35,11 +39,14 @@ def attend(
         layout: where the video stands among the tokens.
         scale: multiplies the scores; None: 1/sqrt(D).
         kernel: ``auto``, a family (``flash``, ``flashinfer``, ``sdpa``) or the name of a kernel in
-            :mod:`lvsa_core.kernels`. Its first use on a device, dtype and head size runs a self-test.
+            :mod:`lvsa_core.kernels`; ``auto,-NAME`` leaves one out. Its first use on a device, dtype and head size runs
+            a self-test.
+        groups: which decide how many heads are computed at a time, of calls that share a memory budget; None: all
+            heads, and fewer if memory runs out.
 
     Returns:
         [B, Sq, H, D] in the dtype of ``q``; rows of padding are zero. Besides inputs and output it needs one permuted
-        copy of K and V, at most one of Q, and the log-sum-exps.
+        copy of K and V, at most one of Q, and the log-sum-exps, of the heads that are computed at a time.
 
     Raises:
         ValueError: if shapes, heads, layout or scale do not fit, or an input requires a gradient while gradients are
@@ -53,15 +60,16 @@ def attend(
             "attend has no gradient, but an input requires one: call it under torch.no_grad() or "
             "torch.inference_mode(), or give it detached tensors"
         )
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling():  # what the groups hold is not for a graph
         return _as_operator(q, k, v, pattern, layout, scale, kernel)
     scale = check_call(q, k, v, pattern, layout, scale)
     if not q.numel():
         return torch.empty_like(q)
-    return compute(select(kernel, q.device, q.dtype, q.shape[3]).kernel, q, k, v, pattern, layout, scale)
+    chosen = select(kernel, q.device, q.dtype, q.shape[3]).kernel
+    with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
+        return compute(chosen, q, k, v, pattern, layout, scale, groups)
 
 
-@torch.no_grad()
 def compute(
     kernel: Kernel,
     q: Tensor,
@@ -70,19 +78,56 @@ def compute(
     pattern: Pattern,
     layout: TokenLayout,
     scale: float,
+    groups: HeadGroups | None = None,
     arriving: Arriving | None = None,
 ) -> Tensor:
-    """:func:`attend` by one kernel, of arguments that have been checked.
+    """:func:`attend` by one kernel, of arguments that have been checked, where no gradients are recorded.
 
     Args:
         arriving: what of the keys is not there yet; only for kernels that are :class:`PrefixWindow`.
     """
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # some kernels use the current device
-        more = {} if arriving is None else {"arriving": arriving}
-        out = kernel.attend(q, k, v, pattern, layout, scale, **more)
+        size, out = CallSize.of(q, k), None
+        count = 1 if groups is None else groups.count(size, q.device)
+        waiting: dict[str, Any] = {} if arriving is None else {"arriving": arriving}
+        try:
+            if count == 1:
+                out = kernel.attend(q, k, v, pattern, layout, scale, **waiting)
+            else:
+                out = _in_groups(count, size, kernel, q, k, v, pattern, layout, scale, waiting)
+        except torch.OutOfMemoryError:
+            more = size.more(count) if groups is None else groups.more(size)
+            if more == count:
+                raise
+        if out is None:  # outside of "except", whose error keeps the buffers
+            torch.cuda.empty_cache()
+            if arriving is not None:
+                arriving.wait()
+            out = _in_groups(more, size, kernel, q, k, v, pattern, layout, scale, {})
     if layout.video_rows > layout.real_rows:
         out[:, layout.q_before + layout.real_rows : layout.q_before + layout.video_rows] = 0
+    return out
+
+
+def _in_groups(
+    count: int,
+    size: CallSize,
+    kernel: Kernel,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    pattern: Pattern,
+    layout: TokenLayout,
+    scale: float,
+    waiting: dict[str, Any],
+) -> Tensor:
+    """The kernel's output, of ``count`` groups of heads one after the other; the first waits for keys that arrive."""
+    out = torch.empty_like(q)
+    for ours, theirs in size.slices(count):
+        parts = q[:, :, ours], k[:, :, theirs], v[:, :, theirs]
+        out[:, :, ours] = kernel.attend(*parts, pattern, layout, scale, **waiting)
+        waiting = {}
     return out
 
 

@@ -70,6 +70,8 @@ def lvsa_attend(
     text = None if text_k is None or text_v is None else (text_k, text_v)
     adopted = _layers.get(int(layer))
     assert adopted is not None, "an LVSA attention layer was copied without being adopted anew"
+    if not (torch.is_grad_enabled() or torch.is_autocast_enabled(q.device.type)):  # the engine's case, and quicker
+        return call.attend(q, k, v, text, scale, adopted).contiguous()
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         return call.attend(q, k, v, text, scale, adopted).contiguous()
 

@@ -143,9 +143,22 @@ class Tables(NamedTuple):
     max_rows: tuple[int, int]  # the most query rows and the most key rows of a group
 
 
-@lru_cache(maxsize=256)
 def tables(pattern: Pattern, layout: TokenLayout, device: torch.device) -> Tables:
     """What kernels read about a pattern on ``device``; copied there once for all layers and steps that share it."""
+    return _tables(pattern, layout, device, stream(device))
+
+
+def stream(device: torch.device) -> int:
+    """The current stream of a CUDA device; 0 elsewhere.
+
+    What is copied to a device once and kept is there for the stream that copied it: another may be ahead of the copy,
+    and so has one of its own.
+    """
+    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+@lru_cache(maxsize=256)
+def _tables(pattern: Pattern, layout: TokenLayout, device: torch.device, stream: int) -> Tables:
     groups = spans(pattern, layout)
     parts = (cascade(pattern, layout).order, *groups)
     packed = _on_device([value for part in parts for value in part], device)
@@ -154,9 +167,13 @@ def tables(pattern: Pattern, layout: TokenLayout, device: torch.device) -> Table
     return Tables(order, q_starts, k_starts, k_rows, (max(q_rows), max(groups.k_rows)))
 
 
-@lru_cache(maxsize=256)
 def frame_indices(frames: tuple[int, ...], device: torch.device) -> Tensor:
     """``frames`` as an int32 index tensor on ``device``."""
+    return _frame_indices(frames, device, stream(device))
+
+
+@lru_cache(maxsize=256)
+def _frame_indices(frames: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
     return _on_device(frames, device)
 
 

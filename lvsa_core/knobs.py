@@ -9,7 +9,7 @@ from typing import Any
 
 from lvsa_core.budget import scaled_reference
 from lvsa_core.grid import check_int
-from lvsa_core.kernels import KERNELS
+from lvsa_core.kernels import KernelUnavailable, candidates
 from lvsa_core.riflex import check_scale
 
 #: Video frames between anchors where the user asks for no automatic interval and names none.
@@ -29,7 +29,10 @@ class Knobs:
         expand_window: grow the window past anchors.
         sparsity_scale: multiplies the number of frames that a frame attends to.
         reference_latent_frames: latent frames that the model was trained for; None: known from the model.
-        backend: kernel of the sparse attention: auto, a family (flash, flashinfer, sdpa), or the name of a kernel.
+        backend: kernel of the sparse attention: auto, a family (flash, flashinfer, sdpa), or the name of a kernel;
+            ``auto,-NAME`` leaves one out.
+        extra_memory: GB (1e9 bytes) that attention may take beside its inputs and output, where fewer heads at a time
+            need less; None: nine tenths of what is free at the first step.
         riflex_s: factor s of RIFLEx for videos longer than its training length; None or 1: off.
         riflex_k: index of the temporal frequency that RIFLEx changes; None: the intrinsic one.
         riflex_train_len: latent frames L of RIFLEx's training length; None: the reference.
@@ -47,6 +50,7 @@ class Knobs:
     sparsity_scale: float = 1.0
     reference_latent_frames: int | None = None
     backend: str = "auto"
+    extra_memory: float | None = None
     riflex_s: float | None = None
     riflex_k: int | None = None
     riflex_train_len: int | None = None
@@ -60,11 +64,12 @@ class Knobs:
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         scaled_reference(1, sparsity_scale=self.sparsity_scale)
-        families = list(dict.fromkeys(kernel.family for kernel in KERNELS.values()))
-        if self.backend not in ("auto", *families, *KERNELS):
-            raise ValueError(
-                f"there is no attention kernel {self.backend!r}: choose one of auto, {', '.join(families)}"
-            )
+        try:
+            candidates(self.backend)
+        except KernelUnavailable as error:
+            raise ValueError(str(error)) from None
+        if self.extra_memory is not None and not self.extra_memory >= 0:
+            raise ValueError(f"extra_memory must be a number of GB from 0 on, got {self.extra_memory!r}")
         if self.auto_keyframes and self.key_frame_interval is not None:
             raise ValueError("key_frame_interval has an effect with auto_keyframes=False only: give both, or neither")
         if self.riflex_s is not None:

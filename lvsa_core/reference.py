@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lvsa_core.checks import check_call
 from lvsa_core.grid import TokenLayout
+from lvsa_core.memory import HeadGroups
 from lvsa_core.pattern import Pattern
 
 
@@ -37,12 +38,13 @@ def reference_attend(
     *,
     scale: float | None = None,
     kernel: str = "auto",
+    groups: HeadGroups | None = None,
 ) -> Tensor:
     """Same as :func:`lvsa_core.attend`, computed with a full mask in float32 (float64 for float64 inputs).
 
     Args:
         q: queries [B, Sq, H, D]. k, v: keys and values [B, Sk, Hkv, D], Hkv dividing H.
-        pattern, layout, scale: as for ``attend``. kernel: ignored.
+        pattern, layout, scale: as for ``attend``. kernel, groups: ignored.
 
     Returns:
         [B, Sq, H, D] in the dtype of ``q``; rows of padding are zero.

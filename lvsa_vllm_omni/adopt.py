@@ -140,9 +140,9 @@ def _kernel(settings: LvsaSettings, config: Any, head_size: int) -> Selection:
     dtype = getattr(config, "dtype", None)
     dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
     try:
-        return select(settings.backend, compat.device(), dtype, head_size)
+        return select(settings.kernel, compat.device(), dtype, head_size)
     except KernelUnavailable as error:
-        raise KernelUnavailable(f"LVSA_BACKEND={settings.backend}: {error}") from None
+        raise KernelUnavailable(f"LVSA_BACKEND={settings.kernel}: {error}") from None
     finally:
         release()  # the self-test's workspaces
 

@@ -86,6 +86,12 @@ def engaged(blocks: int, grid: FrameGrid, pattern: Pattern, family: str, kernel:
     logger.info("[LVSA] %s", show.summary(pattern))
 
 
+def grouped(sentence: str) -> None:
+    """Attention works in groups of heads, as memory is short: once a request, and again if it runs out."""
+    counts["head groups"] += 1
+    logger.info("[LVSA] %s", sentence)
+
+
 def dense(grid: FrameGrid | None, reason: str) -> None:
     """A request, or a batch of them, runs the engine's own attention, as it should: once. None: its grid is unknown."""
     counts["request:dense"] += 1

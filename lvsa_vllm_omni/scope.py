@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from lvsa_core import Pattern, attend
 from lvsa_core.call import running
 from lvsa_core.decide import Decision, decide
 from lvsa_core.kernels import Selection
+from lvsa_core.memory import HeadGroups
 from lvsa_core.sharded.attention import sharded_attend
 from lvsa_vllm_omni import compat, diagnostics, journal, ranks, step
 from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch, StaysDense, VideoTokens
@@ -29,6 +31,7 @@ class Forward:
     scope: Scope
     video: VideoTokens
     pattern: Pattern
+    heads: HeadGroups
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float, layer: Any
@@ -47,10 +50,10 @@ class Forward:
         except LayoutMismatch:
             self.scope.fallback("attention", "sequence-length", q.shape[1], **self._tokens(k), padding=padding)
             return layer.dense.forward(q, k, v, None)
-        kernel, rows = self.scope.settings.backend, q.shape[1]
+        kernel, rows = self.scope.settings.kernel, q.shape[1]
         q, k, v = q[:, : layout.q_tokens], k[:, : layout.kv_tokens], v[:, : layout.kv_tokens]
         try:
-            out = attend(q, k, v, self.pattern, layout, scale=scale, kernel=kernel)
+            out = attend(q, k, v, self.pattern, layout, scale=scale, kernel=kernel, groups=self.heads)
         except torch.OutOfMemoryError:  # dense attention needs little less: let the engine handle it
             raise
         except (ValueError, RuntimeError) as error:
@@ -73,8 +76,8 @@ class Forward:
             self.scope.fallback("ring", "sequence-length", q.shape[1], **details)
             metadata = compat.text_metadata(text, behind=self.scope.spec.text == "behind")
             return layer.dense.run_attention(q, k, v, metadata, scale)
-        kernel = self.scope.settings.backend
-        return sharded_attend(q, k, v, self.pattern, shards, place.group, text=text, scale=scale, kernel=kernel)
+        how: dict[str, Any] = {"scale": scale, "kernel": self.scope.settings.kernel, "groups": self.heads}
+        return sharded_attend(q, k, v, self.pattern, shards, place.group, text=text, **how)
 
     def _tokens(self, k: Tensor) -> dict[str, object]:
         """What tells why tokens are not the grid's."""
@@ -108,6 +111,7 @@ class Scope:
         self.sparse = False
         self.settled = self.agreed = False
         self.blocks = 0
+        self._heads: weakref.WeakKeyDictionary[step.Request, HeadGroups] = weakref.WeakKeyDictionary()
 
     @contextmanager
     def call(self, transformer: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
@@ -153,7 +157,9 @@ class Scope:
         if decision.verdict == "sparse":
             if new:
                 journal.engaged(self.blocks, video.grid, pattern, self.spec.name, self.kernel.name)
-            return Forward(self, video, pattern)
+            if request not in self._heads:  # memory is looked at anew in each request
+                self._heads[request] = HeadGroups(self.settings.extra_memory, journal.grouped)
+            return Forward(self, video, pattern, self._heads[request])
         if new:
             journal.dense(grid, decision.reason)
         return None

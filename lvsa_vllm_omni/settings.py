@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, Literal, TypeAlias
 
+import torch
 from pydantic import Field, ValidationError, create_model, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from lvsa_core.kernels import KERNELS, KernelUnavailable, candidates
 from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.cpu import omni_platform
 from lvsa_vllm_omni.hooks import SPECS, family_names, hook_field
@@ -70,6 +72,10 @@ class LvsaSettings(BaseSettings):
     """on for every family, but only for requests longer than the training horizon"""
     backend: Literal["auto", "sdpa", "flash", "flashinfer"] = "auto"
     """kernel of the sparse attention: auto (the fastest that passes its self-test), flash, flashinfer or sdpa"""
+    skip_kernels: str | None = None
+    """kernels that are never tried: names or families with commas between, such as FlashAttention3,cuDNN"""
+    extra_memory: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """GB that attention may take beside inputs and output; unset: 0.9 of what is free at a request's first step"""
     window_size: int = Field(12, ge=0)
     """half window, video frames"""
     n_first_frames: int = Field(4, ge=0)
@@ -114,6 +120,21 @@ class LvsaSettings(BaseSettings):
             raise ValueError("1, once, N, N-M or N,M,K with denoising steps counted from 0")
         return value.lower()
 
+    @field_validator("skip_kernels")
+    @classmethod
+    def _kernels(cls, value: str | None) -> str | None:
+        names = [name.strip() for name in (value or "").split(",") if name.strip()]
+        try:
+            candidates(",".join(["auto", *(f"-{name}" for name in names)]))
+        except KernelUnavailable:
+            raise ValueError(f"names out of {', '.join(KERNELS)}, with commas between them") from None
+        return ",".join(names) or None
+
+    @property
+    def kernel(self) -> str:
+        """Which kernels may run, as :func:`lvsa_core.kernels.candidates` reads it."""
+        return ",-".join([self.backend, *(self.skip_kernels or "").split(",")]).removesuffix(",-")
+
     @classmethod
     def load(cls) -> LvsaSettings:
         """Read LVSA_CONFIG and the single LVSA_* variables; the former wins.
@@ -147,16 +168,13 @@ class LvsaSettings(BaseSettings):
         Raises:
             SettingsError: naming the kernel and the reason.
         """
-        if self.backend == "auto" or omni_platform() is None:
+        if self.kernel == "auto" or omni_platform() is None:
             return
-        import torch
-
-        from lvsa_core.kernels import KERNELS
-
-        family = (kernel for kernel in KERNELS.values() if kernel.family == self.backend)
-        reasons = [kernel.available(torch.device("cpu"), torch.bfloat16, 128) for kernel in family]
-        if all(reasons):
-            raise SettingsError(f"LVSA_BACKEND={self.backend} cannot run here: {reasons[0]}; choose auto or sdpa")
+        found = [kernel.available(torch.device("cpu"), torch.bfloat16, 128) for kernel in candidates(self.kernel)]
+        if not found:
+            raise SettingsError(f"LVSA_SKIP_KERNELS={self.skip_kernels} leaves out all of {self.backend}: name fewer")
+        if all(found):
+            raise SettingsError(f"LVSA_BACKEND={self.backend} cannot run here: {found[0]}; choose auto or sdpa")
 
     def hook(self, family: Family) -> bool | None:
         """What the setting of a family says, None if it is not set."""
@@ -189,7 +207,8 @@ class LvsaSettings(BaseSettings):
         shared = {field.name for field in fields(Knobs)} & type(self).model_fields.keys()
         given = {name: getattr(self, name) for name in shared}
         interval = None if self.auto_keyframes else self.key_frame_interval
-        return Knobs(**{**given, "key_frame_interval": interval, "riflex_s": self.riflex_scale})
+        named = {"backend": self.kernel, "key_frame_interval": interval, "riflex_s": self.riflex_scale}
+        return Knobs(**{**given, **named})
 
     def plan_arguments(self, preset: Preset) -> dict[str, Any]:
         """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``; latent frames."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
 from lvsa_core.grid import FrameGrid
+from lvsa_core.memory import HeadGroups
 from lvsa_core.pattern import Pattern
 from lvsa_core.steps import noisiest
 
@@ -66,10 +67,11 @@ class Generation:
 
     Args:
         pipe: the pipeline; not kept alive, but its scheduler is, which pipelines made of its parts use on.
+        heads: makes the groups of heads of a call, whose memory is looked at anew in each.
     """
 
-    def __init__(self, pipe: Any) -> None:
-        self._pipe = weakref.ref(pipe)
+    def __init__(self, pipe: Any, heads: Callable[[], HeadGroups] = HeadGroups) -> None:
+        self._pipe, self._new_heads = weakref.ref(pipe), heads
         self._scheduler: Any = None
         self._schedule: Any = None
         self._position: int | None = 0
@@ -83,6 +85,7 @@ class Generation:
         self.kernel: str | None = None
         self.reason = ""
         self.sparse_steps: set[int] = set()
+        self.heads = self._new_heads()
         self.ranks = 1
 
     def advance(self, timestep: Any) -> int:

@@ -26,6 +26,7 @@ from lvsa_core.diffusers.seam import leave_out_of_copies, retune_rope, suspend_o
 from lvsa_core.diffusers.sharding import divide
 from lvsa_core.grid import FrameGrid
 from lvsa_core.knobs import Knobs
+from lvsa_core.memory import HeadGroups
 from lvsa_core.riflex import SlowedFrequency
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Lvsa:
         self.reference_latent_frames = knobs.reference_latent_frames or family.reference(first)
         factor, joined = getattr(pipe, "vae_scale_factor_temporal", 4), getattr(first.config, "patch_size_t", None) or 1
         self._arguments = knobs.plan_arguments(self.reference_latent_frames, factor, joined)
-        self._generation = Generation(pipe)
+        self._generation = Generation(pipe, partial(HeadGroups, knobs.extra_memory, partial(logger.info, "LVSA: %s")))
         self._undo = ExitStack()  # what the running call has changed
         self._surprises: set[str] = set()
         self._groups: SequenceGroups | None = None  # of the running call

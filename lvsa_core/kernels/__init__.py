@@ -1,5 +1,5 @@
 """Kernels for the attention: the registry, the self-test and the choice among them."""
 
-from lvsa_core.kernels.registry import KERNELS, Kernel, KernelUnavailable, Selection, release, select
+from lvsa_core.kernels.registry import KERNELS, Kernel, KernelUnavailable, Selection, candidates, release, select
 
-__all__ = ["KERNELS", "Kernel", "KernelUnavailable", "Selection", "release", "select"]
+__all__ = ["KERNELS", "Kernel", "KernelUnavailable", "Selection", "candidates", "release", "select"]

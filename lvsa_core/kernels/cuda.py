@@ -1,4 +1,4 @@
-"""What a CUDA device can run."""
+"""What a CUDA device can run, and whether it still runs anything."""
 
 from __future__ import annotations
 
@@ -39,4 +39,19 @@ def unfit(
         return "PyTorch finds no CUDA device"
     if found < needs:
         return f"it needs compute capability {needs[0]}.{needs[1]}, this device has {found[0]}.{found[1]}"
+    return None
+
+
+def unusable(device: torch.device) -> str | None:
+    """Why nothing runs on a CUDA device any more; None if it works, or if it is no CUDA device.
+
+    An illegal access, of whatever program part, ends all use of the device in its process: each later call fails, with
+    the same error. Waits for the device.
+    """
+    if device.type != "cuda":
+        return None
+    try:
+        torch.ones(2, device=device).sum().item()
+    except RuntimeError as error:
+        return str(error).strip().partition("\n")[0]
     return None

@@ -24,6 +24,9 @@ _FA3_ARGUMENTS = {
 class FlashAttention3(VarlenWindow):
     """FlashAttention-3, the fastest on Hopper; from the package fa3-fwd or from vLLM's own build.
 
+    Both hold code for Ampere and Ada too. On other cards it must not be tried: where a launch fails, the library ends
+    the process.
+
     Args:
         module: what to import so that PyTorch knows the operator.
         operators: namespace of the operator ``fwd``.
@@ -36,13 +39,19 @@ class FlashAttention3(VarlenWindow):
 
     def __init__(self, name: str, module: str, operators: str, dtypes: tuple[torch.dtype, ...]) -> None:
         self.name, self.module, self.operators, self.dtypes = name, module, operators, dtypes
+        self._operator: Any = None  # as PyTorch has it, and the names of its arguments
+        self._names: tuple[str, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """An operator is found anew in another process."""
+        return {**self.__dict__, "_operator": None}
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
         """See :meth:`PrefixWindow.available`."""
-        if reason := unfit(device, dtype, head_size, dtypes=self.dtypes, needs=(9, 0)):
+        if reason := unfit(device, dtype, head_size, dtypes=self.dtypes, needs=(8, 0)):
             return reason
-        if capability(device)[0] != 9:
-            return "it is built for Hopper"
+        if capability(device)[0] > 9:
+            return "it holds no code for cards after Hopper"
         return _import_problem(self.module)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -58,8 +67,10 @@ class FlashAttention3(VarlenWindow):
 
     def _forward(self, **given: object) -> tuple[Tensor, Tensor]:
         operator = getattr(torch.ops, self.operators).fwd.default
+        if operator is not self._operator:  # reading a schema takes the host as long as a launch
+            self._operator, self._names = operator, tuple(x.name for x in operator._schema.arguments)
         # Builds have different arguments, and vLLM's build gives none of them a default.
-        out, lse, *_ = operator(*(given.get(x.name, _FA3_ARGUMENTS.get(x.name)) for x in operator._schema.arguments))
+        out, lse, *_ = operator(*(given.get(name, _FA3_ARGUMENTS.get(name)) for name in self._names))
         return out, lse
 
 
@@ -97,8 +108,48 @@ class FlashAttention2(VarlenWindow):
         return result
 
 
+class FlashAttention4(VarlenWindow):
+    """FlashAttention-4, written in CuTe for the Blackwell of data centers; vLLM's own build. Not yet tried on a device.
+
+    It compiles itself at its first calls, once for each head size, dtype and kind of call.
+
+    Source: vllm/vllm_flash_attn/cute/interface.py; groups of keys as in FlashAttention-3.
+    """
+
+    name = "FlashAttention4"
+    family = "flash"
+    module = "vllm.vllm_flash_attn.cute.interface"
+
+    def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
+        """See :meth:`PrefixWindow.available`; which head sizes it takes, it says in its self-test."""
+        if reason := unfit(device, dtype, head_size, dtypes=HALF, needs=(10, 0)):
+            return reason
+        if capability(device)[0] not in (10, 11):
+            return "it is for compute capability 10 and 11"
+        return _import_problem(self.module)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """See :meth:`PrefixWindow.attention`."""
+        out, lse = importlib.import_module(self.module).flash_attn_func(q, k, v, softmax_scale=scale, return_lse=True)
+        return out, lse
+
+    def varlen(self, q: Tensor, k: Tensor, v: Tensor, groups: Tables, scale: float) -> tuple[Tensor, Tensor]:
+        """See :meth:`VarlenWindow.varlen`."""
+        out, lse = importlib.import_module(self.module).flash_attn_varlen_func(
+            q, k, v, cu_seqlens_q=groups.q_starts, cu_seqlens_k=groups.k_starts, seqused_k=groups.k_rows,
+            max_seqlen_q=groups.max_rows[0], max_seqlen_k=groups.max_rows[1], softmax_scale=scale, return_lse=True,
+        )  # fmt: skip
+        return out, lse
+
+
+class GatheredFlashAttention4(GatheredWindow, FlashAttention4):
+    """FlashAttention-4 with copied windows, for builds that cannot read them in place."""
+
+    name = "FlashAttention4-gathered"
+
+
 class CudnnAttention(GatheredWindow):
-    """cuDNN's flash attention in PyTorch: the fastest on Blackwell, and on Hopper where FlashAttention-3 is missing.
+    """cuDNN's flash attention in PyTorch: for Blackwell, and for Hopper where FlashAttention-3 is missing.
 
     It compiles a kernel for every shape, so it takes the gathered windows, which have few different shapes.
     """

@@ -9,19 +9,22 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from lvsa_core.cascade import cascade, frame_indices, spans
+from lvsa_core.cascade import cascade, frame_indices, spans, stream
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.merge import merge_
-from lvsa_core.kernels.prefix_window import copy_frames
+from lvsa_core.kernels.prefix_window import frames_in_order
 from lvsa_core.pattern import Pattern
 
 WORKSPACE_BYTES = 128 * 2**20  # what FlashInfer recommends
+
+#: A device and one of its streams.
+Stream: TypeAlias = tuple[torch.device, int]
 
 _LN2 = math.log(2)
 
@@ -29,7 +32,7 @@ _LN2 = math.log(2)
 class FlashInferKernel:
     """Leaves the video's keys where they are: each frame is a page of FlashInfer's paged attention.
 
-    Each device has one wrapper and one workspace. The wrapper is planned again when the pattern or the layout changes,
+    Each stream has one wrapper and one workspace. The wrapper is planned again when the pattern or the layout changes,
     which is once in a step, for all layers. Planning waits until the device has read the last plan.
 
     Args:
@@ -42,9 +45,9 @@ class FlashInferKernel:
 
     def __init__(self, name: str, dense_prefix: bool | None = None) -> None:
         self.name, self.dense_prefix = name, dense_prefix
-        self._wrappers: dict[torch.device, Any] = {}
-        self._planned: dict[torch.device, object] = {}
-        self._read: dict[torch.device, torch.cuda.Event] = {}
+        self._wrappers: dict[Stream, Any] = {}
+        self._planned: dict[Stream, object] = {}
+        self._read: dict[Stream, torch.cuda.Event] = {}
 
     def available(self, device: torch.device, dtype: torch.dtype, head_size: int) -> str | None:
         """None if the kernel can run there, else the reason why not."""
@@ -113,23 +116,23 @@ class FlashInferKernel:
         page: int,
         scale: float,
     ) -> Any:
-        """The device's wrapper, planned for these pages, again only if something changed since the last call."""
-        device = q.device
-        if device not in self._wrappers:
+        """The stream's wrapper, planned for these pages, again only if something changed since the last call."""
+        device, here = q.device, (q.device, stream(q.device))
+        if here not in self._wrappers:
             from flashinfer import BatchPrefillWithPagedKVCacheWrapper
 
             with torch.inference_mode(False):  # it writes into its buffers inside and outside inference mode
                 workspace = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
-                self._wrappers[device] = BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD")
+                self._wrappers[here] = BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD")
         key = (shared, q.shape[1:], k.shape[1:], q.dtype, scale)
-        if self._planned.get(device) != key:
-            if device in self._read:  # the wrapper writes each plan into the same pinned memory
-                self._read[device].synchronize()
+        if self._planned.get(here) != key:
+            if here in self._read:  # the wrapper writes each plan into the same pinned memory
+                self._read[here].synchronize()
             q_starts, lists = pages
             counts = [0]
             for frames in lists:
                 counts.append(counts[-1] + len(frames))
-            self._wrappers[device].plan(
+            self._wrappers[here].plan(
                 _host(q_starts),
                 _host(counts),
                 _host([frame for frames in lists for frame in frames]),
@@ -144,11 +147,11 @@ class FlashInferKernel:
                 kv_data_type=q.dtype,
                 o_data_type=q.dtype,
             )
-            self._planned[device] = key
+            self._planned[here] = key
             if device.type == "cuda":
-                self._read[device] = torch.cuda.Event()  # type: ignore[no-untyped-call]
-                self._read[device].record(torch.cuda.current_stream(device))
-        return self._wrappers[device]
+                self._read[here] = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                self._read[here].record(torch.cuda.current_stream(device))
+        return self._wrappers[here]
 
 
 @lru_cache(maxsize=256)
@@ -184,7 +187,7 @@ def _prefix(x: Tensor, layout: TokenLayout, frames: tuple[int, ...]) -> Tensor:
     if frames:
         places = {frame: place for place, frame in enumerate(layout.held_frames)}
         order = frame_indices(tuple(places[frame] for frame in frames), x.device)
-        copy_frames(_video(x, layout), order, copy[before + after :], 0)
+        frames_in_order(_video(x, layout), order, 0, copy[before + after :].view(-1, patches, *x.shape[1:]))
     return copy
 
 

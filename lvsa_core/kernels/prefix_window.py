@@ -82,19 +82,22 @@ class PrefixWindow:
                 self.merge(out, lse, other, other_lse)
                 lse = torch.logaddexp(lse, other_lse)
         if calls.remaining:
-            for entry in zip(q, k[:, prefix:], v[:, prefix:], out, lse, strict=True):
-                self.windows(*entry, calls, scale)
+            for i in range(len(q)):
+                self.windows(q[i], k[i, prefix:], v[i, prefix:], out[i], lse[i], calls, scale)
         return out
 
     @staticmethod
     def prefix_first(x: Tensor, layout: TokenLayout, order: Tensor) -> Tensor:
         """Keys or values [B, Sk, Hkv, D] copied to [B, Sk - pad, Hkv, D]: other tokens, then the frames in order."""
-        grid, before, after = layout.grid, layout.kv_before, layout.kv_after
+        before, after = layout.kv_before, layout.kv_after
+        video = x[:, before : before + layout.kv_rows] if before or after or layout.pad else x
+        video = video.view(x.shape[0], -1, layout.grid.patches, *x.shape[2:])
+        if not (before or after):
+            return frames_in_order(video, order, 1).view(x.shape[0], -1, *x.shape[2:])
         copy = x.new_empty(x.shape[0], before + after + layout.kv_rows, *x.shape[2:])
         copy[:, :before] = x[:, :before]
         copy[:, before : before + after] = x[:, layout.kv_tokens - after :]
-        video = x[:, before : before + layout.kv_rows].view(x.shape[0], -1, grid.patches, *x.shape[2:])
-        copy_frames(video, order, copy[:, before + after :], 1)
+        frames_in_order(video, order, 1, copy[:, before + after :].view(video.shape))
         return copy
 
     def frame_order(self, calls: Cascade, device: torch.device) -> Tensor:
@@ -190,17 +193,17 @@ def _chunks(spans: Spans, rows: int) -> Iterator[tuple[int, int, tuple[int, ...]
         at = end
 
 
-def copy_frames(video: Tensor, order: Tensor, out: Tensor, dim: int) -> None:
-    """Copy frames of ``video`` [.., T, P, H, D] in the given order to ``out`` [.., len(order) * P, H, D].
+def frames_in_order(video: Tensor, order: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
+    """Frames of ``video`` [.., T, P, H, D] in the given order, copied, [.., len(order), P, H, D].
 
     Args:
-        order: frames, int32. dim: the dimension of ``video`` that counts frames.
+        order: frames, int32. dim: the dimension of ``video`` that counts frames. out: where to; None: new memory.
     """
-    frames = out.view(*out.shape[:dim], len(order), *video.shape[dim + 1 :])
-    if not _on_cpu(out) and _in_16_bytes(video) and _in_16_bytes(frames):
-        # PyTorch copies number by number, so larger numbers are faster.
-        video, frames = video.view(torch.complex128), frames.view(torch.complex128)
-    torch.index_select(video, dim, order, out=frames)
+    if _on_cpu(video) or not _in_16_bytes(video) or (out is not None and not _in_16_bytes(out)):
+        return torch.index_select(video, dim, order, out=out)
+    # PyTorch copies number by number, so larger numbers are faster.
+    dtype, out = video.dtype, None if out is None else out.view(torch.complex128)
+    return torch.index_select(video.view(torch.complex128), dim, order, out=out).view(dtype)
 
 
 def _on_cpu(x: Tensor) -> bool:

@@ -12,12 +12,15 @@ from torch import Tensor
 
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels import merge
+from lvsa_core.kernels.cuda import unusable
 from lvsa_core.kernels.flash import (
     CudnnAttention,
     FlashAttention2,
     FlashAttention3,
+    FlashAttention4,
     GatheredFlashAttention2,
     GatheredFlashAttention3,
+    GatheredFlashAttention4,
 )
 from lvsa_core.kernels.flashinfer import FlashInferKernel
 from lvsa_core.kernels.sdpa import AscendKernel, ConcatenatedKernel, SdpaKernel
@@ -57,6 +60,8 @@ KERNELS: dict[str, Kernel] = {
         FlashAttention3("FlashAttention3-vllm", *_FA3_VLLM),
         GatheredFlashAttention3("FlashAttention3-gathered", *_FA3),
         GatheredFlashAttention3("FlashAttention3-vllm-gathered", *_FA3_VLLM),
+        FlashAttention4(),
+        GatheredFlashAttention4(),
         CudnnAttention(),
         FlashAttention2(),
         GatheredFlashAttention2(),
@@ -88,35 +93,67 @@ class Selection:
         return f"{self.kernel.name} (passed over {_sentence(self.passed_over)})"
 
 
+#: What broke a device in this process, once something has.
+_broken: dict[torch.device, str] = {}
+
+
+def candidates(choice: str) -> list[Kernel]:
+    """The kernels that a choice allows, the fastest first.
+
+    Args:
+        choice: ``auto``, a family (``flash``, ``flashinfer``, ``sdpa``), or the name of one kernel in :data:`KERNELS`;
+            after a comma and a minus what is left out, a family or a kernel: ``auto,-FlashAttention3,-flashinfer``.
+
+    Raises:
+        KernelUnavailable: if there is no kernel of a name.
+    """
+    wanted, *left_out = (name.strip() for name in choice.split(","))
+    families = list(dict.fromkeys(kernel.family for kernel in KERNELS.values()))
+    for name, known in ((wanted, ["auto", *families]), *((name.removeprefix("-"), families) for name in left_out)):
+        if name not in (*known, *KERNELS):
+            raise KernelUnavailable(f"there is no attention kernel {name!r}: choose one of {', '.join(known)}")
+    out = {name.removeprefix("-") for name in left_out}
+    found = [kernel for kernel in KERNELS.values() if wanted in ("auto", kernel.family)]
+    found = found or [KERNELS[wanted]]
+    return [kernel for kernel in found if not {kernel.name, kernel.family} & out]
+
+
 @lru_cache(maxsize=64)
-def select(name: str, device: torch.device, dtype: torch.dtype, head_size: int) -> Selection:
+def select(choice: str, device: torch.device, dtype: torch.dtype, head_size: int) -> Selection:
     """The fastest kernel that is available and passes its self-test; the test happens once in each process.
 
     Args:
-        name: ``auto``, a family (``flash``, ``flashinfer``, ``sdpa``), or the name of one kernel in :data:`KERNELS`.
+        choice: see :func:`candidates`.
 
     Raises:
-        KernelUnavailable: with the reason of every kernel tried.
+        KernelUnavailable: with the reason of every kernel tried; or if one has broken the device for this process.
     """
-    candidates = [kernel for kernel in KERNELS.values() if name in ("auto", kernel.family)]
-    candidates = candidates or [kernel for kernel in KERNELS.values() if name == kernel.name]
-    if not candidates:
-        choices = ", ".join(dict.fromkeys(kernel.family for kernel in KERNELS.values()))
-        raise KernelUnavailable(f"there is no attention kernel {name!r}: choose one of auto, {choices}")
+    found = candidates(choice)
+    if device not in _broken and (error := unusable(device)):
+        _broken[device] = f"{device} was out of use before any attention kernel ran ({error}): start the process again"
+    if device in _broken:
+        raise KernelUnavailable(_broken[device])
     reasons: list[tuple[str, str]] = []
-    for kernel in candidates:
+    for kernel in found:
         reason = kernel.available(device, dtype, head_size) or self_test(kernel, device, dtype, head_size)
         if reason is None:
             slow_merge = merge.passed_over(device)
             if slow_merge:
                 reasons.append(("Triton's merge", slow_merge))
             return Selection(kernel, tuple(reasons))
+        if unusable(device):
+            _broken[device] = (
+                f"the attention kernel {kernel.name} has put {device} out of use for this process ({reason}): leave it "
+                f"out with LVSA_SKIP_KERNELS={kernel.name} (in Python kernel='{choice},-{kernel.name}'), or choose "
+                f"another with LVSA_BACKEND, and start again"
+            )
+            raise KernelUnavailable(_broken[device])
         reasons.append((kernel.name, reason))
-    wanted = "no attention kernel" if name == "auto" else f"attention kernel {name!r} does not run"
-    remedy = "use a supported device" if name == "auto" else "choose auto"
+    wanted = "no attention kernel" if choice.startswith("auto") else f"attention kernel {choice!r} does not run"
+    remedy = "use a supported device" if choice.startswith("auto") else "choose auto"
+    tried = _sentence(reasons) or "all are left out"
     raise KernelUnavailable(
-        f"{wanted} for {dtype} with head size {head_size} on {device} ({_sentence(reasons)}); "
-        f"{remedy} or switch LVSA off"
+        f"{wanted} for {dtype} with head size {head_size} on {device} ({tried}); {remedy} or switch LVSA off"
     )
 
 

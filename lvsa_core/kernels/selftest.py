@@ -1,4 +1,4 @@
-"""The numeric self-test: two small calls that use every feature, compared with the masked dense reference."""
+"""The numeric self-test: small calls that use every feature, compared with the masked dense reference."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ LAYOUT = TokenLayout(FrameGrid(9, 150), kv_before=3, kv_after=21, q_before=3, q_
 
 
 class Call(NamedTuple):
-    """A call of the self-test."""
+    """A call of the self-test, with two heads of queries."""
 
     pattern: Pattern
     layout: TokenLayout
     ready: int = 0  # number of keys that are there from the start; 0: all
+    kv_heads: int = 1
+    far: bool = False  # keys and values lie further apart than numbers of 32 bits count
 
 
 def _ring_call() -> Call:
@@ -39,7 +41,19 @@ def _ring_call() -> Call:
     return Call(pattern, plan.layout(2, text), text + plan.local_rows(2))
 
 
-CALLS = (Call(PATTERN, LAYOUT), _ring_call())
+def _frame_call() -> Call:
+    """Two anchors and windows of whole frames of 480p, for rows of two of them; as many heads of keys as of queries."""
+    return Call(
+        Pattern(6, window=1, n_first=1, keyframe_interval=4, offset=2),
+        TokenLayout(FrameGrid(6, 1560), q_offset=4 * 1560 - 150, q_rows=400),
+        kv_heads=2,
+    )
+
+
+CALLS = (Call(PATTERN, LAYOUT), _ring_call(), _frame_call(), _ring_call()._replace(far=True))
+
+#: How many numbers lie between the first key and the last of a call that is far.
+FAR = 2**31
 
 #: The largest difference from the reference that is allowed. Outputs have size 1; a wrong key changes them that much.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 5e-3, torch.float16: 2e-2, torch.bfloat16: 6e-2}
@@ -54,7 +68,11 @@ def self_test(kernel: Any, device: torch.device, dtype: torch.dtype, head_size: 
     with torch.device("cpu"):  # an engine builds models under another default device, such as meta
         for call in CALLS:
             try:
+                if call.far and not _has_room(device, dtype):
+                    continue
                 difference = _difference(kernel, call, device, dtype, head_size)
+                if call.far:
+                    torch.cuda.empty_cache()
             except Exception as error:
                 sentence = str(error).strip().partition("\n")[0]
                 return f"its self-test raised {type(error).__name__}: {sentence}"
@@ -71,7 +89,9 @@ def _difference(kernel: Any, call: Call, device: torch.device, dtype: torch.dtyp
     layout = call.layout
     *inputs, expected = _inputs(call, dtype, head_size)
     q, k, values = (x.to(device, copy=True) for x in inputs)
-    v = values[:, :, 1:]
+    v = values[:, :, call.kv_heads :]
+    if call.far:
+        k, v = _apart(k, v)
     late: dict[str, Arriving] = {}
     if call.ready and isinstance(kernel, PrefixWindow):
         late["arriving"] = Arriving(call.ready, _hidden(k[:, call.ready :], v[:, call.ready :]))
@@ -79,6 +99,28 @@ def _difference(kernel: Any, call: Call, device: torch.device, dtype: torch.dtyp
     rows = torch.ones(layout.q_tokens, dtype=torch.bool, device="cpu")
     rows[layout.q_before + layout.real_rows : layout.q_before + layout.video_rows] = False
     return float((out - expected)[:, rows].abs().max())
+
+
+def _has_room(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a call that is far can be tried: on a CUDA device that has three times the memory free.
+
+    It is no use elsewhere: there it would take a page of memory for every key.
+    """
+    return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > 3 * FAR * dtype.itemsize
+
+
+def _apart(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Copies of tensors [1, S, H, D] of one shape, side by side in memory, whose first and last row are far apart.
+
+    The memory between the rows is never touched.
+    """
+    _, rows, heads, size = tensors[0].shape
+    width = heads * size
+    step = max(len(tensors) * width, -(-FAR // (rows - 1) // 64) * 64)
+    memory = tensors[0].new_empty((rows - 1) * step + len(tensors) * width)
+    strides = (memory.numel(), step, size, 1)
+    places = [memory.as_strided(x.shape, strides, i * width) for i, x in enumerate(tensors)]
+    return tuple(place.copy_(x) for place, x in zip(places, tensors, strict=True))
 
 
 def _hidden(*tensors: Tensor) -> Callable[[], None]:
@@ -96,10 +138,10 @@ def _hidden(*tensors: Tensor) -> Callable[[], None]:
 
 @lru_cache(maxsize=16)
 def _inputs(call: Call, dtype: torch.dtype, head_size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries, keys, values and the expected output, all on the CPU; two query heads share one key head.
+    """Queries, keys, values and the expected output, all on the CPU.
 
-    The values have a second head, and the call uses that one, so that they lie in memory with gaps, like parts of a
-    fused projection.
+    The values have twice the heads, and the call uses the second half, so that they lie in memory with gaps, like parts
+    of a fused projection.
     """
     noise = torch.Generator(device="cpu").manual_seed(0)  # its own generator: the user's random numbers do not change
 
@@ -108,8 +150,9 @@ def _inputs(call: Call, dtype: torch.dtype, head_size: int) -> tuple[Tensor, Ten
         return (torch.randn(shape, generator=noise, dtype=torch.float32, device="cpu") * size).to(dtype)
 
     # With scores of size 3 each output depends on a few keys.
-    layout = call.layout
-    q, k, values = normal(layout.q_tokens, 2, 3.0), normal(layout.kv_tokens, 1, 1.0), normal(layout.kv_tokens, 2, 1.0)
-    v = values[:, :, 1:]
+    layout, heads = call.layout, call.kv_heads
+    q, k = normal(layout.q_tokens, 2, 3.0), normal(layout.kv_tokens, heads, 1.0)
+    values = normal(layout.kv_tokens, 2 * heads, 1.0)
+    v = values[:, :, heads:]
     expected = reference_attend(q.double(), k.double(), v.double(), call.pattern, layout, scale=head_size**-0.5)
     return q, k, values, expected

@@ -14,6 +14,7 @@ from lvsa_core.checks import check_shard
 from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_core.kernels.merge import merge_
 from lvsa_core.kernels.prefix_window import Arriving, PrefixWindow
+from lvsa_core.memory import HeadGroups
 from lvsa_core.pattern import Pattern
 from lvsa_core.sharded.exchange import Shards, exchange
 from lvsa_core.sharded.transfers import all_gather, receive_buffer, start_transfers, traffic
@@ -36,6 +37,7 @@ def sharded_attend(
     text: tuple[Tensor, Tensor] | None = None,
     scale: float | None = None,
     kernel: str = "auto",
+    groups: HeadGroups | None = None,
     overlap: bool | None = None,
 ) -> Tensor:
     """:func:`lvsa_core.attend` of a sequence whose rows are divided among ranks; called by all of them.
@@ -54,7 +56,7 @@ def sharded_attend(
             a rank holds only padding, NCCL wants some collective of the group to have run before.
         text: keys and values [B, n, Hkv, D] that every query sees and every rank has.
         scale: multiplies the scores; None: 1/sqrt(D).
-        kernel: as for :func:`lvsa_core.attend`.
+        kernel, groups: as for :func:`lvsa_core.attend`.
         overlap: compute on the keys that are there while the others arrive; None: where that should pay.
 
     Returns:
@@ -99,7 +101,8 @@ def sharded_attend(
     layout = plan.layout(rank, text_rows)
     out = torch.empty_like(q)
     if q.shape[1]:
-        out = compute(chosen, q, keys.transpose(0, 1), values.transpose(0, 1), pattern, layout, scale, arriving)
+        received = keys.transpose(0, 1), values.transpose(0, 1)
+        out = compute(chosen, q, *received, pattern, layout, scale, groups, arriving)
     if join is not None:
         others = join()
     padding = out.new_zeros(out.shape[0], shards.rows - out.shape[1], *out.shape[2:])

@@ -38,7 +38,7 @@ def start_transfers(
     """Send what others need of ``source`` and receive into ``target`` [rows, B, Hkv, D], for each pair of both.
 
     Returns:
-        What waits until everything has arrived; on a GPU only the current stream waits.
+        What waits until everything has arrived, and may be called again; on a GPU only the current stream waits.
     """
     operations: list[dist.P2POp] = []
     for which, (source, target) in enumerate(pairs):
@@ -59,8 +59,8 @@ def start_transfers(
     works = dist.batch_isend_irecv(operations) if operations else []
 
     def wait() -> None:
-        for work in works:
-            work.wait()
+        while works:
+            works.pop().wait()
         operations.clear()  # until here they keep the tensors
 
     return wait

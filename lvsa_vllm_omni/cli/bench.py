@@ -108,7 +108,7 @@ def _bench(request: Request, options: argparse.Namespace, device: torch.device, 
         raise CommandError(f"--repeats must be at least 1, got {options.repeats}")
     if not 0 <= options.patience < float("inf"):
         raise CommandError(f"--patience must be a number of seconds from 0, got {options.patience}")
-    name = options.backend or LvsaSettings.load().backend
+    name = options.backend or LvsaSettings.load().kernel
     try:
         chosen = select(name, device, dtype, shape.head_size)
     except KernelUnavailable as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
@@ -93,20 +94,35 @@ def _problem(family: str) -> str:
 
 
 def _kernels(settings: LvsaSettings, problems: list[str]) -> Iterator[str]:
-    """The kernel that would run for the usual types; what is wrong is added to ``problems``."""
+    """What the kernels do for the usual types, each tried in a process of its own, and which would run.
+
+    What is wrong is added to ``problems``.
+    """
     import torch
 
-    from lvsa_core.kernels import KernelUnavailable, release, select
+    from lvsa_core.kernels import KERNELS, candidates
+    from lvsa_core.kernels.trial import trial
 
     device = torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    try:
-        chosen = select(settings.backend, device, torch.bfloat16, 128)
-        yield f"kernel on {device}, bfloat16, head size 128: {chosen}"
-        yield from parallelism.refusals(lse=hasattr(chosen.kernel, "attention"))
-    except KernelUnavailable as error:
-        yield f"kernel on {device}: {error}"
-        problems.append(str(error))
-    finally:
-        release()
+    yield f"kernels on {device}, bfloat16, head size 128, the fastest first, each tried in a process of its own:"
+    allowed, missing, chosen = candidates(settings.kernel), defaultdict(list), ""
+    for kernel in allowed:
+        found = trial(kernel, device, torch.bfloat16, 128)
+        if found.outcome == "not available":
+            missing[found.reason].append(kernel.name)
+            continue
+        yield f"  {found}"
+        if found.outcome == "crashed" and not chosen:
+            problems.append(f"the kernel {kernel.name} would be tried and crash: set LVSA_SKIP_KERNELS={kernel.name}")
+        if found.outcome == "right" and not chosen:
+            chosen = kernel.name
+            yield from parallelism.refusals(lse=hasattr(kernel, "attention"))
+    yield from (f"  {', '.join(names)}: not available ({reason})" for reason, names in missing.items())
+    if left_out := [name for name, kernel in KERNELS.items() if kernel not in allowed]:
+        yield f"  {', '.join(left_out)}: left out by LVSA_BACKEND or LVSA_SKIP_KERNELS"
+    if chosen:
+        yield f"kernel that LVSA takes: {chosen}"
+    else:
+        problems.append(f"of the kernels that LVSA_BACKEND={settings.kernel} allows none runs on {device}")
     if device.type == "cpu" and not settings.cpu:
         yield "there is no accelerator: LVSA_CPU=1 lets the engine run on the CPU"

@@ -62,6 +62,7 @@ class Request:
     arguments: dict[str, Any]
     mode: Mode
     hint: str | None = None
+    extra_memory: float | None = None
 
     def at(self, step: int) -> tuple[Pattern, Decision]:
         """Pattern and decision of a denoising step."""
@@ -112,7 +113,7 @@ def requests(options: argparse.Namespace) -> Iterator[Request]:
     for frames in lengths:
         latent = (frames - 1) // model.preset.vae_temporal_factor + 1
         grid = FrameGrid(latent, model.shape.patches(height, width))
-        yield Request(model, frames, width, height, grid, arguments, mode, hint)
+        yield Request(model, frames, width, height, grid, arguments, mode, hint, settings.extra_memory)
 
 
 def _model(options: argparse.Namespace, settings: LvsaSettings) -> Model:

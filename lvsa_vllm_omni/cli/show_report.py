@@ -29,7 +29,8 @@ def numbers(
     """
     shape, grid, rotation = request.model.shape, request.grid, request.rotation()
     pattern, decision = request.at(step)
-    sides = {"dense": cost.dense_attention(shape, grid), "lvsa": cost.lvsa_attention(shape, grid, pattern)}
+    lvsa = cost.lvsa_attention(shape, grid, pattern, budget=request.extra_memory)
+    sides = {"dense": cost.dense_attention(shape, grid), "lvsa": lvsa}
     linear, cross = cost.linear_flop(shape, grid), cost.cross_flop(shape, grid)
     result = {
         "summary": f"{show.summary(pattern)} offset={pattern.offset}",
@@ -51,6 +52,9 @@ def numbers(
         **{name: _side(side, shape.blocks, rates) for name, side in sides.items()},
         "linear_flop": linear,
         "cross_attention_flop": cross,
+        "head_groups": cost.head_groups(
+            cost.call_size(shape, grid), None if pattern.is_dense else request.extra_memory
+        ),
         "attention_share": sides["dense"].flop / (sides["dense"].flop + linear + cross),
         "largest_speedup": cost.largest_speedup(shape, grid, rotation),
     }
@@ -73,6 +77,8 @@ def text(result: dict[str, Any]) -> Iterator[str]:
         steps, mean = result["steps_of_rotation"], result["mean_density"]
         yield f"density: {result['density']:.1%}, on average over the {steps} steps of a rotation {mean:.1%}"
     yield from ("", *table(_rows(result)), "")
+    if result["head_groups"] > 1:
+        yield f"Attention works in {result['head_groups']} groups of heads, as LVSA_EXTRA_MEMORY asks."
     yield (
         f"Attention is {result['attention_share']:.0%} of the FLOP of a dense block; a step runs "
         f"{result['shape']['blocks']} blocks, with guidance twice."

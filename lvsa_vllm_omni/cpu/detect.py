@@ -1,23 +1,23 @@
 """Is there an accelerator? Asked of vLLM's own probes, so that the answer is the one the engine would act on."""
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import cache
 
 import torch
-from vllm.logger import init_logger
-
-logger = init_logger("vllm.lvsa.cpu")
 
 
 @cache
 def accelerator_present() -> bool:
     """Say whether this machine has an accelerator, and warn once if so that LVSA_CPU is not followed."""
-    # Imported here and not above: vllm.platforms calls us from its own resolution, when these probes exist.
+    # Here and not above: vLLM calls us while it is imported, and were this module the first to import it, vLLM would
+    # find it half made and go on without a platform.
+    from vllm.logger import init_logger
     from vllm.platforms import builtin_platform_plugins
 
     found = find_accelerator(builtin_platform_plugins)
     if found is not None:
-        logger.warning(
+        init_logger("vllm.lvsa.cpu").warning(
             "LVSA_CPU=1 is ignored: this machine has an accelerator (%s), and vLLM-Omni runs there. "
             "Unset LVSA_CPU to silence this line.",
             found,
@@ -38,7 +38,7 @@ def find_accelerator(probes: Mapping[str, Callable[[], str | None]]) -> str | No
             if probe() is not None:
                 return name
         except Exception:  # what vLLM does with a probe that fails: this accelerator is not there
-            logger.debug("The probe for %s failed.", name, exc_info=True)
+            logging.getLogger("vllm.lvsa.cpu").debug("The probe for %s failed.", name, exc_info=True)
     # Accelerators that come as plugins of PyTorch and of vLLM (Ascend, Gaudi, ...) have no probe above. CUDA and ROCm
     # have, and PyTorch's own question would initialise their runtime; vLLM-Omni does not run on Apple's GPU.
     device = torch.accelerator.current_accelerator()

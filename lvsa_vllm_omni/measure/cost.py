@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout
+from lvsa_core.memory import GB, CallSize
 from lvsa_vllm_omni.shape import Shape
 
 #: Log-sum-exps are float32.
@@ -60,20 +61,38 @@ def dense_attention(shape: Shape, grid: FrameGrid, itemsize: int = 2) -> Cost:
     return Cost(_flop(shape, tokens**2), 2 * q + 2 * kv + lse, lse)
 
 
-def lvsa_attention(shape: Shape, grid: FrameGrid, pattern: Pattern, itemsize: int = 2) -> Cost:
+def lvsa_attention(
+    shape: Shape, grid: FrameGrid, pattern: Pattern, itemsize: int = 2, budget: float | None = None
+) -> Cost:
     """The pattern as a prefix and windows: 4 H D FLOP for every attended pair of tokens.
 
     Frames attend by the pattern; text attends to everything and is attended by everything. K and V are copied into the
     order of the prefix (read and written), the prefix and the windows each read Q and their part of K and V and write
-    an output and log-sum-exps, and the merge reads both and writes one. Memory: the copies of K and V, the output of
-    the windows, which is at most a copy of Q, and two sets of log-sum-exps.
+    an output and log-sum-exps, and the merge reads both and writes one. Memory: see
+    :meth:`lvsa_core.memory.CallSize.extra`.
+
+    Args:
+        itemsize: bytes of a number. budget: GB that attention may take beside inputs and output, None: as it needs.
     """
     if pattern.is_dense:
         return dense_attention(shape, grid, itemsize)
     layout = TokenLayout(grid, kv_after=shape.text_tokens, q_after=shape.text_tokens)
     q, kv, lse = _bytes(shape, layout.q_tokens, itemsize)
     copies, calls, merge = 4 * kv, 4 * q + 2 * kv + 2 * lse, 3 * q + 2 * lse
-    return Cost(_flop(shape, attended_pairs(pattern, layout)), copies + calls + merge, 2 * kv + q + 2 * lse)
+    size = call_size(shape, grid, itemsize)
+    memory = size.extra(head_groups(size, budget))
+    return Cost(_flop(shape, attended_pairs(pattern, layout)), copies + calls + merge, memory)
+
+
+def call_size(shape: Shape, grid: FrameGrid, itemsize: int = 2) -> CallSize:
+    """Sizes of the attention of one layer, for one video."""
+    tokens = grid.tokens + shape.text_tokens
+    return CallSize(1, tokens, tokens, shape.heads, shape.kv_heads, shape.head_size, itemsize)
+
+
+def head_groups(size: CallSize, budget: float | None) -> int:
+    """Groups of heads under a budget in GB; without one, all heads at once."""
+    return 1 if budget is None else size.groups_within(budget * GB)
 
 
 def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def test_two_ranks(tmp_path: Path) -> None:
     sizes = ["--ranks", "2", "--frames", str(FRAMES), "--patches", str(PATCHES), "--heads", str(HEADS)]
     command = [sys.executable, str(SCRIPT), *sizes, "--repeats", "2", "--step", "1", *files]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    finished = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
     results = json.loads((tmp_path / "results.json").read_text())
@@ -45,7 +46,7 @@ def test_two_ranks(tmp_path: Path) -> None:
     for sent in row["sent"].values():  # Linux's count, with gloo's headers
         assert sent["mean"] <= sent["written"] < sent["mean"] + 8192
     assert f"| 2 | all-gather | sparse | {milliseconds(row['seconds']['all-gather'])}" in finished.stdout
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "figure.png").exists() == bool(find_spec("matplotlib"))
 
 
 @pytest.mark.parametrize(

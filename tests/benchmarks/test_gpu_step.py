@@ -1,20 +1,19 @@
 """The benchmark of denoising steps runs on the CPU, on diffusers' transformers; no time of it is judged here."""
 
-import contextlib
-import io
-import json
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import gpu_step
 import pytest
-import step
 import torch
-from gpu_step import FIRST, FRAMES, START_SECONDS, expected_step, fewest, judge, ordered_cases
+from gpu_step import CASES, Steps, describe, judge, lines
 from models import MODELS
-from step import DENSE, DenoisingStep, blocks, build, warm_up
+from sides import Job, Setting
+
+pytest.importorskip("accelerate", reason="the steps need diffusers with accelerate")
+pytest.importorskip("diffusers", reason="the steps need diffusers")
+import step
+from step import DENSE, DenoisingStep, blocks, build, timed, warm_up
 
 CPU = torch.device("cpu")
 NAMES = ["wan-1.3b", "hunyuan-video-1.5"]
@@ -29,37 +28,19 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run(*arguments: str) -> tuple[int, str]:
-    """The exit status of the command and what it says."""
-    said = io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
-    ):
-        patch.setattr(sys, "argv", ["benchmarks/gpu_step.py", *arguments])
-        try:
-            status = gpu_step.main()
-        except SystemExit as stop:  # how the command line refuses arguments
-            status = int(stop.code or 0)
-    return status, said.getvalue()
-
-
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    folder = tmp_path_factory.mktemp("step")
-    files = ["--json", str(folder / "step.json"), "--figure", str(folder / "step.png")]
-    status, said = run("--small", "--models", ",".join(NAMES), "--frames", "81,321", *files)
-    assert status == 0, said
-    return said, folder
+def rows() -> dict[str, dict[str, Any]]:
+    """Two models at two lengths, as the process of the benchmark does them."""
+    jobs = [Job("step", name, t) for name in NAMES for t in (21, 81)]
+    found: dict[str, dict[str, Any]] = {}
+    Steps(Setting("cpu", tiny=True))(jobs, lambda job, row: found.update({str(job): {"model": job.model, **row}}))
+    return found
 
 
-def test_cases(finished: tuple[str, Path]) -> None:
-    results = json.loads((finished[1] / "step.json").read_text())
-    order = [(case["model"], case["frames"]) for case in results["rows"]]
-    assert order == [("wan-1.3b", 81), ("wan-1.3b", 321), ("hunyuan-video-1.5", 321), ("hunyuan-video-1.5", 81)]
-    assert results["left_out"] == [] and set(results["machine"]) >= {"date", "command", "commit", "versions", "driver"}
-    for case in results["rows"]:
+def test_cases(rows: dict[str, dict[str, Any]]) -> None:
+    assert [*rows] == [f"step, {name} T={t}" for name in NAMES for t in (21, 81)]
+    for case in rows.values():
+        assert case["result"] == "right", case
         sparse = case["frames"] == 321
         assert (case["latent_frames"], case["layers"], case["repeats"]) == (81 if sparse else 21, 2, 2)
         assert (case["density"] < 1, case["dense_pattern"]) == (sparse, not sparse)
@@ -69,14 +50,13 @@ def test_cases(finished: tuple[str, Path]) -> None:
         assert case["ratio"] == pytest.approx(case["seconds"]["dense"] / case["seconds"]["lvsa"])
         assert all(case["attention_share"][side] > 0 and len(case["times"][side]) == 2 for side in case["times"])
         assert not case["compiled"] and case["met"] is None  # no FlashAttention-3 here
-    assert [case["target"] for case in results["rows"]] == ["within 1%", "at least 2.4", "", "within 1%"]
+    assert [case["target"] for case in rows.values()] == ["within 1%", "at least 2.4", "within 1%", ""]
 
 
-def test_what_is_said(finished: tuple[str, Path]) -> None:
-    said, folder = finished
+def test_what_is_said(rows: dict[str, dict[str, Any]]) -> None:
+    said = "\n".join([*describe(rows["step, wan-1.3b T=81"]), *lines([*rows.values()])])
     assert "wan-1.3b, 321 frames: T=81, 324 tokens, density 0.259, 2 blocks, 2 runs" in said
     assert "dense takes SDPA flash, LVSA sdpa (" in said and "| at least 2.4 | not judged |" in said
-    assert (folder / "step.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -141,34 +121,32 @@ def test_targets(model: str, frames: int, ratio: float, kernel: str, expected: t
     assert judge({**case, "layer_seconds": {kernel: 0.1}}) == expected
 
 
-def test_budget_and_order() -> None:
-    """On an H200 (790 TFLOP/s) the first cases fit into the default budget, also if all take an eighth longer.
+@pytest.mark.parametrize(("took", "runs"), [(0.1, 15), (1.0, 6), (5.0, 2), (7.0, 1)])
+def test_the_number_of_runs(took: float, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At least two of each side, but one of a very long step; at most what fits."""
 
-    On a card of a tenth of its speed the first two do.
-    """
-    cases = ordered_cases(["wan-1.3b", "wan-14b", "hunyuan-video-1.5"], FRAMES)
-    assert cases[: len(FIRST)] == FIRST and len(cases) == 12
+    class OneStep:
+        device = CPU
 
-    def needed(rate: float, first: int) -> float:
-        steps = [expected_step(MODELS[name], frames, rate) for name, frames in FIRST[:first]]
-        return sum(1.5 * START_SECONDS + max(gpu_step.CASE_SECONDS, fewest(one) * one) for one in steps)
+        def __call__(self, side: str) -> torch.Tensor:
+            return torch.zeros(1)
 
-    assert needed(790e12, len(FIRST)) < 420 / 1.125 and needed(79e12, 2) < 420
+    def lasts(call: Callable[[], object], device: torch.device) -> float:
+        call()
+        return took
 
-
-def test_the_first_case_runs_whatever_its_estimate() -> None:
-    """Of a budget that no estimate fits, the first case runs and the others are left out; of none, none."""
-    status, said = run("--small", "--budget", "1", "--models", "wan-1.3b", "--frames", "81,85")
-    assert status == 0 and "wan-1.3b, 81 frames: T=21" in said and said.count("Left out: wan-1.3b, 85 frames") == 1
-    status, said = run("--small", "--budget", "0", "--models", "wan-14b")
-    assert status == 0 and said.count("Left out: wan-14b") == 4 and "of 0 s left" in said
+    monkeypatch.setattr(step, "seconds", lasts)
+    assert len(timed(OneStep(), 12.0, 15)[0]["lvsa"]) == runs  # type: ignore[arg-type]
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is something to run")
-def test_no_gpu() -> None:
-    assert run() == (2, "error: PyTorch finds no CUDA device; try it out with --small\n")
+def test_order() -> None:
+    """Neighbours are of one model; the length of training, whose times must be equal, is the cheapest."""
+    assert CASES[0] == ("wan-1.3b", 21) and len({*CASES}) == len(CASES)
+    assert [name for name, _ in CASES] == sorted((name for name, _ in CASES), key=["wan-1.3b", "wan-14b"].index)
 
 
-def test_an_unknown_name() -> None:
-    status, said = run("--small", "--models", "wan-99b")
-    assert status == 2 and "wan-99b: not known; choose of wan-1.3b" in said
+def test_without_diffusers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "step", None)
+    found: list[Any] = []
+    Steps(Setting("cpu", tiny=True))([Job("step", "wan-1.3b", 21)], lambda job, row: found.append(row))
+    assert found[0]["result"] == "unavailable" and "benchmarks/carry.txt" in found[0]["reason"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvsa_core import attend, keyframe_interval, reference_attend
+from lvsa_core import attend, keyframe_interval, memory, reference_attend
 from lvsa_vllm_omni import scope
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 from tests.support.attended import Attended, Call, replace_attend
@@ -121,6 +121,20 @@ def test_a_request_that_fails_leaves_nothing_behind(
         engine.submit("broken", family.long, **family.denoising())
         assert "broken on purpose" in str(engine.outcomes({"broken"})["broken"])
     assert np.array_equal(engine.video(family.long, **family.denoising()), first)
+
+
+def test_the_video_where_memory_is_short(
+    engine: Any, family: Family, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    """As many heads at a time as fit what is free at the first step; a line in each request."""
+    expected = engine.video(family.long, **family.denoising())
+    assert not log.starting("[LVSA] attention works in")
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 0.0)
+    for _ in range(2):
+        assert np.abs(engine.video(family.long, **family.denoising()) - expected).max() < ROUNDING
+    lines = log.starting("[LVSA] attention works in")
+    assert lines and all(" groups of heads " in line and line.endswith("0 GB may be used") for line in lines)
+    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
 
 
 def test_text_is_where_the_family_says(engine: Any, family: Family, attended: list[Attended]) -> None:

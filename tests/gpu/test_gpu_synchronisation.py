@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lvsa_core import attend, reference_attend
-from lvsa_core.cascade import frame_indices, tables
+from lvsa_core.cascade import _frame_indices, _tables
 from lvsa_core.kernels.selftest import TOLERANCE
 from tests.support.gpu_calls import CUDA, JOINT, names, pattern_of, random_qkv, running
 
@@ -37,7 +37,7 @@ def test_neither_layers_nor_new_steps_wait(name: str) -> None:
     running(name)
     inputs = random_qkv(JOINT, 4, 2)
     attend(*inputs, pattern_of(JOINT, 0), JOINT, kernel=name)  # the self-test, compilers
-    for cache in (tables, frame_indices):
+    for cache in (_tables, _frame_indices):
         cache.cache_clear()
     with waiting_forbidden():
         for step in range(pattern_of(JOINT).keyframe_interval):  # each has new anchors
@@ -89,7 +89,7 @@ def test_steps_that_the_gpu_has_not_reached_yet(name: str) -> None:
     steps = range(pattern_of(JOINT).keyframe_interval)
     expected = [reference_attend(*inputs, pattern_of(JOINT, step), JOINT).float() for step in steps]
     attend(*inputs, pattern_of(JOINT, 0), JOINT, kernel=name)
-    for cache in (tables, frame_indices):
+    for cache in (_tables, _frame_indices):
         cache.cache_clear()
     torch.cuda.synchronize()
     torch.cuda._sleep(10**9)  # cycles: about half a second, in which the host prepares all steps

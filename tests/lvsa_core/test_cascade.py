@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
-from lvsa_core.cascade import MIN_BATCHES, Batch, Cascade, cascade, frame_indices, spans, tables
+from lvsa_core.cascade import MIN_BATCHES, Batch, Cascade, _tables, cascade, frame_indices, spans, stream, tables
 from lvsa_core.reference import token_mask
 from tests.support.strategies import examples, layouts, patterns
 
@@ -129,7 +129,7 @@ def test_one_small_copy_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
         return torch.tensor(values, dtype=torch.int32, device=device)
 
     monkeypatch.setattr("lvsa_core.cascade._on_device", watched)
-    tables.cache_clear()
+    _tables.cache_clear()
     cpu, layout = torch.device("cpu"), TokenLayout(FrameGrid(121, 1560), kv_after=9, q_after=9)
     patterns = [plan(121, reference_frames=21, step=step) for step in range(50)]
     for _request in range(2):
@@ -139,14 +139,25 @@ def test_one_small_copy_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
                 assert all(x.is_contiguous() and x.dtype == torch.int32 for x in parts)
                 assert len({x.untyped_storage().data_ptr() for x in parts}) == 1
     assert len(copies) == patterns[0].keyframe_interval and max(copies) < 4 * 121 + 9
-    assert tables.cache_info().maxsize == 256
+    assert _tables.cache_info().maxsize == 256
 
 
 def test_tables_serve_in_and_out_of_inference_mode() -> None:
     pattern, layout = plan(30, reference_frames=21), TokenLayout(FrameGrid(30, 2))
-    tables.cache_clear()
+    _tables.cache_clear()
     with torch.inference_mode():
         found = tables(pattern, layout, torch.device("cpu"))
     assert not any(x.is_inference() for x in found[:4])
     assert found.order.tolist() == list(cascade(pattern, layout).order)
     assert tuple(found.k_rows.tolist()) == spans(pattern, layout).k_rows
+
+
+def test_each_stream_has_tables_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another stream may be ahead of the copy to the device."""
+    cpu, layout, pattern = torch.device("cpu"), TokenLayout(FrameGrid(30, 2)), plan(30, reference_frames=21)
+    assert stream(cpu) == 0
+    found = []
+    for number in (1, 2, 1):
+        monkeypatch.setattr("lvsa_core.cascade.stream", lambda device, number=number: number)
+        found.append((tables(pattern, layout, cpu).order, frame_indices((1, 2), cpu)))
+    assert found[0][0] is found[2][0] is not found[1][0] and found[0][1] is found[2][1] is not found[1][1]

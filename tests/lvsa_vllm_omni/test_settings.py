@@ -20,6 +20,8 @@ TABLE = {
     "COSMOS3_HOOK": None,
     "AUTO": False,
     "BACKEND": "auto",
+    "SKIP_KERNELS": None,
+    "EXTRA_MEMORY": None,
     "WINDOW_SIZE": 12,
     "N_FIRST_FRAMES": 4,
     "AUTO_KEYFRAMES": True,
@@ -67,6 +69,8 @@ def test_the_documentation_is_the_code() -> None:
 
 VALUES = {
     "BACKEND": ("sdpa", "sdpa"),
+    "SKIP_KERNELS": ("FlashAttention3,flashinfer", "FlashAttention3,flashinfer"),
+    "EXTRA_MEMORY": ("2.5", 2.5),
     "WINDOW_SIZE": ("20", 20),
     "N_FIRST_FRAMES": ("0", 0),
     "KEY_FRAME_INTERVAL": ("8", 8),
@@ -107,6 +111,8 @@ WRONG = [
     ("LVSA_ZZZZZZZZ", "1", "LVSA_ZZZZZZZZ is not a setting of LVSA; see docs/settings.md for the names there are."),
     ("LVSA_ENABLE", "maybe", "LVSA_ENABLE is 'maybe', but must be a boolean: 1, 0, true, false, yes, no, on or off"),
     ("LVSA_BACKEND", "fash", "LVSA_BACKEND is 'fash', but must be 'auto', 'sdpa', 'flash' or 'flashinfer'"),
+    ("LVSA_SKIP_KERNELS", "cuDNN,FA3", "LVSA_SKIP_KERNELS is 'cuDNN,FA3', but must be names out of FlashAttention3, "),
+    ("LVSA_EXTRA_MEMORY", "-1", "LVSA_EXTRA_MEMORY is '-1', but must be greater than or equal to 0"),
     ("LVSA_WINDOW_SIZE", "-1", "LVSA_WINDOW_SIZE is '-1', but must be greater than or equal to 0"),
     ("LVSA_WINDOW_SIZE", "3.5", "LVSA_WINDOW_SIZE is '3.5', but must be a valid integer"),
     ("LVSA_KEY_FRAME_INTERVAL", "0", "LVSA_KEY_FRAME_INTERVAL is '0', but must be greater than or equal to 1"),
@@ -224,3 +230,18 @@ def test_a_kernel_that_needs_a_gpu_is_refused_on_the_cpu(monkeypatch: pytest.Mon
         sentence = f"LVSA_BACKEND={name} cannot run here: it needs a CUDA device, not cpu; choose auto or sdpa"
         with pytest.raises(SettingsError, match=sentence):
             LvsaSettings(backend=name).check_backend()
+
+
+def test_which_kernels_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LvsaSettings.load().kernel == "auto"
+    monkeypatch.setenv("LVSA_SKIP_KERNELS", " FlashAttention3, cuDNN ,")
+    settings = LvsaSettings.load()
+    assert settings.kernel == settings.knobs.backend == "auto,-FlashAttention3,-cuDNN"
+    monkeypatch.setenv("LVSA_BACKEND", "sdpa")
+    monkeypatch.setenv("LVSA_SKIP_KERNELS", "sdpa")
+    with pytest.raises(SettingsError, match="LVSA_SKIP_KERNELS=sdpa leaves out all of sdpa: name fewer"):
+        LvsaSettings.load().check_backend()
+    monkeypatch.setenv("LVSA_SKIP_KERNELS", "sdpa-concatenated")
+    LvsaSettings.load().check_backend()
+    monkeypatch.setenv("LVSA_EXTRA_MEMORY", "3")
+    assert LvsaSettings.load().knobs.extra_memory == 3.0

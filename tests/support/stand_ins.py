@@ -5,9 +5,11 @@ They refuse arguments that the real ones refuse, and return for rows without key
 
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -100,6 +102,39 @@ def flash2(
         return (*dense(q, k, v, scale), *rest)
     assert k_starts is not None and seqused_k is not None
     return (*varlen(q, k, v, scale, groups(q, k, q_starts, k_starts, seqused_k, max_q, max_k), math.inf), *rest)
+
+
+def flash4_dense(q: Tensor, k: Tensor, v: Tensor, *, softmax_scale: float, return_lse: bool) -> tuple[Tensor, Tensor]:
+    """FlashAttention-4's ``flash_attn_func``."""
+    assert q.ndim == 4 and return_lse
+    return dense(q, k, v, softmax_scale)
+
+
+def flash4_varlen(
+    q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, seqused_k: Tensor,
+    max_seqlen_q: int, max_seqlen_k: int, softmax_scale: float, return_lse: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """FlashAttention-4's ``flash_attn_varlen_func``: rows without keys get 0 and a log-sum-exp of minus infinity."""
+    assert return_lse
+    lists = groups(q, k, cu_seqlens_q, cu_seqlens_k, seqused_k, max_seqlen_q, max_seqlen_k)
+    found: tuple[Tensor, Tensor] = varlen(q, k, v, softmax_scale, lists, -math.inf)
+    return found
+
+
+#: The module that has both.
+FLASH4 = "vllm.vllm_flash_attn.cute.interface"
+
+
+@contextmanager
+def flash4() -> Iterator[None]:
+    """The module of FlashAttention-4, which cannot be imported without a GPU."""
+    module: Any = ModuleType(FLASH4)
+    module.flash_attn_func, module.flash_attn_varlen_func = flash4_dense, flash4_varlen
+    sys.modules[FLASH4] = module
+    try:
+        yield
+    finally:
+        del sys.modules[FLASH4]
 
 
 def cudnn(q: Tensor, k: Tensor, v: Tensor, bias: Any, with_lse: bool, *rest: Any, scale: float) -> tuple[Any, ...]:

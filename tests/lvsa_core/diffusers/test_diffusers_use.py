@@ -43,6 +43,23 @@ def test_knobs_are_the_plugins_settings() -> None:
     assert Knobs(auto_keyframes=False).plan_arguments(21, 4) == manual.plan_arguments(preset)
 
 
+def test_groups_of_heads(pipeline: Pipeline, enable_lvsa: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> None:
+    """The same video, and a line in each call of the pipeline."""
+    pipe = pipeline("wan")
+    lvsa = enable_lvsa(pipe, **KNOBS)
+    expected = generate("wan", pipe)
+    lvsa.disable()
+    enable_lvsa(pipe, **KNOBS, extra_memory=0.0)
+    with caplog.at_level("INFO", "lvsa_core"):
+        videos = [generate("wan", pipe) for _ in range(2)]
+    assert max(distance(video, expected) for video in videos) < 1e-5
+    assert [message.split(" and ")[0] for message in caplog.messages] == [
+        "LVSA: attention works in 4 groups of heads"
+    ] * 2
+    with pytest.raises(ValueError, match="extra_memory must be a number of GB from 0 on, got -1"):
+        Knobs(extra_memory=-1)
+
+
 @pytest.mark.parametrize(("frames", "anchors"), [(0, 0), (3, 0), (4, 1), (8, 1), (12, 2), (16, 2)])
 def test_leading_anchors_of_fewer_video_frames_than_a_latent_one(frames: int, anchors: int) -> None:
     """CogVideoX 1.5 has 8 of them in a pair of latent frames, of which one suffices."""

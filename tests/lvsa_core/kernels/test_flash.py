@@ -1,7 +1,11 @@
 """FlashAttention and cuDNN: everything but the GPU code itself, which stand-ins replace behind the real signatures."""
 
+import ast
+import importlib.util
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +16,18 @@ from lvsa_core import FrameGrid, TokenLayout, plan
 from lvsa_core.kernels import KERNELS
 from lvsa_core.kernels.flash import FlashAttention3
 from lvsa_core.kernels.selftest import self_test
-from tests.support.stand_ins import FA3_FWD, VLLM_FA3, cudnn, flash2, flash3, operator
+from tests.support.stand_ins import (
+    FA3_FWD,
+    FLASH4,
+    VLLM_FA3,
+    cudnn,
+    flash2,
+    flash3,
+    flash4,
+    flash4_dense,
+    flash4_varlen,
+    operator,
+)
 from tests.support.strategies import Call, assert_equals_reference, calls, examples
 
 FLASH = [name for name, kernel in KERNELS.items() if kernel.family == "flash"]
@@ -24,6 +39,7 @@ def stand_ins() -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(operator("fa3_fwd", "fwd", flash3, FA3_FWD))
         stack.enter_context(operator("_vllm_fa3_C", "fwd", flash3, VLLM_FA3))
+        stack.enter_context(flash4())
         stack.enter_context(operator("aten", "_flash_attention_forward", flash2))
         stack.enter_context(operator("aten", "_scaled_dot_product_cudnn_attention", cudnn))
         yield
@@ -88,7 +104,22 @@ def test_the_installed_signatures() -> None:
     assert {"scale", "seqused_k"} <= {x.name for x in flash.arguments if x.kwarg_only}
 
 
-H200, A100, B200, T4 = (9, 0), (8, 0), (10, 0), (7, 5)
+@pytest.mark.parametrize(
+    ("name", "stand_in"), [("flash_attn_func", flash4_dense), ("flash_attn_varlen_func", flash4_varlen)]
+)
+def test_the_installed_flash_attention_4(name: str, stand_in: Any) -> None:
+    """Its source has the arguments that the stand-in takes, the first three in the same order."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        pytest.skip("vllm is not installed")
+    source = Path(found.origin).parent.joinpath(*FLASH4.split(".")[1:]).with_suffix(".py").read_text()
+    functions = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    arguments = [argument.arg for argument in functions[name].args.args]
+    taken = list(inspect.signature(stand_in).parameters)
+    assert arguments[:3] == taken[:3] == ["q", "k", "v"] and {*taken} <= {*arguments}
+
+
+H200, A100, L40, RTX3090, B200, GB300, RTX5090, T4 = (9, 0), (8, 0), (8, 9), (8, 6), (10, 0), (10, 3), (12, 0), (7, 5)
 
 
 @pytest.mark.parametrize(
@@ -96,8 +127,15 @@ H200, A100, B200, T4 = (9, 0), (8, 0), (10, 0), (7, 5)
     [
         ("FlashAttention3", H200, torch.bfloat16, 128, None),
         ("FlashAttention3", H200, torch.float16, 128, "it takes bfloat16, not torch.float16"),
-        ("FlashAttention3", A100, torch.bfloat16, 128, "it needs compute capability 9.0, this device has 8.0"),
-        ("FlashAttention3", B200, torch.bfloat16, 128, "it is built for Hopper"),
+        ("FlashAttention3", A100, torch.bfloat16, 128, None),
+        ("FlashAttention3", RTX3090, torch.bfloat16, 128, None),
+        ("FlashAttention3", L40, torch.bfloat16, 128, None),
+        ("FlashAttention3", T4, torch.bfloat16, 128, "it needs compute capability 8.0, this device has 7.5"),
+        ("FlashAttention3", B200, torch.bfloat16, 128, "it holds no code for cards after Hopper"),
+        ("FlashAttention4", B200, torch.bfloat16, 128, None),
+        ("FlashAttention4", GB300, torch.float16, 64, None),
+        ("FlashAttention4", RTX5090, torch.bfloat16, 128, "it is for compute capability 10 and 11"),
+        ("FlashAttention4", H200, torch.bfloat16, 128, "it needs compute capability 10.0, this device has 9.0"),
         ("FlashAttention3", H200, torch.bfloat16, 100, "a multiple of 8 up to 256 on cuda, got 100"),
         ("FlashAttention2", A100, torch.float16, 64, None),
         ("FlashAttention2", B200, torch.bfloat16, 128, None),

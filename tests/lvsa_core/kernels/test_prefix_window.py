@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lvsa_core.kernels import prefix_window
-from lvsa_core.kernels.prefix_window import _in_16_bytes, copy_frames
+from lvsa_core.kernels.prefix_window import _in_16_bytes, frames_in_order
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,7 @@ def test_copies_in_numbers_of_16_bytes(monkeypatch: pytest.MonkeyPatch, gaps: bo
     video, out = x.view(2, 5, 3, 2, 8), torch.zeros(2, 1 + 9, 2, 8, dtype=dtype)
 
     monkeypatch.setattr(prefix_window, "_on_cpu", lambda x: False)
-    copy_frames(video, order, out[:, 1:], 1)
-    assert seen == [torch.complex128]
+    frames_in_order(video, order, 1, out[:, 1:].view(2, 3, 3, 2, 8))
+    new = frames_in_order(video, order, 1)
+    assert seen == [torch.complex128] * 2 and new.dtype == dtype and torch.equal(new, video[:, [4, 0, 2]])
     assert torch.equal(out[:, 1:].view(2, 3, 3, 2, 8), video[:, [4, 0, 2]]) and not out[:, 0].any()

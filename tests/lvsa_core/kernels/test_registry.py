@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from lvsa_core import Pattern, TokenLayout
-from lvsa_core.kernels import KERNELS, Kernel, KernelUnavailable, merge, select
+from lvsa_core.kernels import KERNELS, Kernel, KernelUnavailable, candidates, merge, select
+from lvsa_core.kernels import registry as registry_module
+from lvsa_core.kernels.cuda import unusable
 from lvsa_core.kernels.sdpa import SdpaKernel
 
 CPU = torch.device("cpu")
@@ -120,6 +122,65 @@ def test_unknown_name() -> None:
         select("quick", CPU, torch.float32, 128)
     assert str(error.value) == "there is no attention kernel 'quick': choose one of auto, flash, flashinfer, sdpa"
     assert issubclass(KernelUnavailable, RuntimeError)
+
+
+def test_kernels_are_left_out(two_first: None) -> None:
+    assert [kernel.name for kernel in candidates("sdpa,-sdpa-ascend")] == ["sdpa", "sdpa-concatenated"]
+    found = select("auto,-wrong, -flash,-flashinfer", CPU, torch.float32, 128)
+    assert [name for name, _ in found.passed_over] == ["absent"] and found.name == "sdpa"
+    with pytest.raises(KernelUnavailable, match=r"does not run for .* \(all are left out\); choose auto"):
+        select("sdpa,-sdpa", CPU, torch.float32, 128)
+    with pytest.raises(
+        KernelUnavailable, match="there is no attention kernel 'quick': choose one of absent, wrong, flash"
+    ):
+        select("auto,-quick", CPU, torch.float32, 128)
+
+
+class Poisoning(SdpaKernel):
+    """Its error is one after which nothing runs on the device any more."""
+
+    name = family = "poisoning"
+
+    def attend(self, *given: Any, **more: Any) -> Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
+
+
+def test_a_kernel_that_breaks_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other kernel is tried after it or blamed, and every later choice says the same."""
+    monkeypatch.setattr(registry_module, "_broken", {})
+    checks = iter([None, "illegal memory access"])
+    monkeypatch.setattr(registry_module, "unusable", lambda device: next(checks))
+    said = (
+        "the attention kernel poisoning has put cpu out of use for this process (its self-test raised RuntimeError: "
+        "CUDA error: an illegal memory access was encountered): leave it out with LVSA_SKIP_KERNELS=poisoning (in "
+        "Python kernel='auto,-poisoning'), or choose another with LVSA_BACKEND, and start again"
+    )
+    with registry(Poisoning()):
+        for choice in ("auto", "sdpa"):
+            with pytest.raises(KernelUnavailable) as error:
+                select(choice, CPU, torch.float32, 128)
+            assert str(error.value) == said
+
+
+def test_a_device_that_was_broken_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry_module, "_broken", {})
+    monkeypatch.setattr(registry_module, "unusable", lambda device: "device-side assert triggered")
+    select.cache_clear()
+    with pytest.raises(KernelUnavailable) as error:
+        select("auto", CPU, torch.float32, 128)
+    assert str(error.value) == (
+        "cpu was out of use before any attention kernel ran (device-side assert triggered): start the process again"
+    )
+
+
+def test_whether_a_device_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unusable(CPU) is None
+
+    def lost(*given: Any, **more: Any) -> Tensor:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nCompile with")
+
+    monkeypatch.setattr(torch, "ones", lost)
+    assert unusable(torch.device("cuda")) == "CUDA error: an illegal memory access was encountered"
 
 
 def test_a_slow_merge_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

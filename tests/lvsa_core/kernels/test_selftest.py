@@ -159,6 +159,46 @@ def test_it_holds_a_rank_of_a_ring() -> None:
     assert min(lacking) < min(calls.remaining) and max(lacking) > max(calls.remaining)
 
 
+def test_it_holds_whole_frames_of_480p() -> None:
+    """1560 patches, two anchors, rows of queries that fill no tile, and as many heads of keys as of queries."""
+    call = CALLS[2]
+    calls = cascade(call.pattern, call.layout)
+    assert call.layout.grid.patches == 1560 and len(calls.anchors) == 2 and calls.remaining and call.kv_heads == 2
+    assert call.layout.video_rows % 64 and call.layout.video_rows == 400
+
+
+class ShortCounting(SdpaKernel):
+    """Counts numbers between keys with few bits, as kernels do that take 32 bits for them."""
+
+    name = family = "short-counting"
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, *given: Any, **more: Any) -> Tensor:
+        step = k.stride(1)
+        reached = step * torch.arange(k.shape[1]) < selftest.FAR
+        return super().attend(q, k * reached[:, None, None], v, *given, **more)
+
+
+def test_keys_that_are_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU with room the first and the last key lie 2**31 numbers apart; here less."""
+    assert selftest.FAR == 2**31 and CALLS[3].far
+    assert not selftest._has_room(CPU, torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (13e9, 80e9))
+    assert selftest._has_room(torch.device("cuda"), torch.bfloat16)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (12e9, 80e9))
+    assert not selftest._has_room(torch.device("cuda"), torch.bfloat16)
+    monkeypatch.setattr(selftest, "_has_room", lambda device, dtype: True)
+    monkeypatch.setattr(selftest, "FAR", 2**22)
+    assert self_test(SdpaKernel(), CPU, torch.bfloat16, 64) is None
+    assert "its self-test is off by" in str(self_test(ShortCounting(), CPU, torch.bfloat16, 64))
+
+
+@pytest.mark.parametrize("head_size", [64, 80, 96, 128, 256])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_head_sizes(dtype: torch.dtype, head_size: int) -> None:
+    assert self_test(SdpaKernel(), CPU, dtype, head_size) is None
+    assert "off by" in str(self_test(Wrong(attention=base_two), CPU, dtype, head_size))
+
+
 def test_it_is_quick_and_leaves_the_random_numbers_alone() -> None:
     selftest._inputs.cache_clear()
     torch.manual_seed(3)

@@ -61,6 +61,17 @@ def test_the_numbers_are_the_formulas(capsys: pytest.CaptureFixture[str]) -> Non
     assert 2.44 < found["largest_speedup"] < 2.51
 
 
+def test_memory_and_its_budget(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = numbers(capsys, "--frames", "321")
+    assert found["head_groups"] == 1 and "groups of heads" not in shown(capsys, "--frames", "321")
+    monkeypatch.setenv("LVSA_EXTRA_MEMORY", "1")
+    less = numbers(capsys, "--frames", "321")
+    assert less["head_groups"] > 1 and less["lvsa"]["memory"] <= 1e9 < found["lvsa"]["memory"]
+    sentence = f"Attention works in {less['head_groups']} groups of heads, as LVSA_EXTRA_MEMORY asks."
+    assert sentence in shown(capsys, "--frames", "321")
+    assert numbers(capsys, "--frames", "81")["head_groups"] == 1
+
+
 def test_it_is_what_the_server_would_do(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LVSA_WINDOW_SIZE", "8")
     monkeypatch.setenv("LVSA_CONFIG", '{"auto_keyframes": false, "key_frame_interval": 40, "rotate_keyframes": false}')

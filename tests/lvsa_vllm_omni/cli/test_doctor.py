@@ -12,6 +12,7 @@ from lvsa_core.kernels.registry import KERNELS
 from lvsa_vllm_omni import parallelism
 from lvsa_vllm_omni.cli.main import main
 from lvsa_vllm_omni.hooks import SPECS
+from tests.support.crashing import Aborting
 
 ROOT = Path(__file__).parents[3]
 
@@ -78,20 +79,24 @@ def test_this_machine() -> None:
     lines = run.stdout.splitlines()
     assert lines[0].startswith("lvsa-vllm-omni ") and "vllm-omni " in lines[0]
     assert lines[1] == "switched on: wan"
-    assert any(line.startswith("kernel on ") for line in lines)
-    assert len(lines) <= 8, "nothing of vLLM's own log"
+    assert lines[-6:] == [
+        "kernels on cpu, bfloat16, head size 128, the fastest first, each tried in a process of its own:",
+        "  sdpa: right",
+        "  sdpa-concatenated: right",
+        lines[-3],
+        "  sdpa-ascend: not available (it is for Ascend, the device is cpu)",
+        "kernel that LVSA takes: sdpa",
+    ]
+    assert lines[-3].startswith("  FlashAttention3, ") and lines[-3].endswith("(it needs a CUDA device, not cpu)")
+    assert len(lines) <= 11, "nothing of vLLM's own log"
 
 
 def test_a_kernel_that_some_placements_cannot_use(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a device for which PyTorch gives no log-sum-exp."""
-    from lvsa_core import kernels
-
-    def concatenated(*asked: object) -> kernels.Selection:
-        return kernels.Selection(KERNELS["sdpa-concatenated"])
-
-    monkeypatch.setattr(kernels, "select", concatenated)
+    monkeypatch.setenv("LVSA_SKIP_KERNELS", "sdpa-ascend, sdpa")
+    monkeypatch.setattr(KERNELS["sdpa-concatenated"], "family", "concatenated", raising=False)
     monkeypatch.setattr("lvsa_vllm_omni.cli.doctor._problem", lambda family: "")
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -100,6 +105,27 @@ def test_a_kernel_that_some_placements_cannot_use(
         "give: use Ulysses, or another kernel"
     ]
     assert not list(parallelism.refusals(lse=True))
+
+
+def test_a_kernel_that_crashes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs a line of the table, and the sentence says what to set; set, it is not tried."""
+    monkeypatch.setattr("lvsa_vllm_omni.cli.doctor._problem", lambda family: "")
+    others = dict(KERNELS)
+    KERNELS.clear()
+    KERNELS.update({"aborting": Aborting(), "sdpa": others["sdpa"]})
+    try:
+        assert main(["doctor"]) == 2
+        printed = capsys.readouterr()
+        line, right = printed.out.splitlines()[-4:-2]
+        assert line.startswith("  aborting: crashed (it ended its process with SIGABRT: CUDA error")
+        assert right == "  sdpa: right" and "kernel that LVSA takes: sdpa" in printed.out
+        assert printed.err.endswith("the kernel aborting would be tried and crash: set LVSA_SKIP_KERNELS=aborting\n")
+        monkeypatch.setenv("LVSA_SKIP_KERNELS", "aborting")
+        assert main(["doctor"]) == 0
+        assert "  aborting: left out by LVSA_BACKEND or LVSA_SKIP_KERNELS" in capsys.readouterr().out
+    finally:
+        KERNELS.clear()
+        KERNELS.update(others)
 
 
 def test_what_is_switched_on_and_does_not_run(

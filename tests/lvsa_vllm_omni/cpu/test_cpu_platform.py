@@ -20,7 +20,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def omni() -> Any:
-    """The module of the platform."""
+    """The module of the platform, which vLLM-Omni imports as it asks for its platform."""
+    importlib.import_module("vllm_omni.platforms")
     return importlib.import_module("lvsa_vllm_omni.cpu.omni")
 
 
@@ -90,7 +91,8 @@ def test_an_accelerator_wins_over_lvsa_cpu(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("LVSA_CPU", "1")
     monkeypatch.setattr(vllm.platforms, "builtin_platform_plugins", probes)
     warned: list[str] = []
-    monkeypatch.setattr(detect.logger, "warning", lambda text, *values: warned.append(text % values))
+    logger = SimpleNamespace(warning=lambda text, *values: warned.append(text % values))
+    monkeypatch.setattr(vllm.logger, "init_logger", lambda name: logger)
     detect.accelerator_present.cache_clear()
     try:
         assert cpu.vllm_platform() is None and cpu.omni_platform() is None
