@@ -113,7 +113,7 @@ class Call:
         if self.groups is None:
             out = attend(q, k, v, self.pattern, layout, **how)
         else:
-            around = {"ahead": self.tokens.ahead, "behind": self.tokens.behind}
+            around: dict[str, Any] = {"ahead": self.tokens.ahead, "behind": self.tokens.behind}
             out = ulysses_attend(q, k, v, self.pattern, layout, self.groups, **around, **how)
         if not self.pattern.is_dense:
             self.generation.ran_sparse(self.pattern, select(self.kernel, q.device, q.dtype, q.shape[3]).name)
