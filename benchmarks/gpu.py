@@ -47,7 +47,6 @@ from typing import Any
 
 import root  # noqa: F401
 import torch
-from apart import Result, Work, apart
 from gpu_step import CASES, SIDE, STEP_MODELS, Steps
 from gpu_step import describe as describe_step
 from gpu_step import lines as step_lines
@@ -58,6 +57,7 @@ from report import Results, names, numbers, parser_of, say, table
 from sides import DENSE_SIDE, Job, Layers, Setting, machine
 
 from lvsa_core.kernels import KERNELS
+from lvsa_vllm_omni.measure.apart import Result, Work, apart
 from lvsa_vllm_omni.measure.dense import DENSE
 from lvsa_vllm_omni.measure.machine import ROOT
 

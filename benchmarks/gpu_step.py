@@ -30,12 +30,12 @@ from typing import Any
 
 import root  # noqa: F401
 import torch
-from apart import Answer, Result, first_line, one_by_one
 from models import MODELS
 from report import table
 from sides import Job, Setting
 
 from lvsa_core.kernels import KERNELS
+from lvsa_vllm_omni.measure.apart import Answer, Result, first_line, one_by_one
 
 SIDE = "step"
 STEP_MODELS = ("wan-1.3b", "wan-14b", "hunyuan-video-1.5")

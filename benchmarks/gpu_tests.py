@@ -6,9 +6,8 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from apart import Answer, Result, answer_or_leave, first_line
-
 from lvsa_core.kernels import KERNELS
+from lvsa_vllm_omni.measure.apart import Answer, Result, answer_or_leave, first_line
 from lvsa_vllm_omni.measure.machine import ROOT
 
 COLLECT = "the list of tests/gpu"

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from apart import first_line
 from models import Model
 from report import milliseconds, table
 from torch import Tensor
@@ -20,6 +19,7 @@ from lvsa_core.cascade import _frame_indices, _tables, cascade, frame_indices, s
 from lvsa_core.kernels import Kernel, selftest
 from lvsa_core.kernels.prefix_window import PrefixWindow, VarlenWindow
 from lvsa_core.pattern import _pattern
+from lvsa_vllm_omni.measure.apart import first_line
 from lvsa_vllm_omni.measure.cost import attended_pairs
 from lvsa_vllm_omni.measure.dense import Dense
 from lvsa_vllm_omni.measure.timing import interleaved, medians, normal, parts_of, peak_memory, seconds

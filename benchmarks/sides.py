@@ -9,13 +9,13 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from apart import Answer, Result, device_lost, first_line, one_by_one
 from layer import Inputs, difference, measure
 from models import MODELS, Model
 from torch import Tensor
 
 from lvsa_core import Pattern, reference_attend
 from lvsa_core.kernels import KERNELS, selftest
+from lvsa_vllm_omni.measure.apart import Answer, Result, device_lost, first_line, one_by_one
 from lvsa_vllm_omni.measure.dense import DENSE
 from lvsa_vllm_omni.measure.machine import facts
 from lvsa_vllm_omni.measure.timing import copy_rate, matmul_rate, poison

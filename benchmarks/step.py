@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from apart import first_line
 from diffusers import HunyuanVideo15Transformer3DModel, WanTransformer3DModel
 from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 from layer import Inputs, difference
@@ -20,6 +19,7 @@ from lvsa_core import Pattern, TokenLayout, attend
 from lvsa_core.diffusers import enable_lvsa
 from lvsa_core.diffusers.processors import Unmasked
 from lvsa_core.kernels import KernelUnavailable
+from lvsa_vllm_omni.measure.apart import first_line
 from lvsa_vllm_omni.measure.dense import DENSE, Dense
 from lvsa_vllm_omni.measure.timing import interleaved, medians, normal, seconds
 

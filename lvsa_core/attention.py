@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -26,7 +26,7 @@ def attend(
     *,
     scale: float | None = None,
     kernel: str = "auto",
-    groups: HeadGroups | None = None,
+    head_groups: HeadGroups | None = None,
 ) -> Tensor:
     """Attention in which video frames attend by ``pattern`` and all other tokens to everything.
 
@@ -41,8 +41,8 @@ def attend(
         kernel: ``auto``, a family (``flash``, ``flashinfer``, ``sdpa``) or the name of a kernel in
             :mod:`lvsa_core.kernels`; ``auto,-NAME`` leaves one out. Its first use on a device, dtype and head size runs
             a self-test.
-        groups: which decide how many heads are computed at a time, of calls that share a memory budget; None: all
-            heads, and fewer if memory runs out.
+        head_groups: decide how many heads are computed at a time, for calls that share a memory budget; None, and
+            always where torch.compile traces the call: all heads, and fewer if memory runs out.
 
     Returns:
         [B, Sq, H, D] in the dtype of ``q``; rows of padding are zero. Besides inputs and output it needs one permuted
@@ -60,14 +60,14 @@ def attend(
             "attend has no gradient, but an input requires one: call it under torch.no_grad() or "
             "torch.inference_mode(), or give it detached tensors"
         )
-    if torch.compiler.is_compiling():  # what the groups hold is not for a graph
+    if torch.compiler.is_compiling():
         return _as_operator(q, k, v, pattern, layout, scale, kernel)
     scale = check_call(q, k, v, pattern, layout, scale)
     if not q.numel():
         return torch.empty_like(q)
     chosen = select(kernel, q.device, q.dtype, q.shape[3]).kernel
     with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
-        return compute(chosen, q, k, v, pattern, layout, scale, groups)
+        return compute(chosen, q, k, v, pattern, layout, scale, head_groups)
 
 
 def compute(
@@ -78,7 +78,7 @@ def compute(
     pattern: Pattern,
     layout: TokenLayout,
     scale: float,
-    groups: HeadGroups | None = None,
+    head_groups: HeadGroups | None = None,
     arriving: Arriving | None = None,
 ) -> Tensor:
     """:func:`attend` by one kernel, of arguments that have been checked, where no gradients are recorded.
@@ -87,46 +87,38 @@ def compute(
         arriving: what of the keys is not there yet; only for kernels that are :class:`PrefixWindow`.
     """
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
+    size = CallSize.of(q, k)
+    count = 1 if head_groups is None else head_groups.count(size, q.device)
+
+    def of_heads(q: Tensor, k: Tensor, v: Tensor, **waiting: Any) -> Tensor:
+        return kernel.attend(q, k, v, pattern, layout, scale, **waiting)
+
+    waiting = {} if arriving is None else {"arriving": arriving}
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # some kernels use the current device
-        size, out = CallSize.of(q, k), None
-        count = 1 if groups is None else groups.count(size, q.device)
-        waiting: dict[str, Any] = {} if arriving is None else {"arriving": arriving}
         try:
-            if count == 1:
-                out = kernel.attend(q, k, v, pattern, layout, scale, **waiting)
-            else:
-                out = _in_groups(count, size, kernel, q, k, v, pattern, layout, scale, waiting)
+            out = of_heads(q, k, v, **waiting) if count == 1 else _in_groups(of_heads, q, k, v, size, count, waiting)
         except torch.OutOfMemoryError:
-            more = size.more(count) if groups is None else groups.more(size)
+            more = size.more(count) if head_groups is None else head_groups.more(size)
             if more == count:
                 raise
-        if out is None:  # outside of "except", whose error keeps the buffers
+            out = None  # and again outside of this block, as the error in it keeps the buffers
+        if out is None:
             torch.cuda.empty_cache()
             if arriving is not None:
                 arriving.wait()
-            out = _in_groups(more, size, kernel, q, k, v, pattern, layout, scale, {})
+            out = _in_groups(of_heads, q, k, v, size, more, {})
     if layout.video_rows > layout.real_rows:
         out[:, layout.q_before + layout.real_rows : layout.q_before + layout.video_rows] = 0
     return out
 
 
 def _in_groups(
-    count: int,
-    size: CallSize,
-    kernel: Kernel,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    pattern: Pattern,
-    layout: TokenLayout,
-    scale: float,
-    waiting: dict[str, Any],
+    of_heads: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, size: CallSize, count: int, waiting: Any
 ) -> Tensor:
-    """The kernel's output, of ``count`` groups of heads one after the other; the first waits for keys that arrive."""
+    """Attention of ``count`` groups of heads one after the other; the first waits for keys that arrive."""
     out = torch.empty_like(q)
     for ours, theirs in size.slices(count):
-        parts = q[:, :, ours], k[:, :, theirs], v[:, :, theirs]
-        out[:, :, ours] = kernel.attend(*parts, pattern, layout, scale, **waiting)
+        out[:, :, ours] = of_heads(q[:, :, ours], k[:, :, theirs], v[:, :, theirs], **waiting)
         waiting = {}
     return out
 

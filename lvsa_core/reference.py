@@ -38,13 +38,13 @@ def reference_attend(
     *,
     scale: float | None = None,
     kernel: str = "auto",
-    groups: HeadGroups | None = None,
+    head_groups: HeadGroups | None = None,
 ) -> Tensor:
     """Same as :func:`lvsa_core.attend`, computed with a full mask in float32 (float64 for float64 inputs).
 
     Args:
         q: queries [B, Sq, H, D]. k, v: keys and values [B, Sk, Hkv, D], Hkv dividing H.
-        pattern, layout, scale: as for ``attend``. kernel, groups: ignored.
+        pattern, layout, scale: as for ``attend``. kernel, head_groups: ignored.
 
     Returns:
         [B, Sq, H, D] in the dtype of ``q``; rows of padding are zero.

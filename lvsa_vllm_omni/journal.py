@@ -88,7 +88,6 @@ def engaged(blocks: int, grid: FrameGrid, pattern: Pattern, family: str, kernel:
 
 def grouped(sentence: str) -> None:
     """Attention works in groups of heads, as memory is short: once a request, and again if it runs out."""
-    counts["head groups"] += 1
     logger.info("[LVSA] %s", sentence)
 
 

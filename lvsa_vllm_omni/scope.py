@@ -31,7 +31,7 @@ class Forward:
     scope: Scope
     video: VideoTokens
     pattern: Pattern
-    heads: HeadGroups
+    head_groups: HeadGroups
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float, layer: Any
@@ -50,10 +50,10 @@ class Forward:
         except LayoutMismatch:
             self.scope.fallback("attention", "sequence-length", q.shape[1], **self._tokens(k), padding=padding)
             return layer.dense.forward(q, k, v, None)
-        kernel, rows = self.scope.settings.kernel, q.shape[1]
+        rows = q.shape[1]
         q, k, v = q[:, : layout.q_tokens], k[:, : layout.kv_tokens], v[:, : layout.kv_tokens]
         try:
-            out = attend(q, k, v, self.pattern, layout, scale=scale, kernel=kernel, groups=self.heads)
+            out = attend(q, k, v, self.pattern, layout, scale=scale, **self._how)
         except torch.OutOfMemoryError:  # dense attention needs little less: let the engine handle it
             raise
         except (ValueError, RuntimeError) as error:
@@ -76,8 +76,12 @@ class Forward:
             self.scope.fallback("ring", "sequence-length", q.shape[1], **details)
             metadata = compat.text_metadata(text, behind=self.scope.spec.text == "behind")
             return layer.dense.run_attention(q, k, v, metadata, scale)
-        how: dict[str, Any] = {"scale": scale, "kernel": self.scope.settings.kernel, "groups": self.heads}
-        return sharded_attend(q, k, v, self.pattern, shards, place.group, text=text, **how)
+        return sharded_attend(q, k, v, self.pattern, shards, place.group, text=text, scale=scale, **self._how)
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        """By which kernel, and how many heads at a time."""
+        return {"kernel": self.scope.settings.kernel, "head_groups": self.head_groups}
 
     def _tokens(self, k: Tensor) -> dict[str, object]:
         """What tells why tokens are not the grid's."""
@@ -111,7 +115,7 @@ class Scope:
         self.sparse = False
         self.settled = self.agreed = False
         self.blocks = 0
-        self._heads: weakref.WeakKeyDictionary[step.Request, HeadGroups] = weakref.WeakKeyDictionary()
+        self._head_groups: weakref.WeakKeyDictionary[step.Request, HeadGroups] = weakref.WeakKeyDictionary()
 
     @contextmanager
     def call(self, transformer: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
@@ -157,9 +161,9 @@ class Scope:
         if decision.verdict == "sparse":
             if new:
                 journal.engaged(self.blocks, video.grid, pattern, self.spec.name, self.kernel.name)
-            if request not in self._heads:  # memory is looked at anew in each request
-                self._heads[request] = HeadGroups(self.settings.extra_memory, journal.grouped)
-            return Forward(self, video, pattern, self._heads[request])
+            if request not in self._head_groups:  # memory is looked at anew in each request
+                self._head_groups[request] = HeadGroups(self.settings.extra_memory, journal.grouped)
+            return Forward(self, video, pattern, self._head_groups[request])
         if new:
             journal.dense(grid, decision.reason)
         return None

@@ -123,17 +123,22 @@ class LvsaSettings(BaseSettings):
     @field_validator("skip_kernels")
     @classmethod
     def _kernels(cls, value: str | None) -> str | None:
-        names = [name.strip() for name in (value or "").split(",") if name.strip()]
+        names = ",".join(name.strip() for name in (value or "").split(",") if name.strip())
         try:
-            candidates(",".join(["auto", *(f"-{name}" for name in names)]))
+            candidates(cls._choice("auto", names))
         except KernelUnavailable:
             raise ValueError(f"names out of {', '.join(KERNELS)}, with commas between them") from None
-        return ",".join(names) or None
+        return names or None
+
+    @staticmethod
+    def _choice(backend: str, left_out: str | None) -> str:
+        """What :func:`lvsa_core.kernels.candidates` reads."""
+        return ",-".join([backend, *(left_out.split(",") if left_out else ())])
 
     @property
     def kernel(self) -> str:
         """Which kernels may run, as :func:`lvsa_core.kernels.candidates` reads it."""
-        return ",-".join([self.backend, *(self.skip_kernels or "").split(",")]).removesuffix(",-")
+        return self._choice(self.backend, self.skip_kernels)
 
     @classmethod
     def load(cls) -> LvsaSettings:

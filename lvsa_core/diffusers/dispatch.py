@@ -109,13 +109,12 @@ class Call:
     def _sparse(self, q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout, padding: int, scale: float) -> Tensor:
         """Attention of samples that share a layout; the rows of padding come out zero."""
         q, k, v = (x[:, : x.shape[1] - padding] for x in (q, k, v))
+        how: dict[str, Any] = {"scale": scale, "kernel": self.kernel, "head_groups": self.generation.head_groups}
         if self.groups is None:
-            heads = self.generation.heads
-            out = attend(q, k, v, self.pattern, layout, scale=scale, kernel=self.kernel, groups=heads)
+            out = attend(q, k, v, self.pattern, layout, **how)
         else:
-            around = {"ahead": self.tokens.ahead, "behind": self.tokens.behind}
-            how: dict[str, Any] = {**around, "scale": scale, "kernel": self.kernel, "heads": self.generation.heads}
-            out = ulysses_attend(q, k, v, self.pattern, layout, self.groups, **how)
+            around: dict[str, Any] = {"ahead": self.tokens.ahead, "behind": self.tokens.behind}
+            out = ulysses_attend(q, k, v, self.pattern, layout, self.groups, **around, **how)
         if not self.pattern.is_dense:
             self.generation.ran_sparse(self.pattern, select(self.kernel, q.device, q.dtype, q.shape[3]).name)
         return torch.nn.functional.pad(out, (0, 0, 0, 0, 0, padding)) if padding else out

@@ -67,11 +67,11 @@ class Generation:
 
     Args:
         pipe: the pipeline; not kept alive, but its scheduler is, which pipelines made of its parts use on.
-        heads: makes the groups of heads of a call, whose memory is looked at anew in each.
+        head_groups: makes the groups of heads of a call: free memory is looked at anew in each.
     """
 
-    def __init__(self, pipe: Any, heads: Callable[[], HeadGroups] = HeadGroups) -> None:
-        self._pipe, self._new_heads = weakref.ref(pipe), heads
+    def __init__(self, pipe: Any, head_groups: Callable[[], HeadGroups] = HeadGroups) -> None:
+        self._pipe, self._new_head_groups = weakref.ref(pipe), head_groups
         self._scheduler: Any = None
         self._schedule: Any = None
         self._position: int | None = 0
@@ -85,7 +85,7 @@ class Generation:
         self.kernel: str | None = None
         self.reason = ""
         self.sparse_steps: set[int] = set()
-        self.heads = self._new_heads()
+        self.head_groups = self._new_head_groups()
         self.ranks = 1
 
     def advance(self, timestep: Any) -> int:

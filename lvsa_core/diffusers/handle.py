@@ -192,11 +192,12 @@ class Lvsa:
             return
         shared = {"reference_latent_frames": self.reference_latent_frames, "(ulysses, ring)": groups.degrees}
         size = {"latent frames": grid.frames, "patches": grid.patches, "the latents' shape": list(latents.shape)}
+        decisive = {name: value for name, value in asdict(self._knobs).items() if name != "extra_memory"}
         sample = latents.detach().flatten()[:: max(1, latents.numel() // 64)].float().tolist()
         meet(
             "diffusers",
             groups.members,
-            {**asdict(self._knobs), **shared, **size},
+            {**decisive, **shared, **size},
             sample,
             WAIT,
             silent="rank {silent} does not run LVSA, or has failed, while rank {rank} waits for it: call enable_lvsa, "

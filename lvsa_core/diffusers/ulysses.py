@@ -27,7 +27,7 @@ def ulysses_attend(
     behind: int = 0,
     scale: float,
     kernel: str,
-    heads: HeadGroups | None = None,
+    head_groups: HeadGroups | None = None,
 ) -> Tensor:
     """:func:`lvsa_core.attend` of a sequence that ranks divide; called by all of them.
 
@@ -36,7 +36,7 @@ def ulysses_attend(
             rank has.
         pattern: which frame attends to which. layout: of the whole sequence. groups: of the ranks that divide it.
         ahead, behind: of the tokens before and after the video, those that are divided among the ranks with it.
-        scale: multiplies the scores. kernel, heads: as ``kernel`` and ``groups`` of :func:`lvsa_core.attend`.
+        scale: multiplies the scores. kernel, head_groups: as for :func:`lvsa_core.attend`.
 
     Returns:
         As ``q``.
@@ -74,14 +74,14 @@ def ulysses_attend(
             text=(text[0], text[1]) if text[0].shape[1] else None,
             scale=scale,
             kernel=kernel,
-            groups=heads,
+            head_groups=head_groups,
         )
         middle, first, last = torch.split(out, [q_rows.shape[1], q_first.shape[1], q_last.shape[1]], 1)
     else:
         query, key, value = (
             torch.cat([first, x[:, :length], last], 1) for first, x, last in ((q_first, q_rows, q_last), keys, values)
         )
-        out = attend(query, key, value, pattern, layout, scale=scale, kernel=kernel, groups=heads)
+        out = attend(query, key, value, pattern, layout, scale=scale, kernel=kernel, head_groups=head_groups)
         first, middle, last = torch.split(out, [q_first.shape[1], length, q_last.shape[1]], 1)
         middle = padded(middle, 1, q_rows.shape[1])
     first, last = (joined(x, 2, groups.ulysses) if x.shape[1] else x.new_empty(q[:, :0].shape) for x in (first, last))

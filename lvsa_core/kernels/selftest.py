@@ -91,7 +91,7 @@ def _difference(kernel: Any, call: Call, device: torch.device, dtype: torch.dtyp
     q, k, values = (x.to(device, copy=True) for x in inputs)
     v = values[:, :, call.kv_heads :]
     if call.far:
-        k, v = _apart(k, v)
+        k, v = _far(k, v)
     late: dict[str, Arriving] = {}
     if call.ready and isinstance(kernel, PrefixWindow):
         late["arriving"] = Arriving(call.ready, _hidden(k[:, call.ready :], v[:, call.ready :]))
@@ -109,7 +109,7 @@ def _has_room(device: torch.device, dtype: torch.dtype) -> bool:
     return device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > 3 * FAR * dtype.itemsize
 
 
-def _apart(*tensors: Tensor) -> tuple[Tensor, ...]:
+def _far(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Copies of tensors [1, S, H, D] of one shape, side by side in memory, whose first and last row are far apart.
 
     The memory between the rows is never touched.

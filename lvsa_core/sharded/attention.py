@@ -37,7 +37,7 @@ def sharded_attend(
     text: tuple[Tensor, Tensor] | None = None,
     scale: float | None = None,
     kernel: str = "auto",
-    groups: HeadGroups | None = None,
+    head_groups: HeadGroups | None = None,
     overlap: bool | None = None,
 ) -> Tensor:
     """:func:`lvsa_core.attend` of a sequence whose rows are divided among ranks; called by all of them.
@@ -56,7 +56,7 @@ def sharded_attend(
             a rank holds only padding, NCCL wants some collective of the group to have run before.
         text: keys and values [B, n, Hkv, D] that every query sees and every rank has.
         scale: multiplies the scores; None: 1/sqrt(D).
-        kernel, groups: as for :func:`lvsa_core.attend`.
+        kernel, head_groups: as for :func:`lvsa_core.attend`.
         overlap: compute on the keys that are there while the others arrive; None: where that should pay.
 
     Returns:
@@ -102,7 +102,7 @@ def sharded_attend(
     out = torch.empty_like(q)
     if q.shape[1]:
         received = keys.transpose(0, 1), values.transpose(0, 1)
-        out = compute(chosen, q, *received, pattern, layout, scale, groups, arriving)
+        out = compute(chosen, q, *received, pattern, layout, scale, head_groups, arriving)
     if join is not None:
         others = join()
     padding = out.new_zeros(out.shape[0], shards.rows - out.shape[1], *out.shape[2:])

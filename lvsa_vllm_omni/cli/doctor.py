@@ -101,7 +101,7 @@ def _kernels(settings: LvsaSettings, problems: list[str]) -> Iterator[str]:
     import torch
 
     from lvsa_core.kernels import KERNELS, candidates
-    from lvsa_core.kernels.trial import trial
+    from lvsa_vllm_omni.measure.trial import trial
 
     device = torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     yield f"kernels on {device}, bfloat16, head size 128, the fastest first, each tried in a process of its own:"

@@ -79,14 +79,14 @@ def test_numbers_of_a_case(rows: dict[str, dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "| aborting | crashed: the process ended: SIGABRT |",
+        "| aborting | crashed: its process ended with SIGABRT |",
         r"| wrong | wrong: off by \S+, allowed is 0.06, on .*|",
         "| raising | failed: OSError: a library is missing |",
         "| sdpa | right |",
         r"| sdpa | [\d.]+ \([\d.]+\) | [\d.]+ \([\d.]+\) |",
         "| late | right |",
         "| late | crashed | crashed |",
-        "late, cosmos3 T=121: crashed: the process ended: SIGABRT",
+        "late, cosmos3 T=121: crashed: its process ended with SIGABRT",
     ],
 )
 def test_every_fault_costs_one_line(line: str, finished: Finished) -> None:

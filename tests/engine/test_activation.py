@@ -124,23 +124,6 @@ def test_the_chosen_dense_backend_stays_the_dense_path(starting: Any, dense_vide
         assert not np.array_equal(engine.video(LONG), dense_video)
 
 
-WRONG = {
-    "misspelt": ({"LVSA_WAN_HOK": "1"}, "LVSA_WAN_HOK is not a setting of LVSA; did you mean LVSA_WAN_HOOK?"),
-    "value": ({"LVSA_WAN_HOOK": "1", "LVSA_WINDOW_SIZE": "-3"}, "LVSA_WINDOW_SIZE is '-3', but must be greater"),
-    "kernel": ({"LVSA_WAN_HOOK": "1", "LVSA_BACKEND": "flashinfer"}, "LVSA_BACKEND=flashinfer cannot run here: it n"),
-    "preset": ({"LVSA_WAN_HOOK": "1", "LVSA_PRESET": "wan3"}, "no preset is named 'wan3': choose one of cosmos3, "),
-}
-
-
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_setting_stops_start_up(starting: Any, name: str) -> None:
-    settings, sentence = WRONG[name]
-    with pytest.raises(Exception) as error, starting(settings):
-        pass
-    assert sentence in str(error.value)
-    assert "\n" not in str(error.value)
-
-
 def test_a_model_that_the_engine_lacks_matters_only_if_asked_for(
     starting: Any, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,26 +137,6 @@ def test_a_model_that_the_engine_lacks_matters_only_if_asked_for(
         pass
     hooks.forget_families()
     assert "LVSA_COSMOS3_HOOK: this vLLM-Omni has no vllm_omni.no_such_model" in str(error.value)
-
-
-def test_quantised_keys_and_values_are_refused(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the engine on the CPU, whose attention has none; by LVSA where its layers carry the setting."""
-    from vllm_omni.diffusion.attention.layer import Attention
-
-    with pytest.raises(Exception) as error, starting({"LVSA_WAN_HOOK": "1"}, diffusion_kv_cache_dtype="fp8"):
-        pass
-    assert "fp8" in str(error.value) and "'auto'" in str(error.value)
-
-    init = Attention.__init__
-
-    def quantised(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        self._kv_cache_dtype = "fp8"
-
-    monkeypatch.setattr(Attention, "__init__", quantised)
-    with pytest.raises(Exception) as error, starting({"LVSA_WAN_HOOK": "1"}):
-        pass
-    assert "LVSA reads keys and values unquantised, but diffusion_kv_cache_dtype is 'fp8'" in str(error.value)
 
 
 @pytest.fixture
@@ -205,29 +168,6 @@ def test_a_kernel_that_fails_its_self_test_stops_start_up(starting: Any, monkeyp
         pass
     assert "LVSA_BACKEND=sdpa: attention kernel 'sdpa' does not run for torch.float32 with head" in str(error.value)
     assert "on cpu (sdpa: its self-test is off by 1, allowed is 0.1); choose auto or switch" in str(error.value)
-
-
-def test_a_hook_that_does_not_fit_stops_start_up(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
-
-    def forward(self: Any, latents: Any, timestep: Any) -> None: ...
-
-    monkeypatch.setattr(WanTransformer3DModel, "forward", forward)
-    with pytest.raises(Exception) as error, starting({"LVSA_WAN_HOOK": "1"}):
-        pass
-    assert "LVSA_WAN_HOOK: WanTransformer3DModel.forward(self: Any, latents" in str(error.value)
-    assert "lacks hidden_states; install the vllm-omni version" in str(error.value)
-
-
-def test_a_ring_that_cannot_be_replaced_is_refused(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As by a version of the engine whose layers keep their ring elsewhere; here a single worker's have none."""
-    from lvsa_core import Placement
-    from lvsa_vllm_omni import compat
-
-    monkeypatch.setattr(compat, "placement", lambda config: Placement(ring=2))
-    refused = pytest.raises(Exception, match=r"attention layer has no ring that LVSA can replace: use Ulysses")
-    with refused, starting({"LVSA_WAN_HOOK": "1"}):
-        pass
 
 
 def test_vllm_plugins_is_obeyed(monkeypatch: pytest.MonkeyPatch) -> None:

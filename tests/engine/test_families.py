@@ -127,11 +127,12 @@ def test_the_video_where_memory_is_short(
     engine: Any, family: Family, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
     """As many heads at a time as fit what is free at the first step; a line in each request."""
+    allowed = ROUNDING + (1.5 / 255 if family.text == "behind" else 0)  # 8 bits
     expected = engine.video(family.long, **family.denoising())
     assert not log.starting("[LVSA] attention works in")
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0.0)
     for _ in range(2):
-        assert np.abs(engine.video(family.long, **family.denoising()) - expected).max() < ROUNDING
+        assert np.abs(engine.video(family.long, **family.denoising()) - expected).max() < allowed
     lines = log.starting("[LVSA] attention works in")
     assert lines and all(" groups of heads " in line and line.endswith("0 GB may be used") for line in lines)
     assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]

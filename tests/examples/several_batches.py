@@ -3,6 +3,7 @@
 The argument is a JSON list of command lines. The video of the prompt `surprise` runs with a wrong geometry of Wan's.
 """
 
+import gc
 import json
 import sys
 from pathlib import Path
@@ -31,4 +32,8 @@ class SurprisedEngine(OfflineEngine):
 
 if __name__ == "__main__":
     offline_lvsa.OfflineEngine = SurprisedEngine
-    sys.exit(max(offline_lvsa.main(argv) for argv in json.loads(sys.argv[1])))
+    codes = []
+    for argv in json.loads(sys.argv[1]):
+        codes.append(offline_lvsa.main(argv))
+        gc.freeze()  # the engine collects at each start and end: it need not look at all that was imported
+    sys.exit(max(codes))

@@ -9,24 +9,14 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from lvsa_vllm_omni.hooks import forget_families
-from lvsa_vllm_omni.offline import Job
-from lvsa_vllm_omni.offline.arguments import parser
-from lvsa_vllm_omni.offline.files import write_json
-from lvsa_vllm_omni.offline.record import video_record
+from tests.support.offline import finish, jobs
 from vqeval.checks.clip import write
 from vqeval.checks.edits import looped
 from vqeval.checks.scenes import pan
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
-
-
-def jobs(script: ModuleType, checkpoint: Path, *argv: str) -> list[Job]:
-    prompt = () if "--prompts-file" in argv or "--prompt" in argv else ("--prompt", "a cat")
-    _, found = script.prepare(parser("").parse_args(["--model", str(checkpoint), *prompt, *argv]))
-    return list(found)
 
 
 def test_the_preset_decides_what_is_left_out(offline_lvsa: ModuleType, checkpoint: Path) -> None:
@@ -134,83 +124,6 @@ def test_refuses_variables(
 
 
 @pytest.fixture
-def image_checkpoint(checkpoint: Path) -> Path:
-    """The same configs, of a model that makes videos from images."""
-    index = json.loads((checkpoint / "model_index.json").read_text())
-    (checkpoint / "model_index.json").write_text(json.dumps({**index, "_class_name": "WanImageToVideoPipeline"}))
-    return checkpoint
-
-
-def picture(path: Path, colour: str = "red") -> Path:
-    path.parent.mkdir(exist_ok=True)
-    Image.new("RGB", (8, 8), colour).save(path)
-    return path
-
-
-def test_an_image_of_the_prompts_own_goes_before_the_batchs(
-    offline_lvsa: ModuleType, image_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    picture(tmp_path / "stills" / "cat.png")
-    picture(tmp_path / "dog.png", "blue")
-    file = tmp_path / "stills" / "prompts.jsonl"
-    file.write_text('{"prompt": "a cat", "image": "cat.png"}\n{"prompt": "a dog"}\n')
-    monkeypatch.chdir(tmp_path)
-    found = jobs(offline_lvsa, image_checkpoint, "--prompts-file", str(file), "--image", "dog.png")
-    assert [[image.path for image in job.settings.images] for job in found] == [
-        [tmp_path / "stills" / "cat.png"],
-        [Path("dog.png")],
-    ]
-
-
-def test_another_image_is_another_video_and_another_place_is_not(
-    offline_lvsa: ModuleType, image_checkpoint: Path, tmp_path: Path
-) -> None:
-    first, copy, other = (
-        picture(tmp_path / name, colour) for name, colour in (("a.png", "red"), ("b.png", "red"), ("c.png", "blue"))
-    )
-    folder = ("--output-name", "clip", "--output-dir", str(tmp_path))
-    (job,) = jobs(offline_lvsa, image_checkpoint, *folder, "--image", str(first))
-    finish(job, tmp_path)
-    for image, finished in ((first, True), (copy, True), (other, False)):
-        (again,) = jobs(offline_lvsa, image_checkpoint, *folder, "--image", str(image))
-        assert offline_lvsa.is_finished(again, tmp_path) is finished
-
-
-@pytest.mark.parametrize(
-    ("flags", "sentence"),
-    [
-        ([], "prompt 1: WanImageToVideoPipeline makes a video from an image: name it with --image, or as image in"),
-        (["--image", "none.png"], "prompt 1: none.png: cannot read the image: No such file or directory"),
-        (["--image", __file__], f"prompt 1: {__file__}: cannot read the image: it is in no format that PIL knows"),
-        (["--image", "a.png", "--image", "a.png"], "prompt 1: WanImageToVideoPipeline takes one image, and there are"),
-    ],
-)
-def test_refuses_images_with_one_sentence(
-    offline_lvsa: ModuleType,
-    image_checkpoint: Path,
-    tmp_path: Path,
-    capsys: Any,
-    monkeypatch: Any,
-    flags: Any,
-    sentence: str,
-) -> None:
-    picture(tmp_path / "a.png")
-    monkeypatch.chdir(tmp_path)
-    assert offline_lvsa.main(["--model", str(image_checkpoint), "--prompt", "x", *flags]) == 2
-    output = capsys.readouterr()
-    assert output.err.startswith(f"error: {sentence}")
-    assert output.err.count("\n") == 1 and output.out == ""
-
-
-def test_refuses_an_image_that_would_not_be_looked_at(
-    offline_lvsa: ModuleType, checkpoint: Path, tmp_path: Path, capsys: Any
-) -> None:
-    flags = ["--prompt", "x", "--image", str(picture(tmp_path / "a.png"))]
-    assert offline_lvsa.main(["--model", str(checkpoint), *flags]) == 2
-    assert "prompt 1: WanPipeline makes a video from text alone: leave the image out" in capsys.readouterr().err
-
-
-@pytest.fixture
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An installed package with a family `lab` for Wan's transformer."""
     site = tmp_path / "site"
@@ -287,15 +200,6 @@ def test_refuses_what_is_no_checkpoint(
     model = str(make(tmp_path))
     assert offline_lvsa.main(["--model", model, "--prompt", "x"]) == 2
     assert capsys.readouterr().err.startswith(f"error: --model {model}: {sentence}")
-
-
-def finish(job: Job, folder: Path) -> None:
-    class Output:
-        stage_durations = {"stage_0_gen_ms": 12.5}  # noqa: RUF012
-        peak_memory_mb = 1024.0
-
-    job.video(folder).write_bytes(b"video")
-    write_json(job.record(folder), video_record(job.settings, 21, {"file": "x"}, {"generation": 1.0}, Output()))
 
 
 def test_a_finished_batch_starts_no_engine(

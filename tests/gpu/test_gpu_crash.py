@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lvsa_core.kernels.sdpa import SdpaKernel
-from lvsa_core.kernels.trial import trial
+from lvsa_vllm_omni.measure.trial import trial
 from tests.support.gpu_calls import CUDA
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

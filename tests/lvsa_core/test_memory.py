@@ -164,4 +164,4 @@ def test_keys_that_arrive_are_waited_for_once() -> None:
 def test_attend_takes_groups() -> None:
     q, k, v = inputs()
     expected = attend(q, k, v, PATTERN, LAYOUT)
-    torch.testing.assert_close(attend(q, k, v, PATTERN, LAYOUT, groups=HeadGroups(0.0)), expected)
+    torch.testing.assert_close(attend(q, k, v, PATTERN, LAYOUT, head_groups=HeadGroups(0.0)), expected)

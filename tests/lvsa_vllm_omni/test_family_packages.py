@@ -1,10 +1,7 @@
 """Families and presets of other packages: found by entry points, switched like the shipped ones, or one sentence."""
 
-import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +13,20 @@ from lvsa_vllm_omni.cli.main import main
 from lvsa_vllm_omni.hooks import (
     SPECS,
     WAN,
-    FamilySpec,
     FamilyUnavailable,
     HookError,
     check_names,
     family_names,
-    forget_families,
     load_family,
     package_of,
 )
 from lvsa_vllm_omni.presets import PresetError, known_presets, load_preset, match_preset
 from lvsa_vllm_omni.settings import LvsaSettings, SettingsError
+from tests.support.packages import MODULE, Package
 
 REPOSITORY = Path(__file__).parents[2]
-EXAMPLE = REPOSITORY / "tests" / "data" / "third_party"
 
-#: A family for a model that is in no engine, so that nothing is patched.
-MODULE = """
-from lvsa_vllm_omni.hooks import FamilySpec
-LAB = FamilySpec("{name}", "lab_engine.model:LabTransformer", (), ("LabAttention",), video=lambda *given: None)
-"""
 PRESET = 'family = "{name}"\nreference_latent_frames = 9\nvae_temporal_factor = 4\n'
-Package = Callable[..., Path]
 
 
 @pytest.fixture
@@ -46,34 +35,6 @@ def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     said: list[str] = []
     monkeypatch.setattr(journal.logger, "warning_once", lambda text, *given: said.append(text % given))
     return said
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
-    """``package(family, object, module text)`` puts a package on the path as an installer would."""
-    monkeypatch.syspath_prepend(tmp_path)
-
-    def write(
-        family: str, value: str = "LAB", text: str = MODULE, *, name: str = "lab", presets: dict[str, str] | None = None
-    ) -> Path:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "__init__.py").write_text(text.format(name=family))
-        for preset, toml in (presets or {}).items():
-            (folder / f"{preset}.toml").write_text(toml)
-        info = tmp_path / f"lvsa_{name}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: lvsa-{name}\nVersion: 1.0\n")
-        points = f"[lvsa.families]\n{family} = {name}:{value}\n" if value else ""
-        points += f"[lvsa.presets]\n{family} = {name}\n" if presets else ""
-        (info / "entry_points.txt").write_text(points)
-        forget_families()
-        return folder
-
-    yield write
-    plugin.deactivate()
-    for name in ("lab", "lab2"):
-        sys.modules.pop(name, None)
 
 
 def test_without_packages_there_are_the_shipped_families() -> None:
@@ -306,21 +267,6 @@ def test_presets_of_a_package_that_cannot_be_imported(package: Package) -> None:
         PresetError, match=r"presets of the package lvsa-lab cannot be read from 'lab' \(ModuleNotFound"
     ):
         known_presets("lab")
-
-
-def test_the_documentation_shows_the_files_of_the_example() -> None:
-    text = (REPOSITORY / "docs" / "add-a-model.md").read_text()
-    files = [file for file in sorted(EXAMPLE.rglob("*")) if file.suffix in (".py", ".toml")]
-    assert len(files) == 3
-    for file in files:
-        assert f"\n{file.read_text()}```\n" in text
-        assert f"`{file.relative_to(EXAMPLE).as_posix()}`" in text
-
-
-def test_the_documentation_tells_of_every_fact_of_a_family() -> None:
-    text = (REPOSITORY / "docs" / "add-a-model.md").read_text().split("## The facts")[1].split("\n## ")[0]
-    told = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
-    assert sorted(told) == sorted(field.name for field in fields(FamilySpec))
 
 
 def test_the_tables_of_the_documentation_are_the_commands(capsys: pytest.CaptureFixture[str]) -> None:

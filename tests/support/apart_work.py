@@ -1,10 +1,10 @@
-"""What the tests of ``benchmarks/apart.py`` do in processes of their own; they must be able to import it."""
+"""What the tests of ``measure/apart.py`` do in processes of their own, which must be able to import it."""
 
 import os
 import time
 from collections.abc import Callable, Sequence
 
-from apart import one_by_one
+from lvsa_vllm_omni.measure.apart import one_by_one
 
 
 def follow(jobs: Sequence[str], answer: Callable[[str, dict[str, object]], None]) -> None:

@@ -121,6 +121,8 @@ def start(checkpoint: Path, settings: dict[str, str], *, warm_up: bool = False, 
         os.environ.clear()  # the engine leaves its ports there, which an engine in another process would take too
         os.environ.update(before)
         gc.collect()
+        if not gc.get_freeze_count():
+            gc.freeze()  # the engine collects at each start and end: it need not look at all that was imported
 
 
 @contextmanager

@@ -8,15 +8,7 @@ import gpu
 
 from lvsa_core.kernels import KERNELS
 from lvsa_core.kernels.sdpa import SdpaKernel
-
-
-class Aborting(SdpaKernel):
-    """As a library does whose launch fails."""
-
-    name = "aborting"
-
-    def attention(self, *arguments: Any) -> Any:
-        os.abort()
+from tests.support.crashing import Aborting
 
 
 class Wrong(SdpaKernel):

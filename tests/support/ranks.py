@@ -33,14 +33,20 @@ class Ranks:
         folder: where the output of the ranks goes. timeout: seconds for a case.
     """
 
+    _server: int | None = None  # process of the server that ranks are forked from
+
     def __init__(self, folder: Path, timeout: float = 120.0) -> None:
         self.folder, self.timeout = folder, timeout
         self.context = multiprocessing.get_context("forkserver")
         # A rank imports what started the tests.
         self.context.set_forkserver_preload([*worker.MODULES, "pytest", worker.__name__])
         self._cases = 0
+        server: Any = forkserver._forkserver
+        if server._forkserver_pid != Ranks._server:  # other tests have started one, which has not imported the engine
+            server._stop()
         with _environment(ENVIRONMENT):
             forkserver.ensure_running()
+        Ranks._server = server._forkserver_pid
 
     def run(self, case: worker.Case) -> list[worker.Result]:
         """Run a case; one result a rank, in their order. What goes wrong in a rank is its result's ``error``."""

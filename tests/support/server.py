@@ -13,6 +13,7 @@ from typing import Any
 import av
 import httpx
 
+from tests.support.engine import DTYPE
 from tests.support.free_port import free_port
 
 START_UP_SECONDS = 300
@@ -46,11 +47,11 @@ class Server:
 
 
 def launch(checkpoint: Path, log: Path, *options: str, **settings: str) -> Server:
-    """Start one server on a free port with these LVSA_* settings and no others."""
+    """Start one server on a free port with these LVSA_* settings and no others, in the data type of other tests."""
     port = free_port()
     vllm = Path(sys.executable).with_name("vllm")
     address = () if "--headless" in options else ("--host", "127.0.0.1", "--port", str(port))
-    command = [str(vllm), "serve", str(checkpoint), "--omni", *address, *options]
+    command = [str(vllm), "serve", str(checkpoint), "--omni", "--dtype", DTYPE, *address, *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LVSA_")}
     # Else vLLM-Omni picks the workers' port early, of those which its other runtimes may then take.
     environment |= {"LVSA_CPU": "1", "MASTER_PORT": str(free_port()), **settings}

@@ -116,8 +116,8 @@ def test_a_kernel_that_crashes(capsys: pytest.CaptureFixture[str], monkeypatch: 
     try:
         assert main(["doctor"]) == 2
         printed = capsys.readouterr()
-        line, right = printed.out.splitlines()[-4:-2]
-        assert line.startswith("  aborting: crashed (it ended its process with SIGABRT: CUDA error")
+        line, right = printed.out.splitlines()[-3:-1]
+        assert line == "  aborting: crashed (its process ended with SIGABRT)"
         assert right == "  sdpa: right" and "kernel that LVSA takes: sdpa" in printed.out
         assert printed.err.endswith("the kernel aborting would be tried and crash: set LVSA_SKIP_KERNELS=aborting\n")
         monkeypatch.setenv("LVSA_SKIP_KERNELS", "aborting")

@@ -30,12 +30,12 @@ def holds(lines: Iterator[Line]) -> None:
     assert [line for line in found if not line.passed] == []
 
 
-@clips_of(8)
+@clips_of(3)
 def test_1_order(subject: Subject) -> None:
     holds(sanity.order(subject))
 
 
-@clips_of(6)
+@clips_of(2)
 def test_1_an_edit_moves_its_own_dimension_only(subject: Subject) -> None:
     assert len(sanity.OWN) >= 12
     holds(sanity.own_dimension(subject))
@@ -46,7 +46,7 @@ def test_2_no_false_alarm(subject: Subject) -> None:
     holds(sanity.real(subject))
 
 
-@clips_of(3)
+@clips_of(1)
 def test_3_loops(subject: Subject) -> None:
     holds(sanity.loops(subject))
 
@@ -56,7 +56,7 @@ def test_3_every_kind_of_loop(subject: Subject) -> None:
     holds(sanity.loops(subject, thorough=True))
 
 
-@clips_of(6)
+@clips_of(2)
 def test_4_there_and_back(subject: Subject) -> None:
     holds(sanity.there_and_back(subject))
 
@@ -65,17 +65,17 @@ def test_4_periodic_motion_is_no_loop(tmp_path: Path) -> None:
     holds(general.periodic(tmp_path))
 
 
-@clips_of(5)
+@clips_of(2)
 def test_5_kinds_of_stillness(subject: Subject) -> None:
     holds(sanity.freezes(subject))
 
 
-@clips_of(2)
+@clips_of(1)
 def test_6_invariances(subject: Subject) -> None:
     holds(sanity.invariances(subject))
 
 
-@clips_of(2)
+@clips_of(1)
 def test_7_doses(subject: Subject) -> None:
     holds(sanity.doses(subject))
 

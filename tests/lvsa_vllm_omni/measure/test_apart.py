@@ -2,8 +2,7 @@
 
 import time
 
-from apart import apart
-
+from lvsa_vllm_omni.measure.apart import apart
 from tests.support.apart_work import follow
 
 
@@ -11,15 +10,15 @@ def test_what_ends_a_process_costs_one_result() -> None:
     jobs = ["first", "abort", "second", "raise", "third", "leave"]
     found = dict(apart(follow, jobs, 60, time.monotonic() + 60))
     assert [*found] == jobs
-    assert found["abort"] == {"result": "crashed", "reason": "the process ended: SIGABRT"}
-    assert found["leave"] == {"result": "crashed", "reason": "the process ended: exit status 3"}
+    assert found["abort"] == {"result": "crashed", "reason": "its process ended with SIGABRT"}
+    assert found["leave"] == {"result": "crashed", "reason": "its process ended with exit status 3"}
     assert found["raise"] == {"result": "failed", "reason": "OSError: a library is missing"}
     assert found["second"]["process"] == found["third"]["process"] != found["first"]["process"]
 
 
 def test_what_hangs_is_ended() -> None:
     found = dict(apart(follow, ["sleep", "next"], 4, time.monotonic() + 60))
-    assert found["sleep"] == {"result": "crashed", "reason": "the process ended: no result within 4 s"}
+    assert found["sleep"] == {"result": "crashed", "reason": "no result within 4 s"}
     assert found["next"]["result"] == "right"
 
 

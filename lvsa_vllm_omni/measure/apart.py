@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from lvsa_core.kernels.cuda import unusable
+
 #: Forked from a process that has imported PyTorch, which takes seconds, and has not touched a device.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["torch"])
@@ -56,13 +58,13 @@ def apart(work: Work, jobs: Sequence[Any], job_seconds: float, until: float) -> 
         except EOFError:
             process.join(10)
             code = process.exitcode or 0
-            fault = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+            fault = f"its process ended with {signal.Signals(-code).name if code < 0 else f'exit status {code}'}"
             if code == 0 and len(left) < before:  # it left the others to a new process
                 continue
         finally:
             _end(process)
         if left:
-            yield left.pop(0), {"result": "crashed", "reason": f"the process ended: {fault}"}
+            yield left.pop(0), {"result": "crashed", "reason": fault}
 
 
 def _end(process: Any) -> None:
@@ -98,9 +100,4 @@ def answer_or_leave(job: Any, result: Result, answer: Answer) -> None:
 
 def device_lost() -> bool:
     """Whether an illegal access or the like has ended all use of the device in this process."""
-    try:
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
-    except Exception:  # of several types
-        return True
-    return False
+    return torch.cuda.is_initialized() and unusable(torch.device("cuda")) is not None

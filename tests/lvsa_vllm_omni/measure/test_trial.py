@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lvsa_core.kernels.sdpa import SdpaKernel
-from lvsa_core.kernels.trial import trial
+from lvsa_vllm_omni.measure.trial import trial
 from tests.support.crashing import Aborting
 
 CPU = torch.device("cpu")
@@ -51,12 +51,8 @@ class Absent(SdpaKernel):
         (SdpaKernel(), "sdpa: right"),
         (Wrong(), "wrong: wrong (its self-test is off by "),
         (Absent(), "absent: not available (it was never built)"),
-        (
-            Aborting(),
-            "aborting: crashed (it ended its process with SIGABRT: CUDA error (flash_fwd.cu:78): an illegal memory "
-            "access)",
-        ),
-        (Exiting(), "exiting: crashed (it ended its process with exit code 1)"),
+        (Aborting(), "aborting: crashed (its process ended with SIGABRT)"),
+        (Exiting(), "exiting: crashed (its process ended with exit status 1)"),
     ],
 )
 def test_what_comes_of_a_kernel(kernel: SdpaKernel, line: str) -> None:
@@ -66,5 +62,5 @@ def test_what_comes_of_a_kernel(kernel: SdpaKernel, line: str) -> None:
 @pytest.mark.multiproc
 def test_a_kernel_that_does_not_end() -> None:
     start = time.monotonic()
-    assert str(trial(Stuck(), CPU, torch.float32, 64, patience=1)) == "stuck: crashed (no end within 1 s)"
+    assert str(trial(Stuck(), CPU, torch.float32, 64, patience=1)) == "stuck: crashed (no result within 1 s)"
     assert time.monotonic() - start < 60
