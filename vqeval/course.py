@@ -18,8 +18,8 @@ _FLOW_SPAN = 1 / 12
 _ENDS = 0.15
 #: Blocks of a picture, in rows and in columns, whose brightness is followed.
 _BLOCKS = 8
-#: The part of the frames whose brightness may jump for another reason: a cut makes two of them.
-_CUTS = 0.25
+#: The part of the frames whose brightness may jump for another reason: a cut makes two of them, and a loop repeats it.
+_CUTS = 0.4
 #: Least value of a trait that a change is related to, by field of :class:`Traits`.
 _LEAST = {"sharpness": 0.5, "saturation": 0.02, "contrast": 0.02, "brightness": 0.02}
 
@@ -62,7 +62,7 @@ def flicker(video: Video) -> float:
     """How much the brightness of the whole picture jumps from frame to frame, in levels of 0..255.
 
     The second difference in time of the mean of each block, the median of the blocks (what moves changes some of them,
-    flicker all), and its root mean square over the frames without the largest quarter, which may be cuts.
+    flicker all), and its root mean square over the frames without the largest two fifths, which may be cuts.
     """
     if len(video) < 3:
         return 0.0

@@ -40,7 +40,7 @@ def clips() -> dict[str, Clip]:
 def measure(tmp_path: Path) -> Measure:
     """Write a clip as a video and evaluate it."""
 
-    def run(clip: Clip, *, ending: str = ".mp4", reference: Clip | None = None, **how: object) -> Result:
+    def run(clip: Clip, /, *, ending: str = ".mp4", reference: Clip | None = None, **how: object) -> Result:
         before = None if reference is None else write(reference, tmp_path / "reference.mp4")
         encoding = {name: how.pop(name) for name in ("codec", "options") if name in how}
         return evaluate(write(clip, tmp_path / f"clip{ending}", **encoding), reference=before, **how)  # type: ignore[arg-type]
