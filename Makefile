@@ -23,7 +23,7 @@ setup: $(READY) ## make .venv with vLLM, vLLM-Omni and this package
 $(READY): pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "== setting up: vLLM and vLLM-Omni as in constraints.txt, and this package (8 GB the first time)"
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
-	    -c constraints.txt -e '.[engine,examples,test,lint]' \
+	    -c constraints.txt -e '.[engine,examples,vqeval,test,lint]' \
 	  || { echo "error: the packages could not be installed; see the lines above, then run make again" >&2; exit 1; }
 	@touch $@
 

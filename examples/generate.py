@@ -25,6 +25,7 @@ from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.checkpoint import Checkpoint
+from lvsa_vllm_omni.offline.evaluate import evaluated, missing_packages
 from lvsa_vllm_omni.offline.files import write_json
 from lvsa_vllm_omni.offline.geometry import check_frames, check_size
 from lvsa_vllm_omni.offline.jobs import slug
@@ -91,6 +92,8 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
     missing = [name for name in (*NEEDED, *model.needed) if not installed(name)]
     if missing:
         raise ImportError(f"not installed: {', '.join(missing)}; see examples/README.md")
+    if arguments.evaluate and (missing := missing_packages()):
+        raise ImportError(f"--evaluate needs what is not installed: {', '.join(missing)}; install the extra vqeval")
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if arguments.offload and accelerator is None:
         raise ValueError("--offload keeps weights on the host of an accelerator, and this machine has no accelerator")
@@ -105,7 +108,7 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
         raise ValueError(f"RIFLEx is for {known}, and this is {family.name}: leave --riflex out")
     check_frames(arguments.num_frames, 4)
     check_size(arguments.height, arguments.width, checkpoint.size_multiple)
-    settings = {key: str(value) for key, value in vars(arguments).items() if not key.startswith("output")}
+    settings = {key: str(value) for key, value in vars(arguments).items() if not key.startswith(("output", "evaluate"))}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
     file = arguments.output_dir / (arguments.output_name or f"{slug(arguments.prompt)}-{digest}")
     job = Job(model, arguments, model.load(arguments), chosen, accelerator or torch.device("cpu"), str(file))
@@ -167,7 +170,12 @@ def make(job: Job) -> None:
         "peak_memory_mib": peak,
         "versions": {**versions(), "diffusers": version("diffusers")},
     }
+    warnings: list[str] = []
+    if arguments.evaluate:
+        made["vqeval"], warnings = evaluated(Path(f"{job.file}.mp4"))
     write_json(record, made)
+    for warning in warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if profile:
         print(f"{profile}\npeak memory {'unknown: this PyTorch does not tell' if peak is None else f'{peak:.0f} MiB'}")
     if lvsa and arguments.lvsa:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lvsa_core.facts import shipped
 from lvsa_core.knobs import Knobs
+from lvsa_vllm_omni.offline import evaluate
 from lvsa_vllm_omni.offline.arguments import file_name, number, positive
 
 PROMPT = "A red fox runs through fresh snow, the camera follows it"
@@ -76,6 +77,7 @@ def parser(model: Model, description: str) -> argparse.ArgumentParser:
     top.add_argument("--output-dir", type=Path, default=Path("outputs"), metavar="DIR", help="(%(default)s)")
     top.add_argument("--output-name", type=file_name, metavar="NAME", help="default: prompt and settings")
     top.add_argument("--profile", action="store_true", help="print the time of each step and the peak memory")
+    top.add_argument("--evaluate", action="store_true", help=evaluate.HELP)
     top.add_argument("--offload", action="store_true", help="weights wait on the host; needs an accelerator")
     model.flags(top)
 

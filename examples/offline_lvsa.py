@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
@@ -22,6 +23,7 @@ from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.offline.arguments import OFFLOAD, parser
 from lvsa_vllm_omni.offline.engine import EngineStartError, OfflineEngine, one_line
 from lvsa_vllm_omni.offline.environment import dense_environment, sparse_environment
+from lvsa_vllm_omni.offline.evaluate import add_to_record, evaluated, missing_packages
 from lvsa_vllm_omni.offline.files import write_json
 from lvsa_vllm_omni.offline.jobs import Job, is_finished
 from lvsa_vllm_omni.offline.plan import jobs_of, lvsa_flags
@@ -44,6 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     todo = [job for job in jobs if not is_finished(job, arguments.output_dir)]
     print(f"{len(jobs)} videos in {arguments.output_dir}, {len(jobs) - len(todo)} of them finished already")
+    if arguments.evaluate and (missing := missing_packages()):
+        print(
+            f"error: --evaluate needs what is not installed: {', '.join(missing)}; install the extra vqeval",
+            file=sys.stderr,
+        )
+        return 2
+    if arguments.evaluate:
+        evaluate_finished([job for job in jobs if job not in todo], arguments.output_dir)
     if not todo:
         return 0
     missing = [name for name in ("vllm_omni", "av", "tqdm") if importlib.util.find_spec(name) is None]
@@ -108,7 +118,8 @@ def run(
         for position, job in enumerate(todo):
             bar.set_description(job.name)
             try:
-                make(job, engine, arguments, preset)
+                for warning in make(job, engine, arguments, preset):
+                    bar.write(f"warning: {job.name}: {warning}", file=console)
             except EngineStartError as error:
                 failures.update({left.name: str(error) for left in todo[position:]})
                 break
@@ -119,8 +130,18 @@ def run(
     return failures
 
 
-def make(job: Job, engine: OfflineEngine, arguments: argparse.Namespace, preset: Preset) -> None:
-    """Make one video and write its files. The record comes last: a video with a record is finished."""
+def evaluate_finished(jobs: list[Job], folder: Path) -> None:
+    """Evaluate the finished videos that have not been evaluated yet."""
+    for job in jobs:
+        for warning in add_to_record(job.video(folder), job.record(folder)) or []:
+            print(f"warning: {job.name}: {warning}", file=sys.stderr)
+
+
+def make(job: Job, engine: OfflineEngine, arguments: argparse.Namespace, preset: Preset) -> list[str]:
+    """Make one video and write its files; returns what VQeval warns of.
+
+    The record comes last: a video with a record is finished.
+    """
     engine.start()
     start = time.perf_counter()
     output = engine.generate(job.settings)
@@ -138,7 +159,11 @@ def make(job: Job, engine: OfflineEngine, arguments: argparse.Namespace, preset:
     latent_frames = (settings.frames - 1) // preset.vae_temporal_factor + 1
     record = video_record(job.settings, latent_frames, video, timings, output, engine.events)
     record["run"] = {"offload": arguments.offload, "eager": arguments.eager}
+    warnings: list[str] = []
+    if arguments.evaluate:
+        record["vqeval"], warnings = evaluated(job.video(arguments.output_dir))
     write_json(job.record(arguments.output_dir), record)
+    return warnings
 
 
 def interrupt(number: int, frame: FrameType | None) -> None:

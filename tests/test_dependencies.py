@@ -1,5 +1,7 @@
 """Dependencies point one way, without circles: lvsa_core <- hooks <- lvsa_vllm_omni <- examples; files stay short.
 
+vqeval stands beside them: it knows none of the others.
+
 Read from the source; nothing runs.
 """
 
@@ -12,15 +14,20 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 REPOSITORY = Path(__file__).parents[1]
-PACKAGES = ("lvsa_core", "hooks", "configs", "lvsa_vllm_omni")
+PACKAGES = ("lvsa_core", "hooks", "configs", "lvsa_vllm_omni", "vqeval")
 SOURCES = {
     PurePosixPath(file.relative_to(REPOSITORY).as_posix()): file
     for top in (*PACKAGES, "examples", "benchmarks")
     for file in sorted((REPOSITORY / top).rglob("*.py"))
 }
 
-#: What the two lower layers may import besides the standard library.
-ALLOWED = {"lvsa_core": {"torch", "lvsa_core"}, "hooks": {"lvsa_core"}, "configs": set[str]()}
+#: What the two lower layers and vqeval may import besides the standard library.
+ALLOWED = {
+    "lvsa_core": {"torch", "lvsa_core"},
+    "hooks": {"lvsa_core"},
+    "configs": set[str](),
+    "vqeval": {"vqeval", "av", "cv2", "jinja2", "matplotlib", "numpy", "pydantic"},
+}
 #: And only inside a function, so that the import of the package does not need it.
 ALLOWED_LATE = {
     PurePosixPath("lvsa_core/show.py"): {"matplotlib"},
@@ -29,6 +36,11 @@ ALLOWED_LATE = {
     PurePosixPath("lvsa_core/diffusers/seam.py"): {"diffusers"},
     PurePosixPath("lvsa_core/kernels/flashinfer.py"): {"flashinfer"},
     PurePosixPath("lvsa_core/kernels/sdpa.py"): {"torch_npu"},
+    PurePosixPath("vqeval/checks/selfcheck.py"): {"tqdm"},
+    PurePosixPath("vqeval/cli/main.py"): {"tqdm"},
+    PurePosixPath("vqeval/learned/features.py"): {"torch", "transformers"},
+    PurePosixPath("vqeval/learned/flow.py"): {"torch", "torchvision"},
+    PurePosixPath("vqeval/learned/quality.py"): {"torch", "pyiqa"},
 }
 #: Files with an import of their own: one that is itself imported only inside a function, because what it is written in
 #: comes first, and the reader of TOML, which is in the standard library from Python 3.11 on.
@@ -45,7 +57,7 @@ READERS = {
     PurePosixPath("lvsa_vllm_omni/cli/doctor.py"),
     *(path for path in SOURCES if path.is_relative_to("lvsa_vllm_omni/cpu")),
 }
-PRINTERS = {PurePosixPath("lvsa_vllm_omni/cli/main.py")}
+PRINTERS = {PurePosixPath("lvsa_vllm_omni/cli/main.py"), PurePosixPath("vqeval/cli/main.py")}
 
 
 def imports(tree: ast.AST, late: bool = False) -> Iterator[tuple[str, bool]]:
@@ -190,6 +202,12 @@ def test_exceptions_are_still_needed() -> None:
         (wrong_imports, "lvsa_vllm_omni/a.py", "import vllm_omni.b, lvsa_core\nfrom lvsa_vllm_omni.hooks import x", []),
         (wrong_imports, "lvsa_vllm_omni/a.py", "from examples.offline_lvsa import x", ["examples.offline_lvsa"]),
         (wrong_imports, "examples/a.py", "import lvsa_vllm_omni, numpy", []),
+        (wrong_imports, "vqeval/a.py", "import cv2, av\nfrom vqeval.video import read", []),
+        (wrong_imports, "vqeval/a.py", "def f():\n  import torch", ["torch"]),
+        (wrong_imports, "vqeval/learned/flow.py", "import torch", ["torch"]),
+        (wrong_imports, "vqeval/learned/flow.py", "def f():\n  import torch", []),
+        (wrong_imports, "vqeval/a.py", "from lvsa_core import plan", ["lvsa_core"]),
+        (wrong_imports, "vqeval/a.py", "from lvsa_vllm_omni.offline import Job", ["lvsa_vllm_omni.offline"]),
         (wrong_imports, "examples/a.py", "from vllm_omni.entrypoints import x", ["vllm_omni.entrypoints"]),
         (environment_uses, "lvsa_vllm_omni/a.py", "import os\nos.environ['A']", ["os.environ"]),
         (environment_uses, "lvsa_vllm_omni/a.py", "from os import getenv", ["getenv"]),

@@ -20,6 +20,7 @@ PLACES = {
     "lvsa_vllm_omni": "lvsa_vllm_omni",
     "hooks": "lvsa_vllm_omni/hooks",
     "configs": "lvsa_vllm_omni/configs",
+    "vqeval": "vqeval",
 }
 
 
@@ -50,7 +51,7 @@ def test_everything_is_in_the_wheel(wheel: Wheel) -> None:
     expected = {
         (Path(installed) / file.relative_to(REPOSITORY / place)).as_posix()
         for place, installed in PLACES.items()
-        for pattern in ("*.py", "*.toml")
+        for pattern in ("*.py", "*.toml", "*.html")
         for file in (REPOSITORY / place).rglob(pattern)
     }
     typed = {f"{installed}/py.typed" for installed in PLACES.values()}

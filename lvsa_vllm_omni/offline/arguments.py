@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lvsa_vllm_omni.hooks import family_names
+from lvsa_vllm_omni.offline import evaluate
 from lvsa_vllm_omni.offline.prompts import PromptSpec
 
 OFFLOAD = {"none": {}, "cpu": {"enable_cpu_offload": True}, "layerwise": {"enable_layerwise_offload": True}}
@@ -57,6 +58,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 
     top.add_argument("--output-dir", type=Path, default=Path("outputs"), metavar="DIR", help="default: %(default)s")
     top.add_argument("--output-name", type=file_name, metavar="NAME", help="name of a single video's files")
+    top.add_argument("--evaluate", action="store_true", help=evaluate.HELP)
     return top
 
 

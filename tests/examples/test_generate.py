@@ -96,8 +96,10 @@ def test_without_lvsa_it_is_the_untouched_pipeline(run: Main, tmp_path: Path, ca
     assert run("wan", "--num-frames", "17", "--fps", "12") == 0
     assert record(tmp_path)["lvsa"] is record(tmp_path)["knobs"] is None and record(tmp_path)["video"]["fps"] == 12.0
     assert "[LVSA] off: every frame attends to every frame; --lvsa switches it on" in capsys.readouterr().out
-    assert run("wan", "--num-frames", "17", "--lvsa") == 0
+    assert "vqeval" not in record(tmp_path)
+    assert run("wan", "--num-frames", "17", "--lvsa", "--evaluate") == 0
     assert record(tmp_path)["lvsa"]["sparse_steps"] == 0
+    assert record(tmp_path)["vqeval"]["video"]["frames"] == 17 and record(tmp_path)["vqeval"]["dimensions"]["freeze"]
     assert "[LVSA] total_lat_frames=5 dense: within the attention budget of 21 latent" in capsys.readouterr().out
 
 

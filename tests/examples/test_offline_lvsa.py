@@ -12,6 +12,9 @@ import pytest
 
 from lvsa_vllm_omni.hooks import forget_families
 from tests.support.offline import finish, jobs
+from vqeval.checks.clip import write
+from vqeval.checks.edits import looped
+from vqeval.checks.scenes import pan
 
 pytestmark = pytest.mark.usefixtures("clean_environment")
 
@@ -207,6 +210,39 @@ def test_a_finished_batch_starts_no_engine(
         finish(job, tmp_path)
     assert offline_lvsa.main(["--model", str(checkpoint), *argv]) == 0
     assert capsys.readouterr().out == f"2 videos in {tmp_path}, 2 of them finished already\n"
+
+
+def test_finished_videos_are_evaluated_once(
+    offline_lvsa: ModuleType, checkpoint: Path, tmp_path: Path, capsys: Any
+) -> None:
+    """A loop, and a file that is no video: a warning each, and no engine."""
+    argv = ["--prompt", "a", "--prompt", "b", "--output-dir", str(tmp_path)]
+    first, second = jobs(offline_lvsa, checkpoint, *argv)
+    for job in (first, second):
+        finish(job, tmp_path)
+    write(looped(pan(64), 16), first.video(tmp_path))
+    command = ["--model", str(checkpoint), *argv, "--evaluate"]
+    assert offline_lvsa.main(command) == 0
+    warnings = capsys.readouterr().err.splitlines()
+    assert warnings[0].startswith(f"warning: {first.name}: the video is a loop: ")
+    assert warnings[1].startswith(f"warning: {second.name}: the video could not be judged: ")
+    made = json.loads(first.record(tmp_path).read_text())
+    assert made["vqeval"]["dimensions"]["loop"]["lag_seconds"] == 1.0
+    assert made["vqeval"]["video"]["path"] == first.video(tmp_path).name
+    assert offline_lvsa.is_finished(first, tmp_path)
+    assert "is not a video" in json.loads(second.record(tmp_path).read_text())["vqeval"]["error"]
+    assert offline_lvsa.main(command) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_evaluation_without_its_packages(
+    offline_lvsa: ModuleType, checkpoint: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lvsa_vllm_omni.offline.evaluate.PACKAGES", ("vqeval", "no_such_package"))
+    argv = ["--model", str(checkpoint), "--prompt", "a", "--output-dir", str(tmp_path), "--evaluate"]
+    assert offline_lvsa.main(argv) == 2
+    expected = "error: --evaluate needs what is not installed: no_such_package; install the extra vqeval\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_a_changed_setting_is_not_finished(offline_lvsa: ModuleType, checkpoint: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import pytest
 import torch
 
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
+from vqeval.video import digest
 
 pytestmark = pytest.mark.engine
 
@@ -118,7 +119,7 @@ def start(script: Path, model: Path, folder: Path, prompts: list[dict[str, Any]]
 @pytest.fixture(scope="module")
 def baseline_started(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     folder = tmp_path_factory.mktemp("runs") / "dense"
-    run = start(MORTAL, model, folder, [LONG, SHORT], "--backend", "dense")
+    run = start(MORTAL, model, folder, [LONG, SHORT], "--backend", "dense", "--evaluate")
     yield run
     run.process.kill()
 
@@ -221,6 +222,15 @@ def test_the_baseline_runs_without_lvsa(baseline: Run, resumed: Run) -> None:
     assert baseline.record("001")["pattern"] is baseline.record("001")["ran"] is None
     assert baseline.record("001")["settings"]["backend"] == "dense"
     assert not np.array_equal(baseline.pixels("001"), resumed.pixels("001"))
+
+
+def test_each_video_is_evaluated(baseline: Run, resumed: Run) -> None:
+    for start in ("001", "002"):
+        found = baseline.record(start)["vqeval"]
+        (path,) = baseline.folder.glob(f"{start}*.mp4")
+        assert found["video"]["path"] == path.name and found["video"]["sha256"] == digest(path)
+        assert found["dimensions"]["freeze"]["value"] is not None
+    assert "vqeval" not in resumed.record("001"), "it was not asked for"
 
 
 def test_within_the_training_length_lvsa_is_the_baseline(baseline: Run, resumed: Run) -> None:

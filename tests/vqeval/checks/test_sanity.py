@@ -1,0 +1,94 @@
+"""The ten sanity tests on clips that the constants of the measure were not chosen on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.vqeval.conftest import NAMES
+from vqeval.checks import general, sanity
+from vqeval.checks.clip import Clip
+from vqeval.checks.report import Line, Subject
+
+pytestmark = pytest.mark.slow
+
+
+def clips_of(count: int) -> pytest.MarkDecorator:
+    """The first clips in every run, the others in a thorough one."""
+    others = [pytest.param(name, marks=pytest.mark.thorough) for name in NAMES[count:]]
+    return pytest.mark.parametrize("name", [*NAMES[:count], *others])
+
+
+@pytest.fixture
+def subject(name: str, clips: dict[str, Clip], tmp_path: Path) -> Subject:
+    return Subject(name, clips[name], tmp_path)
+
+
+def holds(lines: Iterator[Line]) -> None:
+    found = list(lines)
+    assert found
+    assert [line for line in found if not line.passed] == []
+
+
+@clips_of(3)
+def test_1_order(subject: Subject) -> None:
+    holds(sanity.order(subject))
+
+
+@clips_of(2)
+def test_1_an_edit_moves_its_own_dimension_only(subject: Subject) -> None:
+    assert len(sanity.OWN) >= 12
+    holds(sanity.own_dimension(subject))
+
+
+@clips_of(8)
+def test_2_no_false_alarm(subject: Subject) -> None:
+    holds(sanity.real(subject))
+
+
+@clips_of(1)
+def test_3_loops(subject: Subject) -> None:
+    holds(sanity.loops(subject))
+
+
+@clips_of(0)
+def test_3_every_kind_of_loop(subject: Subject) -> None:
+    holds(sanity.loops(subject, thorough=True))
+
+
+@clips_of(2)
+def test_4_there_and_back(subject: Subject) -> None:
+    holds(sanity.there_and_back(subject))
+
+
+def test_4_periodic_motion_is_no_loop(tmp_path: Path) -> None:
+    holds(general.periodic(tmp_path))
+
+
+@clips_of(2)
+def test_5_kinds_of_stillness(subject: Subject) -> None:
+    holds(sanity.freezes(subject))
+
+
+@clips_of(1)
+def test_6_invariances(subject: Subject) -> None:
+    holds(sanity.invariances(subject))
+
+
+@clips_of(1)
+def test_7_doses(subject: Subject) -> None:
+    holds(sanity.doses(subject))
+
+
+def test_8_odd_input(tmp_path: Path) -> None:
+    holds(general.odd_input(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["bikes"])
+def test_9_twice_the_same(subject: Subject) -> None:
+    holds(general.repeated(subject))
+
+
+def test_10_pairs(clips: dict[str, Clip], tmp_path: Path) -> None:
+    subjects = [Subject(name, clip, tmp_path) for name, clip in list(clips.items())[:5]]
+    holds(general.paired(subjects))
