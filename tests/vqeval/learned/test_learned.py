@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.vqeval.conftest import Measure
+from tests.support.clips import Measure
 from vqeval import Dimension
 from vqeval.checks import edits, scenes
 from vqeval.learned import features
