@@ -86,9 +86,10 @@ def clean_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
-#: Rooms whose tests run scripts or whole pipelines.
+#: Rooms whose tests run scripts or whole pipelines, or measure many videos.
 SLOW = tuple(
-    Path(__file__).parent / room for room in ("benchmarks", "examples", "lvsa_core/diffusers", "lvsa_vllm_omni/tiny")
+    Path(__file__).parent / room
+    for room in ("benchmarks", "examples", "lvsa_core/diffusers", "lvsa_vllm_omni/tiny", "vqeval")
 )
 
 

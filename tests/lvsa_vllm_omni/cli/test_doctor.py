@@ -70,6 +70,7 @@ def test_a_placement_in_words(placement: Placement, words: str) -> None:
     assert parallelism.titles(placement) == words
 
 
+@pytest.mark.slow
 def test_this_machine() -> None:
     """In a process of its own: the command makes vLLM quiet before it imports it."""
     environment = {**os.environ, "LVSA_WAN_HOOK": "1"}
