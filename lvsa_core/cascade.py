@@ -130,6 +130,8 @@ def spans(pattern: Pattern, layout: TokenLayout) -> Spans:
         groups.append((rows, start * patches, length * patches))
     groups += [(layout.video_rows - layout.real_rows, 0, 0), (layout.q_after, 0, every)]
     q_rows, k_starts, k_rows = zip(*(group for group in groups if group[0]), strict=True)
+    # A group without keys would start where its frames are not held: kernels get a place that there is.
+    k_starts = tuple(start if rows else 0 for start, rows in zip(k_starts, k_rows, strict=True))
     return Spans((0, *accumulate(q_rows)), (*k_starts, k_starts[-1]), k_rows)
 
 

@@ -161,3 +161,11 @@ def test_each_stream_has_tables_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr("lvsa_core.cascade.stream", lambda device, number=number: number)
         found.append((tables(pattern, layout, cpu).order, frame_indices((1, 2), cpu)))
     assert found[0][0] is found[2][0] is not found[1][0] and found[0][1] is found[2][1] is not found[1][1]
+
+
+def test_a_group_without_keys_starts_where_there_are_some() -> None:
+    """Frame 10 is an anchor: its window is empty, and would start behind the one other frame that is held."""
+    pattern = Pattern(frames=11, window=0, n_first=0, keyframe_interval=6, offset=4, expand_window=True)
+    layout = TokenLayout(FrameGrid(frames=11, patches=2), q_offset=20, kv_frames=(0, 4, 10))
+    found = spans(pattern, layout)
+    assert (found.k_starts, found.k_rows) == ((0, 0), (0,))
