@@ -15,3 +15,9 @@ class InputError(VqevalError):
 
 class WeightsError(VqevalError):
     """A learned dimension whose package or weights are missing; the text says how to get them."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error of a library says first, without a full stop, to go into a sentence of ours; else its name."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")

@@ -27,9 +27,9 @@ WAN: dict[str, Any] = {
 _VAE = {
     "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1, "attn_scales": [], "temperal_downsample": [False, True, True],
 }  # fmt: skip
-WAN_VAE: dict[str, Any] = {"base_dim": 4, "z_dim": LATENT, **_VAE}
+WAN_VAE: dict[str, Any] = {"base_dim": 6, "z_dim": LATENT, **_VAE}
 WIDE_VAE: dict[str, Any] = {
-    "base_dim": 4, "decoder_base_dim": 4, "z_dim": WIDE_LATENT, **_VAE, "is_residual": True, "in_channels": 12,
+    "base_dim": 8, "decoder_base_dim": 8, "z_dim": WIDE_LATENT, **_VAE, "is_residual": True, "in_channels": 12,
     "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16, "scale_factor_temporal": 4,
     "latents_mean": [0.0] * WIDE_LATENT, "latents_std": [1.0] * WIDE_LATENT,
 }  # fmt: skip

@@ -15,8 +15,8 @@ from lvsa_vllm_omni import hooks
 from tests.support.engine import Engine, start
 from tests.support.log import Log
 
-FRAMES = 85  # video frames of a clip, of 22 latent frames; Wan's training horizon is 21
-SECONDS = 6  # of speech, for more video than one clip: the second also attends to the motion of the first
+FRAMES = 97  # video frames of a clip, of 24 latent frames; Wan's training horizon is 21
+SECONDS = 7  # of speech, for more video than one clip: the second also attends to the motion of the first
 SAMPLE_RATE = 16_000
 SPEECH_DIM = 16
 

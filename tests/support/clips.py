@@ -14,7 +14,7 @@ Measure = Callable[..., Result]
 #: Frames a second and length of the clips: short, so that a test takes a part of a second.
 RATE, SECONDS, LONGEST, FRAMES = 16.0, 6.0, 160, 80
 SHIPPED = ("bigbuckbunny", "bikes", "carphone_pristine")
-#: Rendered clips of other kinds; the constants of the measure were not chosen on these, nor on the shipped ones.
+#: Rendered clips of other kinds.
 RENDERED = ("talking head", "pan", "animation", "hand-held", "waves")
 #: Two of each in the first four, as some tests take the first ones only, and all in a thorough run.
 NAMES = ("bikes", "talking head", "carphone_pristine", "pan", "bigbuckbunny", "animation", "hand-held", "waves")

@@ -16,7 +16,7 @@ import httpx
 from tests.support.engine import DTYPE
 from tests.support.free_port import free_port
 
-START_UP_SECONDS = 600
+START_UP_SECONDS = 300
 REQUEST = {"prompt": "a cat on a mat", "negative_prompt": "bad", "size": "64x64", "num_inference_steps": 2, "seed": 1}
 
 

@@ -14,8 +14,8 @@ from vqeval.checks.report import Edit, Line, Subject, lag_frames, value
 #: Points that a score loses at least by its own edit, and at most by one that is about something else: what a part of a
 #: clip shows may be blurrier, or stiller, than the whole.
 OWN_LOSS, OTHER_LOSS = 12.0, 30.0
-#: Least share of a loop of a quarter of the clip, of there-and-back, and most of what is none.
-LOOPED, MIRRORED, NEITHER = 0.5, 0.25, 0.02
+#: Least share of there-and-back, and most of what is none.
+MIRRORED, NEITHER = 0.25, 0.02
 #: Shares of frozen frames that a real clip, and a frozen one, may have.
 REAL_FREEZE, FROZEN = 0.25, 0.95
 #: An encoder keeps grain in some frames and drops it in others, which looks like change.

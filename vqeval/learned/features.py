@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vqeval import scores
-from vqeval.errors import WeightsError
+from vqeval.errors import WeightsError, first_line
 from vqeval.result import Dimension
 from vqeval.traits import Picture
 
@@ -34,9 +34,8 @@ def weights_of(what: str, source: str, example: str) -> Iterator[None]:
             f"{what} needs a package that is missing ({error}): pip install torch transformers"
         ) from None
     except Exception as error:
-        first = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise WeightsError(
-            f"the weights of {what} could not be read from {source} ({first[0].rstrip('.')}): give a folder that holds "
+            f"the weights of {what} could not be read from {source} ({first_line(error)}): give a folder that holds "
             f"them, such as what `hf download {example}` writes"
         ) from None
 
@@ -49,7 +48,7 @@ def device_of(name: str | None) -> Any:
         if name is not None:
             return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
-        raise WeightsError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+        raise WeightsError(f"--device {name} cannot be used: {first_line(error)}") from None
     found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return found or torch.device("cpu")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vqeval import scores
-from vqeval.errors import WeightsError
+from vqeval.errors import WeightsError, first_line
 from vqeval.learned.features import device_of
 from vqeval.result import Dimension
 from vqeval.traits import Picture
@@ -60,9 +60,8 @@ def _load(asked: str, device: str | None) -> tuple[Any, str]:
                 return model.eval().to(where), f"RAFT {kind}, {Path(asked).name}"
         raise ValueError("these are weights of another network")
     except Exception as error:
-        first = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise WeightsError(
-            f"the weights of RAFT could not be read from {asked} ({first[0].rstrip('.')}): give --raft with the file "
+            f"the weights of RAFT could not be read from {asked} ({first_line(error)}): give --raft with the file "
             "of torchvision's raft_small or raft_large, or --raft small where it can be downloaded"
         ) from None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vqeval.errors import WeightsError
+from vqeval.errors import WeightsError, first_line
 from vqeval.learned.features import device_of
 from vqeval.result import Dimension
 from vqeval.traits import Picture
@@ -37,9 +37,8 @@ def image_quality(pictures: list[Picture], asked: str, device: str | None) -> Di
     except WeightsError:
         raise
     except Exception as error:
-        first = str(error).strip().splitlines()[:1] or [type(error).__name__]
         raise WeightsError(
-            f"{name} of pyiqa could not be loaded ({first[0].rstrip('.')}): give --image-quality {name}=FILE with its "
+            f"{name} of pyiqa could not be loaded ({first_line(error)}): give --image-quality {name}=FILE with its "
             "weights, or one of the names that `python -c 'import pyiqa; print(pyiqa.list_models())'` prints"
         ) from None
     ends = [float(end) for end in re.findall(r"-?\d+(?:\.\d+)?", str(getattr(metric, "score_range", "")))]
