@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -156,6 +157,8 @@ def test_each_stream_has_tables_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     """Another stream may be ahead of the copy to the device."""
     cpu, layout, pattern = torch.device("cpu"), TokenLayout(FrameGrid(30, 2)), plan(30, reference_frames=21)
     assert stream(cpu) == 0
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(cuda_stream=7))
+    assert stream(torch.device("cuda")) == 7
     found = []
     for number in (1, 2, 1):
         monkeypatch.setattr("lvsa_core.cascade.stream", lambda device, number=number: number)
