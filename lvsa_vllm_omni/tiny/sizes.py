@@ -23,11 +23,10 @@ WAN: dict[str, Any] = {
     "ffn_dim": 256, "cross_attn_norm": True, "qk_norm": "rms_norm_across_heads", "rope_max_seq_len": 1024,
 }  # fmt: skip
 
-#: The VAEs, whose time grows with their width: on a CPU they take longer than all else of a tiny model.
 _VAE = {
     "dim_mult": [1, 2, 2, 2], "num_res_blocks": 1, "attn_scales": [], "temperal_downsample": [False, True, True],
 }  # fmt: skip
-WAN_VAE: dict[str, Any] = {"base_dim": 6, "z_dim": LATENT, **_VAE}
+WAN_VAE: dict[str, Any] = {"base_dim": 8, "z_dim": LATENT, **_VAE}
 WIDE_VAE: dict[str, Any] = {
     "base_dim": 8, "decoder_base_dim": 8, "z_dim": WIDE_LATENT, **_VAE, "is_residual": True, "in_channels": 12,
     "out_channels": 12, "patch_size": 2, "scale_factor_spatial": 16, "scale_factor_temporal": 4,
