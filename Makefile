@@ -45,7 +45,7 @@ demo: $(READY) ## make a video four times as long as the training length, with L
 	@$(BIN)/python examples/demo.py --model "$$MODEL" --prompt "$$PROMPT"
 
 # Two processes, each with whole files of tests: engines are started one at a time in each.
-PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: $(READY) ## run the tests, also those that start the engine
 	@$(PYTEST) -m 'not thorough'

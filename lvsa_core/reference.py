@@ -15,17 +15,15 @@ def token_mask(pattern: Pattern, layout: TokenLayout) -> Tensor:
     """Boolean mask [Sq, Sk], True where a query token may attend to a key token; padded query rows are all False."""
     frames, patches = layout.grid.frames, layout.grid.patches
     allowed = torch.tensor([[pattern.allows(q, k) for k in layout.held_frames] for q in range(frames)]).view(frames, -1)
-    video = allowed.repeat_interleave(patches, 0).repeat_interleave(patches, 1)
+    row = torch.arange(layout.q_offset, layout.q_offset + layout.video_rows)
+    video = allowed[(row // patches).clamp(max=frames - 1)].repeat_interleave(patches, 1)
 
-    mask = torch.ones(layout.q_before + layout.grid.tokens + layout.pad + layout.q_after, layout.kv_tokens).bool()
+    mask = torch.ones(layout.q_before + layout.video_rows + layout.q_after, layout.kv_tokens).bool()
     first_q, first_k = layout.q_before, layout.kv_before
-    mask[first_q : first_q + layout.grid.tokens, first_k : first_k + layout.kv_rows] = video
-    mask[first_q + layout.grid.tokens : first_q + layout.grid.tokens + layout.pad] = False
+    mask[first_q : first_q + layout.video_rows, first_k : first_k + layout.kv_rows] = video
     mask[:, first_k + layout.kv_rows : first_k + layout.kv_rows + layout.pad] = False
-
-    held = slice(first_q + layout.q_offset, first_q + layout.q_offset + layout.video_rows)
-    tail = mask.shape[0] - layout.q_after
-    return torch.cat([mask[:first_q], mask[held], mask[tail:]])
+    mask[first_q : first_q + layout.video_rows][row >= layout.grid.tokens] = False
+    return mask
 
 
 @torch.no_grad()

@@ -100,5 +100,5 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Placements first, engines last: after an engine, all else in its process takes several times as long."""
-    items.sort(key=lambda item: ("parallel" not in item.path.parts, item.get_closest_marker("engine") is not None))
+    """Whole files go to a process, longest first: placements, engines, all else, so that all processes end together."""
+    items.sort(key=lambda item: ("parallel" not in item.path.parts, item.get_closest_marker("engine") is None))

@@ -81,12 +81,12 @@ def test_is_the_plain_engine_within_the_training_horizon(
 
 
 def test_repeats_itself_whatever_ran_in_between(engine: Any, family: Family) -> None:
-    first = engine.video(family.long, **family.denoising())
-    assert np.array_equal(engine.video(family.long, **family.denoising()), first)
-    engine.video(family.longer, steps=2, **family.denoising())
-    engine.video(17, size=(96, 64), **family.denoising())
-    assert np.array_equal(engine.video(family.long, **family.denoising()), first)
-    assert not np.array_equal(engine.video(family.long, seed=7, **family.denoising()), first)
+    first = engine.denoised(family.long, **family.request())
+    assert np.array_equal(engine.denoised(family.long, **family.request()), first)
+    engine.denoised(family.longer, steps=2, **family.request())
+    engine.denoised(17, size=(96, 64), **family.request())
+    assert np.array_equal(engine.denoised(family.long, **family.request()), first)
+    assert not np.array_equal(engine.denoised(family.long, seed=7, **family.request()), first)
 
 
 @pytest.mark.parametrize("guidance", [4.0, 1.0], ids=["guided", "unguided"])
@@ -97,7 +97,7 @@ def test_the_anchors_rotate_with_the_step(
     assert interval >= 2
     for _ in range(2):  # the second request starts at step 0 again
         attended.clear()
-        engine.video(family.longer, steps=5, guidance_scale=guidance, **family.denoising())
+        engine.denoised(family.longer, steps=5, guidance_scale=guidance, **family.request())
         a_step = family.blocks * (2 if guidance > 1 else 1)
         assert len(attended) == 5 * a_step
         assert [call.pattern.offset for call in attended] == [i // a_step % interval for i in range(5 * a_step)]
@@ -108,7 +108,7 @@ def test_the_anchors_rotate_with_the_step(
 def test_a_request_that_fails_leaves_nothing_behind(
     engine: Any, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = engine.video(family.long, **family.denoising())
+    first = engine.denoised(family.long, **family.request())
     left = iter(range(2 * family.blocks + 1))  # into the second step, or the second branch
 
     def broken(*given: Any, **more: Any) -> Any:
@@ -118,9 +118,9 @@ def test_a_request_that_fails_leaves_nothing_behind(
 
     with monkeypatch.context() as patch:
         replace_attend(patch, broken)
-        engine.submit("broken", family.long, **family.denoising())
+        engine.submit("broken", family.long, **family.request())
         assert "broken on purpose" in str(engine.outcomes({"broken"})["broken"])
-    assert np.array_equal(engine.video(family.long, **family.denoising()), first)
+    assert np.array_equal(engine.denoised(family.long, **family.request()), first)
 
 
 def test_the_video_where_memory_is_short(
@@ -128,11 +128,11 @@ def test_the_video_where_memory_is_short(
 ) -> None:
     """As many heads at a time as fit what is free at the first step; a line in each request."""
     allowed = ROUNDING + (1.5 / 255 if family.text == "behind" else 0)  # 8 bits
-    expected = engine.video(family.long, **family.denoising())
+    expected = engine.denoised(family.long, **family.request())
     assert not log.starting("[LVSA] attention works in")
     monkeypatch.setattr(memory, "free_bytes", lambda device: 0.0)
     for _ in range(2):
-        assert np.abs(engine.video(family.long, **family.denoising()) - expected).max() < allowed
+        assert np.abs(engine.denoised(family.long, **family.request()) - expected).max() < allowed
     lines = log.starting("[LVSA] attention works in")
     assert lines and all(" groups of heads " in line and line.endswith("0 GB may be used") for line in lines)
     assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
@@ -143,7 +143,7 @@ def test_text_is_where_the_family_says(engine: Any, family: Family, attended: li
     lengths: list[set[int]] = []
     for prompt in ("a cat", "a cat on a mat, and a dog that looks at it from behind the old red door"):
         attended.clear()
-        engine.video(family.long, steps=1, prompt=prompt, **family.denoising())
+        engine.denoised(family.long, steps=1, prompt=prompt, **family.request())
         layouts = [call.layout for call in attended]
         assert layouts
         if family.text == "behind":
@@ -169,7 +169,7 @@ def test_timesteps(engine: Any, family: Family, monkeypatch: pytest.MonkeyPatch)
         return plan(self, transformer, arguments, request)
 
     monkeypatch.setattr(scope.Scope, "_plan", noted)
-    engine.video(family.long, steps=2, **family.denoising())
+    engine.denoised(family.long, steps=2, **family.request())
     assert shapes == {2 if family.kind == "wan-ti2v" else 1}
 
 
@@ -179,7 +179,7 @@ def test_the_grid_is_the_requests(engine: Any, family: Family, calls: list[Call]
     cases += [(frames, family.sizes["odd"], 1.0) for frames in lengths]
     for frames, size, guidance in cases:
         calls.clear()
-        engine.video(frames, size=size, steps=1, guidance_scale=guidance, **family.denoising())
+        engine.denoised(frames, size=size, steps=1, guidance_scale=guidance, **family.request())
         patches = size[0] // family.latent_pixels * (size[1] // family.latent_pixels)
         assert len(calls) == family.blocks * (2 if guidance > 1 else 1)
         assert {(call.frames, call.patches) for call in calls} == {(latent(frames), patches)}
@@ -192,7 +192,7 @@ def test_the_grid_is_the_requests(engine: Any, family: Family, calls: list[Call]
 def test_the_length_changes_from_request_to_request(engine: Any, family: Family, calls: list[Call]) -> None:
     for frames in (family.longer, family.long, 17, family.longer, family.long):
         calls.clear()
-        engine.video(frames, steps=1, **family.denoising())
+        engine.denoised(frames, steps=1, **family.request())
         assert {call.frames for call in calls} == (set() if frames == 17 else {latent(frames)})
         assert {call.offset for call in calls} <= {0}
 

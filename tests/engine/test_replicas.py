@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.engine import start
 from tests.support.free_port import free_port
 from tests.support.server import REQUEST, Server, frames, launch, wait
 
 pytestmark = [
     pytest.mark.multiproc,
     # Every runtime takes the first device, and needs it whole: on real machines each has its own.
-    pytest.mark.skipif(torch.accelerator.is_available(), reason="three runtimes on one machine run on the CPU"),
+    pytest.mark.skipif(torch.accelerator.is_available(), reason="two runtimes on one machine run on the CPU"),
 ]
 
 ON = {"LVSA_WAN_HOOK": "1"}
@@ -29,7 +30,6 @@ ON = {"LVSA_WAN_HOOK": "1"}
 class Runtimes:
     """What one command each has started."""
 
-    alone: Server  #: one runtime, without replicas
     head: Server  #: answers HTTP, and holds the first replica
     headless: Server  #: holds the second replica
 
@@ -54,24 +54,33 @@ def serving(checkpoint: Path, log: Path, *options: str, **settings: str) -> Iter
 
 @pytest.fixture(scope="module")
 def runtimes(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtimes]:
-    """All runtimes, started at once: each spends most of its start importing."""
+    """Both runtimes, started at once: each spends most of its start importing."""
     logs = tmp_path_factory.mktemp("replicas")
     stage = ("--stage-id", "0", "--omni-master-address", "127.0.0.1", "--omni-master-port", str(free_port()))
     with (
         # Same kernel under another name, which shows whose settings a runtime reads.
         serving(checkpoint, logs / "headless", "--headless", *stage, **ON, LVSA_BACKEND="sdpa") as headless,
         serving(checkpoint, logs / "head", "--omni-lb-policy", "round-robin", *stage, **ON) as head,
-        serving(checkpoint, logs / "alone", **ON) as alone,
     ):
-        started = Runtimes(alone, head, headless)
-        wait(lambda: alone.healthy() and head.healthy(), alone, head, headless)
+        started = Runtimes(head, headless)
+        wait(head.healthy, head, headless)
         wait(lambda: bool(head.lines("attached remote replica stage=0 replica=1")), head, headless)
         yield started
 
 
+@pytest.fixture(scope="module")
+def sparse(checkpoint: Path) -> bytes:
+    """The video of an engine without replicas, written as its server writes one."""
+    from vllm_omni.entrypoints.openai.video_api_utils import _encode_video_bytes
+
+    with start(checkpoint, ON) as engine:
+        made = engine.video(97, steps=REQUEST["num_inference_steps"], seed=REQUEST["seed"])
+    return _encode_video_bytes(made, fps=16, video_codec_options={"preset": "ultrafast", "threads": "0"})
+
+
 def video(server: Server) -> bytes:
     """The mp4 of one long request with a seed."""
-    status, body = server.post(**REQUEST, num_frames=97, fps=16)
+    status, body = server.post(**REQUEST, num_frames=97, fps=16, guidance_scale=4.0)
     assert status == 200, body[:500]
     return body
 
@@ -82,8 +91,8 @@ def workers(server: Server, start: str) -> list[str]:
     return [re.findall(r"pid=(\d+)\)", line)[-1] for line in lines]
 
 
-def test_every_replica_makes_the_video_of_one_runtime(runtimes: Runtimes) -> None:
-    sparse, replicas = video(runtimes.alone), (runtimes.head, runtimes.headless)
+def test_every_replica_makes_the_video_of_one_engine(runtimes: Runtimes, sparse: bytes) -> None:
+    replicas = (runtimes.head, runtimes.headless)
     assert frames(sparse) == (97, 64, 64)
 
     # Two requests would do, but a message that the second replica is ready may reach the head after the first of them.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -41,6 +42,23 @@ TRANSFORMER = {
 }
 
 
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The VAE's convolutions in float32, as a CPU's in bfloat16 take nine times as long."""
+
+    def in_float32(convolve: Any) -> Any:
+        def convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *rest: Any) -> torch.Tensor:
+            with torch.autocast("cpu", enabled=False):
+                return convolve(x.float(), weight.float(), None if bias is None else bias.float(), *rest).to(x.dtype)
+
+        return convolved
+
+    if not torch.accelerator.is_available():
+        for name in ("conv2d", "conv3d"):
+            monkeypatch.setattr(torch.nn.functional, name, in_float32(getattr(torch.nn.functional, name)))
+
+
+@pytest.mark.usefixtures("quick")
 def test_it_stays_dense(checkpoint: Path, tmp_path: Path, calls: list[Any], log: Log) -> None:
     folder = write_checkpoint(checkpoint, tmp_path / "s2v")
     speech = write_speech(tmp_path / "speech.wav")

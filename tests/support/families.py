@@ -38,10 +38,6 @@ class Family:
         """What every request needs beside the prompt."""
         return {"image": picture()} if self.image else {}
 
-    def denoising(self) -> dict[str, Any]:
-        """The same for a request whose frames nobody looks at: Wan can leave out its VAE, half the time."""
-        return self.request() | ({"output_type": "latent"} if self.kind.startswith("wan") else {})
-
     @property
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Height and width in pixels: ``even`` is a number of tokens that 4 divides, a rank's share of which is no
