@@ -38,26 +38,6 @@ def test_matrix_for_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
-@pytest.mark.slow
-def test_the_options_make_the_placement() -> None:
-    """By the engine's own command line."""
-    pytest.importorskip("vllm_omni")
-    program = (
-        "import json, sys; from vllm.utils.argparse_utils import FlexibleArgumentParser;"
-        "from vllm_omni.entrypoints.cli.serve import OmniServeCommand;"
-        "from vllm_omni.diffusion.data import DiffusionParallelConfig; import dataclasses;"
-        "from lvsa_vllm_omni import compat, parallelism; from types import SimpleNamespace;"
-        "parser = FlexibleArgumentParser(); OmniServeCommand().subparser_init(parser.add_subparsers());"
-        "names = {f.name for f in dataclasses.fields(DiffusionParallelConfig) if f.init}\n"
-        "for s in parallelism.PLACEMENTS:\n"
-        "    given = vars(parser.parse_args(['serve', 'm', '--omni', *s.options.split()]))\n"
-        "    config = DiffusionParallelConfig(**{k: v for k, v in given.items() if k in names and v is not None})\n"
-        "    assert compat.placement(SimpleNamespace(parallel_config=config)) == s.placement, (s, config)\n"
-    )
-    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr[-2000:]
-
-
 @pytest.mark.parametrize(
     ("placement", "words"),
     [
