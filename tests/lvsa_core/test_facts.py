@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from lvsa_core.facts import best_match, model_facts, shipped, toml_texts, training_length
+
+pytest.importorskip("pydantic", reason="the presets are pydantic's models")
 from lvsa_vllm_omni.presets import shipped_presets
 
 REPOSITORY = Path(__file__).parents[2]
