@@ -50,8 +50,11 @@ PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: $(READY) ## run the tests, also those that start the engine
 	@$(PYTEST) -m 'not thorough'
 
+# Rooms whose tests start engines, run scripts or whole pipelines, or measure many videos: they are not even imported.
+SLOW = engine parallel gpu benchmarks examples lvsa_core/diffusers lvsa_vllm_omni/tiny vqeval
+
 test-fast: $(READY) ## run the tests that need no engine
-	@$(PYTEST) -m 'not engine and not multiproc and not gpu and not slow'
+	@$(PYTEST) $(SLOW:%=--ignore=tests/%) -m 'not engine and not multiproc and not gpu and not slow'
 
 # Before a release. The records are committed: docs/parallelism.md is held to the first.
 test-all: $(READY) $(NEWEST) ## run every test, with all placements and on the newest diffusers, and record what ran

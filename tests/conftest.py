@@ -86,18 +86,6 @@ def clean_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
-#: Rooms whose tests run scripts or whole pipelines, or measure many videos.
-SLOW = tuple(
-    Path(__file__).parent / room
-    for room in ("benchmarks", "examples", "lvsa_core/diffusers", "lvsa_vllm_omni/tiny", "vqeval")
-)
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    if any(item.path.is_relative_to(room) for room in SLOW):
-        item.add_marker(pytest.mark.slow)
-
-
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Whole files go to a process, longest first: placements, engines, all else, so that all processes end together."""
