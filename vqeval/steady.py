@@ -39,9 +39,8 @@ def _off_path(pictures: NDArray[np.float32], rate: float) -> Floats:
     count = len(pictures)
     steps = np.zeros((count, 2))
     window = cv2.createHanningWindow((pictures.shape[2], pictures.shape[1]), cv2.CV_32F)
-    faded = (
-        pictures * window
-    )  # not by OpenCV, which writes that into the pictures themselves where it need not pad them
+    # Not by OpenCV, which writes the product into the pictures themselves where it need not pad them.
+    faded = pictures * window
     for number in range(1, count):
         shift, response = cv2.phaseCorrelate(faded[number - 1], faded[number])
         if response >= _LEAST_RESPONSE:

@@ -43,8 +43,8 @@ TRANSFORMER = {
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The VAE's convolutions in float32, as a CPU's in bfloat16 take nine times as long."""
+def float32_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CPU's convolutions in bfloat16 take nine times as long, most of it in the VAE."""
 
     def in_float32(convolve: Any) -> Any:
         def convolved(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *rest: Any) -> torch.Tensor:
@@ -58,7 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(torch.nn.functional, name, in_float32(getattr(torch.nn.functional, name)))
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("float32_convolutions")
 def test_it_stays_dense(checkpoint: Path, tmp_path: Path, calls: list[Any], log: Log) -> None:
     folder = write_checkpoint(checkpoint, tmp_path / "s2v")
     speech = write_speech(tmp_path / "speech.wav")

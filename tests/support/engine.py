@@ -29,23 +29,19 @@ class Engine:
 
     omni: Any
 
-    def video(self, frames: int, **options: Any) -> np.ndarray:
-        """Frames [F, H, W, 3] in 0..1 of one request."""
-        images = self.output(frames, **options).images
+    def video(self, frames: int, *, size: tuple[int, int] = (64, 64), steps: int = 3, **options: Any) -> np.ndarray:
+        """Frames [F, H, W, 3] in 0..1 of one request; ``size`` is height and width in pixels."""
+        prompt, parameters = _request(frames, size, steps, options)
+        images = self.omni.generate(prompt, parameters, use_tqdm=False)[0].images
         video = np.asarray(images[0])
         if video.ndim == 3:  # HunyuanVideo: a list of frames in 8 bits
             return np.stack([np.asarray(image) for image in images]) / np.float32(255)
         return video[0] if video.ndim == 5 else video
 
-    def output(self, frames: int, *, size: tuple[int, int] = (64, 64), steps: int = 3, **options: Any) -> Any:
-        """What the engine returns for one request; ``size`` is height and width in pixels."""
-        prompt, parameters = _request(frames, size, steps, options)
-        return self.omni.generate(prompt, parameters, use_tqdm=False)[0]
-
     def denoised(self, frames: int, **options: Any) -> np.ndarray:
-        """Its latents instead, mixed to three colours: the VAE takes most of a tiny model's time.
+        """Latents [T, h, w, 3] in 0..1 of one request, mixed to three colours: a VAE takes most of a tiny model's time.
 
-        An image is encoded once for all requests of a length and size.
+        It encodes an image once for all requests of a length and size.
         """
         with ExitStack() as stack:
             for vae, encode in self._vaes:
@@ -102,7 +98,7 @@ def _alive(*classes: type) -> list[Any]:
 
 
 def _remembered(encode: Any) -> Any:
-    """The same, which computes nothing twice."""
+    """The same encoder, which computes nothing twice."""
     known: dict[Any, Any] = {}
 
     def encoded(x: torch.Tensor, *rest: Any, **more: Any) -> Any:
@@ -115,7 +111,7 @@ def _remembered(encode: Any) -> Any:
 
 
 def _mix(latents: torch.Tensor, return_dict: bool = True) -> tuple[torch.Tensor]:
-    """Pictures [B, 3, F, H, W] of latents [B, C, F, H, W], each of whose channels shows."""
+    """A decoder: pictures [B, 3, T, h, w] in -1..1 of latents [B, C, T, h, w], each of whose channels shows."""
     channels = latents.shape[1]
     colours = torch.randn(3, channels, generator=torch.Generator().manual_seed(0)) / channels**0.5
     return (torch.einsum("oc,bcfhw->bofhw", colours.to(latents), latents).tanh(),)

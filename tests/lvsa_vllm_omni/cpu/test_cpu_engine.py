@@ -1,5 +1,6 @@
-"""The engine itself on the CPU platform, without LVSA: one worker, and half precision; two are in tests/engine."""
+"""The engine itself on the CPU platform, without LVSA: one worker, two over gloo, and half precision."""
 
+import multiprocessing
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,6 +52,16 @@ def alone(checkpoint: Path, running: Callable[..., Any]) -> np.ndarray:
 def test_the_video_is_a_video(alone: np.ndarray) -> None:
     assert alone.shape == (17, 64, 64, 3)
     assert 0.1 < alone.std() < 0.3
+
+
+@pytest.mark.multiproc
+def test_two_workers_make_the_same_video(checkpoint: Path, alone: np.ndarray, running: Callable[..., Any]) -> None:
+    with running(checkpoint, ring_degree=2) as omni:
+        workers = [child for child in multiprocessing.active_children() if child.name.startswith("DiffusionWorker")]
+        assert len(workers) == 2
+        together = generate(omni)
+    assert np.abs(frames(together) - alone).max() < 1e-5
+    assert together.peak_memory_mb > 200
 
 
 def test_bfloat16(checkpoint: Path, alone: np.ndarray, running: Callable[..., Any]) -> None:
