@@ -25,6 +25,8 @@ def test_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     for row in sparse["kernels"].values():
         assert row["right"] and row["ratio"] == pytest.approx(row["seconds"] / sparse["dense"]["PyTorch"])
         assert row["overhead"] == pytest.approx(row["ratio"] / sparse["density"])
+    extra = {name: row["extra_bytes"] for name, row in sparse["kernels"].items()}
+    assert extra["two groups"] < extra["attend"]
     assert min(sparse["parts"].values()) > 0 and dense["parts"] is None
     assert {*sparse["planning"]} >= {"known", "new"} and min(sparse["planning"].values()) > 0
     assert sparse["bound_bytes"] == (3 * 16 + 2) * 4 * sparse["tokens"] * 2
