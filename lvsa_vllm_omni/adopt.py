@@ -131,6 +131,7 @@ def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: 
         return preset
     found = getattr(transformer, "config", {})
     values = dict(found) if isinstance(found, dict) else {name: getattr(found, name) for name in dir(found)}
+    values = {**compat.transformer_config(config), **values}  # many transformers of the engine have no config
     facts = presets.model_facts(spec.transformer_class, values, compat.pipeline_index(config))
     return presets.match_preset(facts, spec.name)
 
@@ -140,11 +141,11 @@ def _kernel(settings: LvsaSettings, config: Any, head_size: int) -> Selection:
     dtype = getattr(config, "dtype", None)
     dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
     try:
-        return select(settings.kernel, compat.device(), dtype, head_size)
+        selection = select(settings.kernel, compat.device(), dtype, head_size)
     except KernelUnavailable as error:
         raise KernelUnavailable(f"LVSA_BACKEND={settings.kernel}: {error}") from None
-    finally:
-        release()  # the self-test's workspaces
+    release()  # the self-test's workspaces; not after a failure, as a broken device cannot even do that
+    return selection
 
 
 def _check_options(layer: Any) -> None:

@@ -79,6 +79,11 @@ def pipeline_index(config: Any) -> Mapping[str, Any]:
         return {}
 
 
+def transformer_config(config: Any) -> Mapping[str, Any]:
+    """``config.json`` of the running model's transformer, empty where the engine has read none."""
+    return dict(getattr(getattr(config, "tf_model_config", None), "params", {}))
+
+
 def placement(config: Any) -> Placement:
     """Degrees of parallelism that the engine runs with."""
     parallel = getattr(config, "parallel_config", None)

@@ -1,4 +1,4 @@
-"""What only HunyuanVideo has: a mask over the text, where prompts of several lengths share a call."""
+"""What only HunyuanVideo has: a mask over the text, and a transformer of the engine that holds no configuration."""
 
 import inspect
 from pathlib import Path
@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from lvsa_core import attend
+from lvsa_vllm_omni import presets
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 from tests.support.attended import replace_attend
 from tests.support.engine import start
@@ -40,3 +41,19 @@ def test_a_mask_is_the_dense_attentions(tmp_path: Path, log: Log, monkeypatch: p
         assert np.array_equal(engine.video(family.long, steps=1), plain)
     assert not sparse
     assert log.starting("[LVSA-FALLBACK] origin=attention reason=mask")
+
+
+def test_a_preset_for_its_configuration(tmp_path: Path, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `lvsa show --model` chooses it: by the checkpoint's file, which the engine's transformer does not keep."""
+    shipped, family = presets.known_presets("hunyuan"), FAMILIES["hunyuan"]
+    usual = shipped["hunyuan-video-1.5"]
+    ours = {
+        f"of-{layers}": usual.model_copy(
+            update={"name": f"of-{layers}", "match": {**usual.match, "num_layers": layers}}
+        )
+        for layers in (2, 54)
+    }
+    monkeypatch.setattr(presets, "known_presets", lambda family=None: {**shipped, **ours})
+    with start(write_checkpoint("hunyuan", tmp_path / "hunyuan"), {family.hook: "1"}, **family.options):
+        (line,) = log.starting("[LVSA] hooked")
+    assert " preset=of-2 " in line

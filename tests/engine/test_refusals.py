@@ -4,6 +4,9 @@ from typing import Any
 
 import pytest
 
+from lvsa_core.kernels import registry
+from lvsa_vllm_omni import adopt
+
 # The engine starts in a thread of its own, whose exception pytest would report beside the one that reaches the caller.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -66,3 +69,25 @@ def test_a_ring_that_cannot_be_replaced_is_refused(starting: Any, monkeypatch: p
     refused = pytest.raises(Exception, match=r"attention layer has no ring that LVSA can replace: use Ulysses")
     with refused, starting({"LVSA_WAN_HOOK": "1"}):
         pass
+
+
+def test_a_kernel_that_breaks_the_device_stops_start_up(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sentence arrives though nothing on the device can be freed then."""
+    registry.select.cache_clear()
+    tested: list[Any] = []
+
+    def self_test(*call: Any) -> str:
+        tested.append(call)
+        return "its self-test raised RuntimeError"
+
+    def nothing_works() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(registry, "unusable", lambda device: "an illegal memory access" if tested else None)
+    monkeypatch.setattr(registry, "self_test", self_test)
+    monkeypatch.setattr(registry, "_broken", {})
+    monkeypatch.setattr(adopt, "release", nothing_works)
+    with pytest.raises(Exception) as error, starting({"LVSA_WAN_HOOK": "1"}):
+        pass
+    assert "the attention kernel sdpa has put cpu out of use for this process (its self-test raised" in str(error.value)
+    assert "leave it out with LVSA_SKIP_KERNELS=sdpa" in str(error.value)
