@@ -6,6 +6,7 @@ Read from the source; nothing runs.
 """
 
 import ast
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -57,6 +58,14 @@ READERS = {
     PurePosixPath("lvsa_vllm_omni/cli/doctor.py"),
     *(path for path in SOURCES if path.is_relative_to("lvsa_vllm_omni/cpu")),
 }
+#: Where classes that are not ours are changed, and each change says what it is and when it can go.
+CHANGERS = {
+    PurePosixPath("lvsa_core/diffusers/seam.py"),
+    PurePosixPath("lvsa_vllm_omni/cpu/worker.py"),
+    PurePosixPath("lvsa_vllm_omni/runner.py"),
+    PurePosixPath("lvsa_vllm_omni/seam.py"),
+}
+SAYS = ("Target:", "Why:", "How:", "Remove when:")
 PRINTERS = {PurePosixPath("lvsa_vllm_omni/cli/main.py"), PurePosixPath("vqeval/cli/main.py")}
 
 
@@ -111,6 +120,26 @@ def prints(path: PurePosixPath, tree: ast.AST) -> list[str]:
     return [ast.unparse(node) for node in calls if isinstance(node.func, ast.Name) and node.func.id == "print"]
 
 
+def foreign_changes(path: PurePosixPath, tree: ast.AST) -> list[str]:
+    """Attributes of what is imported, set outside the files for that; changes that do not say all they should."""
+    froms = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom | ast.Import))
+    names = {(alias.asname or alias.name).partition(".")[0] for node in froms for alias in node.names}
+    changed = [
+        ast.unparse(target)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if re.fullmatch(r"\w+(\.\w+)+", ast.unparse(target)) and ast.unparse(target).partition(".")[0] in names
+    ]
+    documented = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    texts = [ast.get_docstring(node) or "" for node in documented]
+    partly = [text.partition("\n")[0] for text in texts if 0 < sum(word in text for word in SAYS) < len(SAYS)]
+    says = any(SAYS[0] in text for text in texts)
+    if path in CHANGERS:
+        return partly if says else [f"no {SAYS[0]}"]
+    return [*changed, *partly, *[SAYS[0]] * says] if path.parts[0] in PACKAGES else []
+
+
 MOST_LINES = 300
 
 
@@ -153,7 +182,7 @@ def circle(trees: Mapping[PurePosixPath, ast.AST]) -> list[str]:
     return []
 
 
-RULES = [wrong_imports, environment_uses, prints]
+RULES = [wrong_imports, environment_uses, prints, foreign_changes]
 Rule = Callable[[PurePosixPath, ast.AST], list[str]]
 
 
@@ -218,6 +247,11 @@ def test_exceptions_are_still_needed() -> None:
         (prints, "lvsa_core/a.py", "print('x')", ["print('x')"]),
         (prints, "lvsa_core/a.py", "logger.print('x'); text = 'print(1)'", []),
         (prints, "lvsa_vllm_omni/cli/main.py", "print('x')", []),
+        (foreign_changes, "lvsa_vllm_omni/a.py", "from b import C\nC.d = 1\nself.e = 2", ["C.d"]),
+        (foreign_changes, "lvsa_vllm_omni/a.py", "import b.c\nb.c.D.e = f", ["b.c.D.e"]),
+        (foreign_changes, "lvsa_core/a.py", "def f():\n  'Target: x. Why: y.'", ["Target: x. Why: y.", "Target:"]),
+        (foreign_changes, "lvsa_vllm_omni/seam.py", "from b import C\nC.d = 1", ["no Target:"]),
+        (foreign_changes, "lvsa_vllm_omni/seam.py", "def f():\n  'Target: Why: How: Remove when:'", []),
     ],
 )
 def test_rules_see_what_they_should(rule: Rule, path: str, source: str, found: list[str]) -> None:

@@ -74,3 +74,13 @@ def test_the_tested_engine_is_within_the_bounds(wheel: Wheel) -> None:
         assert pins[name] in bounds[name], "the engine that tests run on is within the bounds of the extra"
         major, minor, _ = pins[name].split(".")
         assert f"{major}.{int(minor) + 2}.0" not in bounds[name], "an engine that no test ran on is not"
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "README.md", "docs", "benchmarks/README.md"])
+def test_files_that_pages_name_are_there(page: str) -> None:
+    """Folders move, and pages that name them are easily forgotten."""
+    place = REPOSITORY / page
+    for file in [place] if place.is_file() else sorted(place.glob("*.md")):
+        tops = "benchmarks|configs|docs|examples|hooks|lvsa_core|lvsa_vllm_omni|tests|vqeval"
+        named = re.findall(rf"(?<![\w./-])(?:{tops})/[\w./*-]*\w", file.read_text("utf-8"))
+        assert [name for name in named if not any(REPOSITORY.glob(name))] == [], file.name

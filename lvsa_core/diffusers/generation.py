@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from lvsa_core.grid import FrameGrid
 from lvsa_core.memory import HeadGroups
 from lvsa_core.pattern import Pattern
@@ -78,7 +80,7 @@ class Generation:
         self._begin()
 
     def _begin(self) -> None:
-        self._timestep: Any = None
+        self._timestep = self._value = self._version = None
         self.step = -1
         self.grid: FrameGrid | None = None
         self.pattern: Pattern | None = None
@@ -93,7 +95,8 @@ class Generation:
 
         Args:
             timestep: equal in the calls of a step; it is kept, so that no other gets its address. Only where it is
-                another object, and the scheduler stands still, is its value read, for which the host waits.
+                another object or was changed in place, and the scheduler stands still, is its value read, for which the
+                host waits.
         """
         self._scheduler = getattr(self._pipe(), "scheduler", self._scheduler)
         schedule = getattr(self._scheduler, "timesteps", None)
@@ -103,12 +106,13 @@ class Generation:
             self._begin()
         if self.step < 0 or position != self._position:
             self.step += 1
-        elif timestep is not self._timestep:
-            new, old = noisiest(timestep), noisiest(self._timestep)
+        elif timestep is not self._timestep or _version(timestep) != self._version:
+            new, old = noisiest(timestep), noisiest(self._value)
             if new > old:
                 self._begin()
             self.step += new != old
-        self._timestep, self._position = timestep, position
+        self._timestep, self._version, self._position = timestep, _version(timestep), position
+        self._value = timestep.clone() if isinstance(timestep, torch.Tensor) else timestep
         return self.step
 
     def ran_sparse(self, pattern: Pattern, kernel: str) -> None:
@@ -135,6 +139,11 @@ class Generation:
             reason=self.reason,
             ranks=self.ranks,
         )
+
+
+def _version(timestep: Any) -> int | None:
+    """How often a tensor has been changed in place, where PyTorch counts it."""
+    return timestep._version if isinstance(timestep, torch.Tensor) and not timestep.is_inference() else None
 
 
 def _position(scheduler: Any) -> int | None:

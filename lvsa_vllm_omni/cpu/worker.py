@@ -81,8 +81,10 @@ def replace_async_output_loop() -> None:
 def register_ring_kernel() -> None:
     """Give ring attention its operation on the CPU; does nothing where PyTorch has it.
 
-    Ring needs the log-sum-exp and calls aten::_scaled_dot_product_efficient_attention, which PyTorch implements for
-    accelerators; on the CPU the same result comes from _scaled_dot_product_flash_attention_for_cpu.
+    Target: aten::_scaled_dot_product_efficient_attention on the CPU, in this process only.
+    Why: the engine's ring needs the log-sum-exp and calls this operation, which PyTorch has for accelerators alone.
+    How: a kernel registered for it, which takes the same from _scaled_dot_product_flash_attention_for_cpu.
+    Remove when: PyTorch has the operation on the CPU, or the engine's ring calls another one there.
     """
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{_RING_OP}", "CPU"):
         return

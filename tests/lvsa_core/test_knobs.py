@@ -1,5 +1,9 @@
 """From video frames, which users give, to latent frames and frames of tokens, which the pattern has."""
 
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
 from lvsa_core.knobs import DEFAULT_INTERVAL, Knobs
@@ -28,3 +32,10 @@ def test_latent_frames_that_are_joined_to_one_frame_of_tokens(joined: int, windo
 def test_an_interval_is_at_least_one_frame() -> None:
     assert Knobs(auto_keyframes=False).plan_arguments(21, 4)["keyframe_interval"] == DEFAULT_INTERVAL // 4
     assert Knobs(auto_keyframes=False, key_frame_interval=1).plan_arguments(21, 4)["keyframe_interval"] == 1
+
+
+def test_the_table_of_the_page() -> None:
+    """It has every knob with its default, in their order."""
+    page = (Path(__file__).parents[2] / "docs/diffusers.md").read_text("utf-8")
+    rows = re.findall(r"^\| (\w+) \| (\w[\w.]*) \|", page.partition("## Knobs")[2].partition("\n## ")[0], re.MULTILINE)
+    assert rows[1:] == [(field.name, str(field.default)) for field in fields(Knobs)]

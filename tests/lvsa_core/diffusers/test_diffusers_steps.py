@@ -217,6 +217,19 @@ def test_a_loop_that_steps_no_scheduler(fresh: Pipeline, enable_lvsa: Enable) ->
     assert steps == [0, 1, 2, 0, 1]
 
 
+@pytest.mark.parametrize("inference", [False, True])
+def test_a_timestep_that_is_changed_in_place(inference: bool) -> None:
+    """Where no scheduler counts; of inference tensors PyTorch counts no changes, so there it goes by objects alone."""
+    generation = Generation(type("Pipe", (), {})())
+    steps = []
+    with torch.inference_mode(inference):
+        timestep = torch.tensor([1.0])
+        for value in (1.0, 0.5, 0.5, 0.2, 1.0, 0.5):
+            timestep.fill_(value)
+            steps += [generation.advance(timestep), generation.advance(timestep)]
+    assert steps == ([0] * 12 if inference else [0, 0, 1, 1, 1, 1, 2, 2, 0, 0, 1, 1])
+
+
 def test_a_pipeline_that_is_given_another_transformer(fresh: Pipeline, enable_lvsa: Enable) -> None:
     pipe = fresh("wan")
     lvsa = enable_lvsa(pipe, **KNOBS)
