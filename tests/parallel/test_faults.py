@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support.placements import FAMILIES
@@ -111,6 +112,49 @@ def test_a_rank_that_fails_in_the_exchange(ranks: Ranks, case: Case, fault: Call
     assert "RuntimeError" in first.error and "sharded_attend" in first.error
     assert second.error
     assert not any(name.startswith("fallback") for name in first.counts)
+
+
+def rows_that_do_not_fit(rank: int) -> None:
+    from lvsa_vllm_omni.hooks import FamilySpec, LayoutMismatch
+
+    def shards(*given: object) -> None:
+        raise LayoutMismatch("not the grid's")
+
+    FamilySpec.shards = shards  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize("name", ["wan", "hunyuan"])
+def test_rows_that_do_not_fit_go_around_the_engines_ring(
+    ranks: Ranks, checkpoint: Callable[..., Path], case: Case, name: str
+) -> None:
+    """Also HunyuanVideo's text, which the engine's ring wants back where it came from; one warning on each rank."""
+    family = FAMILIES[name]
+    case = replace(case, model=str(checkpoint(name)), request={**case.request, "num_frames": family.long})
+    dense = ranks.run(replace(case, settings={}))
+    results = ranks.run(replace(case, settings={family.hook: "1"}, prepare=rows_that_do_not_fit))
+    for result in (*dense, *results):
+        assert not result.error, result.error
+    warnings = [[line for line in result.log if "[LVSA-FALLBACK] origin=ring" in line] for result in results]
+    assert [len(lines) for lines in warnings] == [1, 1]
+    assert np.array_equal(results[0].output, dense[0].output)
+
+
+def without_memory(rank: int) -> None:
+    import torch
+
+    import lvsa_vllm_omni.scope as scope
+
+    def attend(*given: object, **options: object) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 9 GiB")
+
+    scope.attend = attend  # type: ignore[assignment]
+
+
+def test_memory_that_runs_out_is_the_engines_error(ranks: Ranks, case: Case) -> None:
+    """Dense attention needs about as much: it is not tried."""
+    (result,) = ranks.run(replace(case, ranks=1, parallel={}, prepare=without_memory))
+    assert "OutOfMemoryError: Tried to allocate 9 GiB" in result.error
+    assert not any(name.startswith("fallback") for name in result.counts)
 
 
 def without_log_sum_exp(rank: int) -> None:
