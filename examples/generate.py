@@ -22,6 +22,7 @@ from lvsa_core import Pattern, show
 from lvsa_core.decide import decide
 from lvsa_core.diffusers import enable_lvsa
 from lvsa_core.diffusers.families import FAMILIES, family_of
+from lvsa_core.facts import shipped
 from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.checkpoint import Checkpoint
@@ -106,7 +107,7 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
     if arguments.riflex and family is not None and family.rope is None:
         known = " and ".join(family.name for family in FAMILIES if family.rope)
         raise ValueError(f"RIFLEx is for {known}, and this is {family.name}: leave --riflex out")
-    check_frames(arguments.num_frames, 4)
+    check_frames(arguments.num_frames, shipped()[model.preset]["vae_temporal_factor"])
     check_size(arguments.height, arguments.width, checkpoint.size_multiple)
     settings = {key: str(value) for key, value in vars(arguments).items() if not key.startswith(("output", "evaluate"))}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
@@ -206,7 +207,7 @@ def settled(job: Job, pipe: Any) -> Knobs | None:
     """
     arguments, chosen, family = job.arguments, dict(job.knobs), family_of(pipe.transformer)
     assert family is not None
-    factor = getattr(pipe, "vae_scale_factor_temporal", 4)
+    factor = shipped()[job.model.preset]["vae_temporal_factor"]
     joined = getattr(pipe.transformer.config, "patch_size_t", None) or 1  # latent frames of a frame of tokens
     frames = -(-((arguments.num_frames - 1) // factor + 1) // joined)
     reference = chosen.get("reference_latent_frames") or family.reference(pipe.transformer)

@@ -1,11 +1,13 @@
 """What gets installed: every module and data file, one version, and bounds around the engine that the tests run on."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from email.message import Message
 from email.parser import Parser
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile
@@ -74,6 +76,15 @@ def test_the_tested_engine_is_within_the_bounds(wheel: Wheel) -> None:
         assert pins[name] in bounds[name], "the engine that tests run on is within the bounds of the extra"
         major, minor, _ = pins[name].split(".")
         assert f"{major}.{int(minor) + 2}.0" not in bounds[name], "an engine that no test ran on is not"
+
+
+def test_the_versions_of_diffusers_that_are_named_are_tested() -> None:
+    """One is the engine's; ``make test-all`` installs the newest, and records what passed on it."""
+    record = json.loads((REPOSITORY / "tests/data/newest_diffusers.json").read_text())
+    newest = record["versions"]["diffusers"]
+    assert f"tested with {version('diffusers')} and {newest}" in (REPOSITORY / "docs/diffusers.md").read_text("utf-8")
+    assert f"diffusers-{newest}\n" in (REPOSITORY / "Makefile").read_text()
+    assert set(record["outcomes"]) == {"passed"} and record["outcomes"]["passed"] >= 200
 
 
 @pytest.mark.parametrize("page", ["CONTRIBUTING.md", "README.md", "docs", "benchmarks/README.md"])

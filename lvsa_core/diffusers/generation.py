@@ -80,7 +80,9 @@ class Generation:
         self._begin()
 
     def _begin(self) -> None:
-        self._timestep = self._value = self._version = None
+        self._timestep: Any = None
+        self._value: Any = None  # of the timestep, which may change in place
+        self._version: int | None = None
         self.step = -1
         self.grid: FrameGrid | None = None
         self.pattern: Pattern | None = None

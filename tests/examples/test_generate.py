@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from lvsa_core import plan
+from lvsa_core.facts import shipped
 from lvsa_core.kernels import select
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
@@ -75,6 +76,16 @@ def run(tiny: Callable[[str], Path], tmp_path: Path) -> Main:
 def record(folder: Path) -> dict[str, Any]:
     value: dict[str, Any] = json.loads((folder / "out" / "clip.json").read_text())
     return value
+
+
+@pytest.mark.parametrize("example", FAMILIES)
+def test_defaults_are_those_of_the_preset(example: str) -> None:
+    module = importlib.import_module(f"{example}_generate")
+    (model,) = (value for value in vars(module).values() if type(value).__name__ == "Model")
+    made = importlib.import_module("generate_flags").parser(model, "").parse_args([])
+    preset = shipped()[model.preset]
+    for name in ("frames", "height", "width", "steps", "guidance", "fps"):
+        assert getattr(made, f"num_{name}" if name == "frames" else name) == preset[name]
 
 
 @pytest.mark.parametrize("example", FAMILIES)
