@@ -9,7 +9,7 @@ It works in parts, the most telling first. Each has a time limit, and 1 and 2 en
    FlashAttention-3, cuDNN and FlashAttention-2;
 2. ``steps``: whole denoising steps of both (see ``gpu_step.py``);
 3. ``tests``: ``tests/gpu``;
-4. ``models``: the shapes of HunyuanVideo 1.5, Cosmos 3 and 720p, and what slower kernels take at T=121;
+4. ``models``: the shapes of HunyuanVideo 1.5, Cosmos 3 and 720p, and what slower kernels take at T=21 and 121;
 5. ``flashinfer``: FlashInfer's kernels and tests; it compiles for minutes.
 
 Every kernel and every dense attention runs in a process of its own. What crashes or hangs there costs one result; the
@@ -26,8 +26,8 @@ T=41 on); ``/floor``, its time over the roofline, by the rates of matrix product
 peak memory beyond inputs and output, also as a share of its bound (one copy of Q, K and V, and the log-sum-exps); the
 largest difference of a few rows from a float32 computation; where the time goes; what planning a step costs the host.
 
-It needs PyTorch and this repository; no network. ``benchmarks/carry.txt`` lists what else to bring to a machine without
-one, and how. What is missing is listed as unavailable with the reason, and the rest runs.
+It needs PyTorch and this repository, for ``steps`` diffusers too; no network. ``benchmarks/carry.txt`` lists what to
+bring to a machine without one, and how. What is missing is listed as unavailable with the reason, and the rest runs.
 
 ``--device cpu --tiny`` runs all of it on shrunk shapes, to see that it works; its times mean nothing.
 """
@@ -68,8 +68,9 @@ JOB_SECONDS = {"layers": 120.0, "steps": 150.0, "tests": 60.0, "models": 120.0, 
 LENGTHS = (81, 41, 121, 21)
 WAN = [(name, t) for name in ("wan-14b", "wan-1.3b") for t in LENGTHS]
 WAN_SLOWER = [case for case in WAN if case[1] in (81, 41)]
-OTHERS = [(name, t) for name in ("hunyuan-video-1.5", "wan-14b-720p") for t in (41, 81)] + [("cosmos3", 81)]
-OTHERS_SLOWER = [case for case in WAN if case[1] == 121]
+LARGE = ("hunyuan-video-1.5", "wan-14b-720p", "hunyuan-video-1.5-720p")
+OTHERS = [*((name, t) for t in (41, 81, 121) for name in LARGE), ("cosmos3", 81), ("cosmos3", 121)]
+OTHERS_SLOWER = [case for case in WAN if case not in WAN_SLOWER]
 FLASHINFER = "flashinfer"
 TARGET, TARGET_FRAMES = 1.10, 41
 FAULTS = ("wrong", "failed", "crashed")

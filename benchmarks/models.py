@@ -81,4 +81,5 @@ MODELS = {
     "hunyuan-video-1.5": _model("hunyuan-video-1.5"),
     "cosmos3": _model("cosmos3"),
     "wan-14b-720p": _model("wan2.1-14b"),
+    "hunyuan-video-1.5-720p": _model("hunyuan-video-1.5", 720, 1280),
 }

@@ -24,7 +24,8 @@ PAGE, RESULTS = ROOT / "docs" / "performance.md", ROOT / "benchmarks" / "results
 NONE = "not measured"
 NAMES = {
     "wan-1.3b": "Wan 2.1 1.3B, 480p", "wan-14b": "Wan 2.1 14B, 480p", "wan-14b-720p": "Wan 2.1 14B, 720p",
-    "hunyuan-video-1.5": "HunyuanVideo 1.5, 480p", "cosmos3": "Cosmos 3",
+    "hunyuan-video-1.5": "HunyuanVideo 1.5, 480p", "hunyuan-video-1.5-720p": "HunyuanVideo 1.5, 720p",
+    "cosmos3": "Cosmos 3",
 }  # fmt: skip
 LENGTHS = (41, 81, 121)
 STEPS = [(name, length) for name in ("wan-1.3b", "wan-14b", "hunyuan-video-1.5") for length in (21, *LENGTHS)]

@@ -126,18 +126,24 @@ def select(choice: str, device: torch.device, dtype: torch.dtype, head_size: int
         choice: see :func:`candidates`.
 
     Raises:
-        KernelUnavailable: with the reason of every kernel tried; or if one has broken the device for this process.
+        KernelUnavailable: with the reason of every kernel tried; or if one, or the merge that all of them share, has
+            broken the device for this process.
     """
     found = candidates(choice)
+    slow_merge = None
     if device not in _broken and (error := unusable(device)):
         _broken[device] = f"{device} was out of use before any attention kernel ran ({error}): start the process again"
+    elif device not in _broken and (slow_merge := merge.passed_over(device)) and unusable(device):
+        _broken[device] = (
+            f"Triton has put {device} out of use for this process ({slow_merge}), before any attention kernel ran: "
+            f"install the version of Triton that this PyTorch needs, or uninstall it, and start again"
+        )
     if device in _broken:
         raise KernelUnavailable(_broken[device])
     reasons: list[tuple[str, str]] = []
     for kernel in found:
         reason = kernel.available(device, dtype, head_size) or self_test(kernel, device, dtype, head_size)
         if reason is None:
-            slow_merge = merge.passed_over(device)
             if slow_merge:
                 reasons.append(("Triton's merge", slow_merge))
             return Selection(kernel, tuple(reasons))

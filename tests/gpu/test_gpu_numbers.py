@@ -9,7 +9,7 @@ from lvsa_core.cascade import Tables
 from lvsa_core.kernels import KERNELS, merge
 from lvsa_core.kernels.merge import merge_eager_, passed_over
 from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow, VarlenWindow
-from lvsa_core.kernels.selftest import TOLERANCE
+from lvsa_core.kernels.selftest import TOLERANCE, self_test
 from lvsa_vllm_omni.measure.timing import poison
 from tests.support.gpu_calls import BF16, CUDA, JOINT, names, pattern_of, random_qkv, running
 
@@ -73,6 +73,14 @@ def test_the_log_sum_exp(name: str, dtype: torch.dtype, rows: int, kv_heads: int
     keys = k.float().repeat_interleave(2 // kv_heads, 2)
     scores = torch.einsum("bqhd,bkhd->bhqk", q.float(), keys) * 0.2
     torch.testing.assert_close(lse.float(), scores.logsumexp(-1), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
+@pytest.mark.parametrize("head_size", [64, 80, 96, 256])
+def test_other_head_sizes(name: str, dtype: torch.dtype, head_size: int) -> None:
+    """What start-up would find for such a model; models here have 128."""
+    assert self_test(running(name, dtype, head_size), CUDA, dtype, head_size) is None
 
 
 @pytest.mark.parametrize("name", IN_PLACE)

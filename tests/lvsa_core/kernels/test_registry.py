@@ -173,6 +173,23 @@ def test_a_device_that_was_broken_before(monkeypatch: pytest.MonkeyPatch) -> Non
     )
 
 
+def test_a_merge_that_breaks_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried before any kernel uses it, so that none is blamed for it."""
+    monkeypatch.setattr(registry_module, "_broken", {})
+    checks = iter([None, "illegal memory access"])
+    monkeypatch.setattr(registry_module, "unusable", lambda device: next(checks))
+    monkeypatch.setattr(merge, "passed_over", lambda device: "RuntimeError: illegal memory access")
+    with registry(Poisoning()):
+        for choice in ("auto", "sdpa"):
+            with pytest.raises(KernelUnavailable) as error:
+                select(choice, CPU, torch.float32, 128)
+            assert str(error.value) == (
+                "Triton has put cpu out of use for this process (RuntimeError: illegal memory access), before any "
+                "attention kernel ran: install the version of Triton that this PyTorch needs, or uninstall it, and "
+                "start again"
+            )
+
+
 def test_whether_a_device_is_usable(monkeypatch: pytest.MonkeyPatch) -> None:
     assert unusable(CPU) is None
 
