@@ -91,6 +91,7 @@ def remade(kind: str, pipe: Any) -> Any:
     from lvsa_vllm_omni.tiny import cogvideox
 
     if kind == "wan-vace":
+        count_patches_as_a_level(pipe.vae)
         made, transformer = diffusers.WanVACEPipeline, vace_transformer(dict(pipe.transformer.config), layers=(0, 1))
     else:
         changes = {"patch_size_t": 2, "patch_bias": False, "sample_frames": 81}
@@ -102,6 +103,11 @@ def remade(kind: str, pipe: Any) -> Any:
         )
         cogvideox._scale_up(transformer)
     return made(**{**pipe.components, "transformer": transformer})
+
+
+def count_patches_as_a_level(vae: Any) -> None:
+    """For pipelines that take the number of a VAE's levels for its spatial factor, and do not see its patches."""
+    vae.temperal_downsample = [False, *vae.temperal_downsample]
 
 
 def load(kind: str, folder: Path) -> Any:

@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from lvsa_core.diffusers.generation import Generation
-from tests.support.videos import KNOBS, SHORT, VISIBLE, distance, generate, masked, picture, transformers_of
+from tests.support.videos import (
+    KNOBS,
+    SHORT,
+    VISIBLE,
+    count_patches_as_a_level,
+    distance,
+    generate,
+    masked,
+    picture,
+    transformers_of,
+)
 
 Pipeline = Callable[[str], Any]
 Enable = Callable[..., Any]
@@ -33,6 +43,7 @@ def modular(pipe: Any, **parts: Any) -> Callable[..., Tensor]:
     from diffusers.modular_pipelines.wan.modular_blocks_wan import WanBlocks
 
     encoders.prompt_clean = str.strip
+    count_patches_as_a_level(pipe.vae)
     made = WanBlocks().init_pipeline()
     made.set_progress_bar_config(disable=True)
     names = ("text_encoder", "tokenizer", "transformer", "scheduler", "vae")
@@ -66,6 +77,7 @@ def test_a_modular_pipeline_in_bfloat16(fresh: Pipeline, enable_lvsa: Enable) ->
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     pipe = fresh("wan").to(torch.bfloat16)
+    pipe.vae.float()  # whose convolutions are slow in bfloat16 on a CPU
     call = modular(pipe, scheduler=FlowMatchEulerDiscreteScheduler(shift=12.0))
     lvsa = enable_lvsa(call.pipe, **KNOBS)  # type: ignore[attr-defined]
     timesteps = []
@@ -152,6 +164,7 @@ def test_the_later_steps_of_a_video_to_video_call(fresh: Pipeline, enable_lvsa: 
 
     pipeline_wan_video2video.prompt_clean = str.strip
     pipe = fresh("wan")
+    count_patches_as_a_level(pipe.vae)
     other = WanVideoToVideoPipeline(**{name: part for name, part in pipe.components.items() if "_2" not in name})
     other.set_progress_bar_config(disable=True)
     lvsa = enable_lvsa(other, **KNOBS)
