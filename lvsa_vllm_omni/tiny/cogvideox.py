@@ -6,13 +6,11 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXDDIMScheduler, CogVideoXTransformer3DModel
 
 from lvsa_vllm_omni.tiny.checkpoint import Built, of_diffusers
-from lvsa_vllm_omni.tiny.sizes import LATENT, TEXT_DIM
+from lvsa_vllm_omni.tiny.sizes import COGVIDEOX, COGVIDEOX_VAE, TEXT_DIM
 from lvsa_vllm_omni.tiny.text_encoder import t5_encoder
 from lvsa_vllm_omni.tiny.tokenizer import CharacterTokenizer
 from lvsa_vllm_omni.tiny.weights import sharpen, spread
 
-#: Pixels of a side, and video frames, for which the rotary positions are those of the training.
-SIDE, FRAMES = 64, 49
 #: Standard deviation of the attention's logits, before the softmax.
 LOGITS = 3.0
 #: Size of the predicted velocity. Larger, and rounding shows in the video; smaller, and a wrong attention does not.
@@ -44,31 +42,12 @@ def components(*, layers: int, heads: int, head_dim: int) -> Built:
 
 
 def _vae() -> AutoencoderKLCogVideoX:
-    return AutoencoderKLCogVideoX(
-        block_out_channels=(8, 8, 16, 16),
-        latent_channels=LATENT,
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_height=SIDE,
-        sample_width=SIDE,
-        scaling_factor=0.7,
-    )
+    return AutoencoderKLCogVideoX(**COGVIDEOX_VAE)
 
 
 def _transformer(layers: int, heads: int, head_dim: int) -> CogVideoXTransformer3DModel:
-    model = CogVideoXTransformer3DModel(
-        num_attention_heads=heads,
-        attention_head_dim=head_dim,
-        in_channels=LATENT,
-        out_channels=LATENT,
-        time_embed_dim=64,
-        text_embed_dim=TEXT_DIM,
-        num_layers=layers,
-        sample_width=SIDE // 8,
-        sample_height=SIDE // 8,
-        sample_frames=FRAMES,
-        use_rotary_positional_embeddings=True,
-    )
+    sizes = {"num_attention_heads": heads, "attention_head_dim": head_dim, "num_layers": layers}
+    model = CogVideoXTransformer3DModel(**COGVIDEOX, **sizes)
     _scale_up(model)
     return model
 

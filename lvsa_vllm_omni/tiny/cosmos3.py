@@ -6,13 +6,11 @@ import torch
 from diffusers.models.transformers.transformer_cosmos3 import Cosmos3OmniTransformer
 
 from lvsa_vllm_omni.tiny.checkpoint import Built, of_diffusers
-from lvsa_vllm_omni.tiny.sizes import WIDE_LATENT
+from lvsa_vllm_omni.tiny.sizes import COSMOS3
 from lvsa_vllm_omni.tiny.tokenizer import ByteTokenizer
 from lvsa_vllm_omni.tiny.wan import flow_scheduler, wide_vae
 from lvsa_vllm_omni.tiny.weights import sharpen, spread
 
-#: A token is a square of so many latents a side.
-PATCH = 2
 #: Standard deviation of the attention's logits, before the softmax: of the text among itself, and of the video.
 TEXT_LOGITS, VIDEO_LOGITS = 2.0, 3.0
 #: Size of the predicted velocity. Larger, and rounding shows in the video; smaller, and a wrong attention does not.
@@ -38,12 +36,9 @@ def components(*, layers: int, heads: int, head_dim: int, kv_heads: int) -> Buil
 def _transformer(vocabulary: int, layers: int, heads: int, head_dim: int, kv_heads: int) -> Any:
     height = width = head_dim // 2 * 5 // 16
     model = Cosmos3OmniTransformer(
+        **COSMOS3,
         head_dim=head_dim,
         hidden_size=heads * head_dim,
-        intermediate_size=256,
-        latent_channel=WIDE_LATENT,
-        latent_patch_size=PATCH,
-        patch_latent_dim=PATCH**2 * WIDE_LATENT,
         num_attention_heads=heads,
         num_hidden_layers=layers,
         num_key_value_heads=kv_heads,

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from lvsa_vllm_omni.tiny.checkpoint import Built, Parts, of_diffusers
-from lvsa_vllm_omni.tiny.sizes import HUNYUAN_LATENT, IMAGE_DIM, TEXT_DIM, VISION
+from lvsa_vllm_omni.tiny.sizes import HUNYUAN, HUNYUAN_TEXT, HUNYUAN_VAE, IMAGE_DIM, TEXT_DIM, VISION
 from lvsa_vllm_omni.tiny.text_encoder import t5_encoder
 from lvsa_vllm_omni.tiny.tokenizer import ByteTokenizer
 from lvsa_vllm_omni.tiny.weights import sharpen, spread
@@ -64,14 +64,9 @@ def _parts(task: str, layers: int, heads: int, head_dim: int, image_dim: int) ->
 
 def _text_encoder(tokenizer: ByteTokenizer) -> Qwen2_5_VLTextModel:
     config = Qwen2_5_VLTextConfig(
+        **HUNYUAN_TEXT,
         vocab_size=tokenizer.size,
-        hidden_size=TEXT_DIM,
-        intermediate_size=128,
         num_hidden_layers=TEXT_LAYERS,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=4096,
-        rope_parameters={"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6},
         bos_token_id=None,
         eos_token_id=tokenizer.fast.eos_token_id,
         pad_token_id=tokenizer.fast.pad_token_id,
@@ -90,26 +85,18 @@ def _image_encoder() -> SiglipVisionModel:
 
 
 def _vae() -> AutoencoderKLHunyuanVideo15:
-    return AutoencoderKLHunyuanVideo15(
-        latent_channels=HUNYUAN_LATENT, block_out_channels=(8, 8, 16, 32, 64), layers_per_block=1
-    )
+    return AutoencoderKLHunyuanVideo15(**HUNYUAN_VAE)
 
 
 def _transformer(task: str, layers: int, heads: int, head_dim: int, image_dim: int) -> HunyuanVideo15Transformer3DModel:
     space = head_dim // 8 * 3
     model = HunyuanVideo15Transformer3DModel(
-        in_channels=2 * HUNYUAN_LATENT + 1,
-        out_channels=HUNYUAN_LATENT,
+        **HUNYUAN,
         num_attention_heads=heads,
         attention_head_dim=head_dim,
         num_layers=layers,
-        num_refiner_layers=1,
-        mlp_ratio=2.0,
-        text_embed_dim=TEXT_DIM,
-        text_embed_2_dim=TEXT_DIM,
         image_embed_dim=image_dim,
         rope_axes_dim=(head_dim - 2 * space, space, space),
-        target_size=640,
         task_type=task,
     )
     _scale_up(model)

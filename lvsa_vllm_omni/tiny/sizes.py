@@ -35,3 +35,35 @@ WIDE_VAE: dict[str, Any] = {
     "temperal_downsample": [False, True, True], "is_residual": True, "scale_factor_spatial": 16,
     "scale_factor_temporal": 4, "latents_mean": [0.0] * WIDE_LATENT, "latents_std": [1.0] * WIDE_LATENT,
 }  # fmt: skip
+
+HUNYUAN: dict[str, Any] = {
+    "in_channels": 2 * HUNYUAN_LATENT + 1, "out_channels": HUNYUAN_LATENT, "num_refiner_layers": 1, "mlp_ratio": 2.0,
+    "text_embed_dim": TEXT_DIM, "text_embed_2_dim": TEXT_DIM, "target_size": 640,
+}  # fmt: skip
+HUNYUAN_TEXT: dict[str, Any] = {
+    "hidden_size": TEXT_DIM, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6},
+}  # fmt: skip
+HUNYUAN_VAE: dict[str, Any] = {
+    "latent_channels": HUNYUAN_LATENT, "block_out_channels": (8, 8, 16, 32, 64), "layers_per_block": 1,
+}  # fmt: skip
+
+#: A token of Cosmos 3 is a square of so many latents a side.
+COSMOS3_PATCH = 2
+COSMOS3: dict[str, Any] = {
+    "intermediate_size": 256, "latent_channel": WIDE_LATENT, "latent_patch_size": COSMOS3_PATCH,
+    "patch_latent_dim": COSMOS3_PATCH**2 * WIDE_LATENT,
+}  # fmt: skip
+
+#: Of CogVideoX: pixels of a side, and video frames, for which the rotary positions are those of the training.
+_SIDE, _FRAMES = 64, 49
+COGVIDEOX: dict[str, Any] = {
+    "in_channels": LATENT, "out_channels": LATENT, "time_embed_dim": 64, "text_embed_dim": TEXT_DIM,
+    "sample_width": _SIDE // 8, "sample_height": _SIDE // 8, "sample_frames": _FRAMES,
+    "use_rotary_positional_embeddings": True,
+}  # fmt: skip
+COGVIDEOX_VAE: dict[str, Any] = {
+    "block_out_channels": (8, 8, 16, 16), "latent_channels": LATENT, "layers_per_block": 1, "norm_num_groups": 4,
+    "sample_height": _SIDE, "sample_width": _SIDE, "scaling_factor": 0.7,
+}  # fmt: skip
