@@ -4,7 +4,7 @@
     python benchmarks/scaling.py --gpus 8,40 --minutes 1,4 --network 25 --json scaling.json --figure scaling.png
 
 Nothing is measured. The inputs are bandwidths and FLOP rates, and what a model's preset says about its shape; the bytes
-follow from who holds which rows and heads. A split u x r has Ulysses groups of u neighbouring GPUs and divides the
+follow from who holds which rows and heads. A placement u x r has Ulysses groups of u neighbouring GPUs and divides the
 sequence among r of them, by LVSA's exchange; u must divide the heads. u x 1 is Ulysses alone, 1 x r the exchange alone.
 
 - Ulysses: all-to-all of Q, K, V and the output within a group; each GPU sends (u - 1) / u of its rows of each.
@@ -15,7 +15,7 @@ sequence among r of them, by LVSA's exchange; u must divide the heads. u x 1 is 
 - The all-to-all overlaps with nothing. The exchange overlaps with attention to the anchors that a GPU holds itself, and
   with nothing else.
 - LVSA's kernels and the linear layers run at the given rates; norms, text encoder and VAE take nothing.
-- Memory of a GPU: the weights, and of one layer the hidden state and its norm, Q, K, V, what the strategy gathers and
+- Memory of a GPU: the weights, and of one layer the hidden state and its norm, Q, K, V, what the placement gathers and
   copies, and two outputs.
 - A video is no longer than the model's table of rotary positions, which its code in diffusers gives; rows beyond it are
   marked.
@@ -31,15 +31,15 @@ from typing import Any
 import diffusers
 import torch
 from report import Panel, Results, draw, gigabytes, numbers, parser_of, say, table
-from scaling_model import Case, Cluster, Split, dividing, longest, measure, splits, weights
+from scaling_model import Case, Cluster, dividing, longest, measure, placements, weights
 
-from lvsa_core import FrameGrid
+from lvsa_core import FrameGrid, Placement
 from lvsa_vllm_omni.measure.machine import facts
 from lvsa_vllm_omni.presets import Preset, load_preset
 from lvsa_vllm_omni.shape import Shape
 
 #: Columns of the tables.
-STRATEGIES = ("Ulysses", "exchange", "hybrid", "best")
+PLACEMENTS = ("Ulysses", "exchange", "hybrid", "best")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -84,13 +84,13 @@ def most_frames(preset: Preset) -> int | None:
     return min((table.default for table in tables if table), default=None)
 
 
-def named(shape: Shape, cluster: Cluster, gpus: int) -> dict[str, Split]:
-    """The splits of the columns that the heads allow."""
-    whole, machine = Split(gpus, 1), Split(cluster.machine, gpus // cluster.machine)
-    wanted = {"Ulysses": whole, "exchange": Split(1, gpus)}
+def named(shape: Shape, cluster: Cluster, gpus: int) -> dict[str, Placement]:
+    """The placements of the columns that the heads allow."""
+    wanted = {"Ulysses": Placement(ulysses=gpus), "exchange": Placement(ring=gpus)}
     if gpus > cluster.machine and gpus % cluster.machine == 0:
-        wanted["hybrid"] = machine
-    return {name: split for name, split in wanted.items() if split in splits(shape, gpus)}
+        wanted["hybrid"] = Placement(ulysses=cluster.machine, ring=gpus // cluster.machine)
+    allowed = placements(shape, gpus)
+    return {name: placement for name, placement in wanted.items() if placement in allowed}
 
 
 def rows_of(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -100,16 +100,16 @@ def rows_of(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     patches, limit = preset.shape.patches(height, width), most_frames(preset)
     for gpus in arguments.gpus:
 
-        def case(frames: int, split: Split, gpus: int = gpus) -> Case:
+        def case(frames: int, placement: Placement, gpus: int = gpus) -> Case:
             grid = FrameGrid(dividing(frames, patches, gpus), patches)
-            return Case(preset.shape, grid, preset.reference_latent_frames, split, cluster)
+            return Case(preset.shape, grid, preset.reference_latent_frames, placement, cluster)
 
-        fits = {split: longest(lambda frames, split=split: case(frames, split), arguments.memory * 1e9)  # type: ignore[misc]
-                for split in splits(preset.shape, gpus)}  # fmt: skip
+        fits = {placement: longest(lambda frames, placement=placement: case(frames, placement), arguments.memory * 1e9)  # type: ignore[misc]
+                for placement in placements(preset.shape, gpus)}  # fmt: skip
         for minutes in arguments.minutes:
             frames = latent_frames(preset, minutes)
-            found = {split: measure(case(frames, split)) for split in fits}
-            best = min(found, key=lambda split: found[split]["seconds"])
+            found = {placement: measure(case(frames, placement)) for placement in fits}
+            best = min(found, key=lambda placement: found[placement]["seconds"])
             yield {
                 "gpus": gpus,
                 "minutes": minutes,
@@ -117,11 +117,11 @@ def rows_of(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "most_frames": limit,
                 "most_minutes": None if limit is None else minutes_of(preset, limit),
                 "all_gather": case(frames, best).gathered_by_all,
-                "ways": {name: found[split] for name, split in
+                "ways": {name: found[placement] for name, placement in
                          {**named(preset.shape, cluster, gpus), "best": best}.items()},
                 "fits_minutes": {
-                    name: minutes_of(preset, fits[split])
-                    for name, split in named(preset.shape, cluster, gpus).items()
+                    name: minutes_of(preset, fits[placement])
+                    for name, placement in named(preset.shape, cluster, gpus).items()
                 },
             }  # fmt: skip
 
@@ -138,14 +138,14 @@ def lines(rows: list[dict[str, Any]], memory: float) -> Iterator[str]:
     def place(row: dict[str, Any]) -> list[str]:
         return [length(row), str(row["gpus"])]
 
-    ways, most = STRATEGIES[:3], rows[0]["most_minutes"]
+    ways, most = PLACEMENTS[:3], rows[0]["most_minutes"]
     titles = " | ".join(ways)
     yield "Milliseconds of a layer, and the share of it that waits for transfers:"
     yield ""
     yield from table(
-        f"video | latent frames | GPUs | {' | '.join(STRATEGIES)}",
+        f"video | latent frames | GPUs | {' | '.join(PLACEMENTS)}",
         [[length(row), str(row["frames"]), str(row["gpus"]), *cells(row, time, ("Ulysses", "exchange")),
-          *cells(row, lambda way: f"{way['split']}: {time(way)}", ("hybrid", "best"))] for row in rows],
+          *cells(row, lambda way: f"{way['placement']}: {time(way)}", ("hybrid", "best"))] for row in rows],
     )  # fmt: skip
     if any("*" in length(row) for row in rows):
         yield ""
@@ -199,11 +199,11 @@ def panels(rows: list[dict[str, Any]]) -> list[Panel]:
     ):
         here = [row for row in rows if row["gpus"] == gpus]
         drawn = {}
-        for name in STRATEGIES[:3]:
+        for name in PLACEMENTS[:3]:
             ways = [row["ways"].get(name) for row in here]
             if all(ways):
                 points = zip((row["minutes"] for row in here), (way[kind] / unit for way in ways), strict=True)
-                drawn[f"{name}, {ways[0]['split']}"] = [*points]
+                drawn[f"{name}, {ways[0]['placement']}"] = [*points]
         if kind == "received":
             drawn["all-gather, ring"] = [(row["minutes"], row["all_gather"] / unit) for row in here]
         else:

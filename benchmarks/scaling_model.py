@@ -6,9 +6,9 @@ import math
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from lvsa_core import FrameGrid, Pattern, plan
+from lvsa_core import FrameGrid, Pattern, Placement, plan
 from lvsa_core.sharded.exchange import Exchange, Shards, exchange
 from lvsa_vllm_omni.measure.cost import cross_flop, linear_flop
 from lvsa_vllm_omni.shape import Shape
@@ -32,16 +32,6 @@ class Cluster:
     machine: int = 8
     attention: float = 650e12
     linear: float = 790e12
-
-
-class Split(NamedTuple):
-    """Ulysses groups of so many GPUs, and among how many groups the sequence is divided."""
-
-    ulysses: int
-    exchange: int
-
-    def __str__(self) -> str:
-        return f"{self.ulysses} x {self.exchange}"
 
 
 @dataclass
@@ -69,18 +59,18 @@ class Case:
     shape: Shape
     grid: FrameGrid
     reference_frames: int
-    split: Split
+    placement: Placement
     cluster: Cluster
 
     @property
     def gpus(self) -> int:
         """GPUs of the case."""
-        return self.split.ulysses * self.split.exchange
+        return self.placement.ulysses * self.placement.ring
 
     @property
     def shards(self) -> Shards:
         """The parts of the sequence that Ulysses groups hold."""
-        return Shards(self.grid, self.split.exchange)
+        return Shards(self.grid, self.placement.ring)
 
     @property
     def token(self) -> tuple[int, int]:
@@ -98,14 +88,20 @@ class Case:
         return [plan(self.grid.frames, reference_frames=self.reference_frames, step=step) for step in steps]
 
 
-def splits(shape: Shape, gpus: int) -> list[Split]:
-    """All that the heads allow."""
-    return [Split(u, gpus // u) for u in range(1, gpus + 1) if gpus % u == shape.heads % u == shape.kv_heads % u == 0]
+def placements(shape: Shape, gpus: int) -> list[Placement]:
+    """All that the heads allow: Ulysses groups of neighbours, and a ring of the groups."""
+    fitting = [u for u in range(1, gpus + 1) if gpus % u == shape.heads % u == shape.kv_heads % u == 0]
+    return [Placement(ulysses=u, ring=gpus // u) for u in fitting]
+
+
+def title(placement: Placement) -> str:
+    """Its degrees, as in the tables."""
+    return f"{placement.ulysses} x {placement.ring}"
 
 
 def all_to_all(case: Case) -> list[Bytes]:
     """Of every GPU: Q, K and V to the others of its group by heads, and the output back."""
-    u, machine = case.split.ulysses, case.cluster.machine
+    u, machine = case.placement.ulysses, case.cluster.machine
     query, key = case.token
     pair = case.grid.tokens // case.gpus * (2 * query + 2 * key) // u
     found = []
@@ -119,7 +115,7 @@ def all_to_all(case: Case) -> list[Bytes]:
 
 def halo(case: Case, pattern: Pattern) -> list[Bytes]:
     """Of every GPU: K and V of the rows that the exchange moves, of the GPU's heads."""
-    u, machine = case.split.ulysses, case.cluster.machine
+    u, machine = case.placement.ulysses, case.cluster.machine
     row = 2 * case.token[1] // u
     found = [Bytes([0, 0], [0, 0]) for _ in range(case.gpus)]
     for transfer in exchange(pattern, case.shards).transfers:
@@ -141,7 +137,7 @@ def gathered_rows(plan: Exchange, rank: int) -> int:
 def attention_seconds(case: Case, pattern: Pattern) -> list[tuple[float, float]]:
     """Of every group: its attention, and the part that needs no keys of others."""
     patches, shards = case.grid.patches, case.shards
-    pair = 4 * case.shape.heads // case.split.ulysses * case.shape.head_size / case.cluster.attention
+    pair = 4 * case.shape.heads // case.placement.ulysses * case.shape.head_size / case.cluster.attention
     found = []
     for rank in range(shards.ranks):
         start, end = rank * shards.rows, (rank + 1) * shards.rows
@@ -170,10 +166,10 @@ def measure(case: Case) -> dict[str, Any]:
             one.add(other)
         most.append(max(max(sum(one.sent), sum(one.received)) for one in moved))
         received.append(statistics.mean(sum(one.received) for one in moved))
-        gathered.append(max(gathered_rows(exchange(pattern, case.shards), rank) for rank in range(case.split.exchange)))
+        gathered.append(max(gathered_rows(exchange(pattern, case.shards), rank) for rank in range(case.placement.ring)))
     attention, computing = (statistics.mean(values) for values in zip(*steps, strict=True))
     return {
-        "split": str(case.split),
+        "placement": title(case.placement),
         "seconds": rest + attention,
         "waiting": attention - computing,
         "computing": rest + computing,
@@ -189,7 +185,7 @@ def memory(case: Case, gathered: int) -> dict[str, float]:
     Args:
         gathered: key rows of a group's call at most.
     """
-    rows, u = case.grid.tokens // case.gpus, case.split.ulysses
+    rows, u = case.grid.tokens // case.gpus, case.placement.ulysses
     query, key = case.token
     hidden = ITEMSIZE * case.shape.hidden
     keys = 2 * key * rows * (2 if u > 1 else 1)  # as projected, and by heads
@@ -216,7 +212,7 @@ def longest(case_of: Callable[[int], Case], memory_of_gpu: float, limit: int = 2
     def fits(frames: int) -> bool:
         case = case_of(frames)
         pattern = plan(case.grid.frames, reference_frames=case.reference_frames)
-        rows = max(gathered_rows(exchange(pattern, case.shards), rank) for rank in range(case.split.exchange))
+        rows = max(gathered_rows(exchange(pattern, case.shards), rank) for rank in range(case.placement.ring))
         return weights(case.shape) + memory(case, rows)["held"] <= memory_of_gpu
 
     low, high = 0, 32

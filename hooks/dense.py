@@ -14,7 +14,7 @@ class DenseModel:
         title: for people. transformer: class of its transformer, where it is the only one.
         reason: why, as a sentence without its full stop.
         family: the family whose table it stands in, where users would look for it there.
-        cpu: what of it the tests run on the engine on a CPU, empty if nothing yet.
+        cpu: what of it has run on the engine on a CPU, empty if nothing yet.
     """
 
     title: str

@@ -33,7 +33,7 @@ class PlacementOption:
 _CAUSAL = "its attention layers of the text are causal, which the engine's AllGather-KV refuses"
 _NO_STAGES = "its pipeline has no stages: the engine lets every rank compute everything"
 
-#: Measured by tests/parallel on two and four ranks, each row with each family.
+#: Measured on two and four ranks, each row with each family.
 PLACEMENTS: tuple[PlacementOption, ...] = (
     PlacementOption("tensor parallel", "--tensor-parallel-size 2", Placement(tp=2)),
     PlacementOption("CFG parallel", "--cfg-parallel-size 2", Placement(cfg=2)),
@@ -157,7 +157,7 @@ def refusals(*, lse: bool) -> Iterator[str]:
 
 def table() -> Iterator[Sequence[str]]:
     """A header, and a row for each option: title, options, the decision for each family, and the reasons."""
-    yield ("strategy", "options", *SPECS, "how")
+    yield ("placement", "options", *SPECS, "how")
     for option in PLACEMENTS:
         decisions = {name: option.decide(spec) for name, spec in SPECS.items()}
         verdicts = [decision.verdict if decision else "not in the engine" for decision in decisions.values()]

@@ -62,7 +62,7 @@ class Preset(BaseModel):
     flow_shift: float | None = None
     """shift of the noise schedule"""
     cpu: str | None = None
-    """which tiny models in its place the tests run on the engine on a CPU, None if none yet"""
+    """which tiny models have run on the engine on a CPU in its place, None if none yet"""
     gpu: str | None = None
     """on which GPU the published model has run under LVSA, None if on none yet"""
     match: dict[str, Any] = Field({}, repr=False)

@@ -14,7 +14,6 @@ from scaling_model import (
     Bytes,
     Case,
     Cluster,
-    Split,
     all_to_all,
     attention_seconds,
     gathered_rows,
@@ -22,11 +21,12 @@ from scaling_model import (
     longest,
     measure,
     memory,
-    splits,
+    placements,
+    title,
     weights,
 )
 
-from lvsa_core import FrameGrid, Pattern
+from lvsa_core import FrameGrid, Pattern, Placement
 from lvsa_core.sharded.exchange import exchange
 from lvsa_vllm_omni.presets import load_preset
 from lvsa_vllm_omni.shape import Shape
@@ -37,16 +37,23 @@ SMALL = Shape(heads=8, kv_heads=4, head_size=16, hidden=128, blocks=2, ffn=256, 
 PATTERN = Pattern(12, window=1, keyframe_interval=4, offset=1)
 
 #: Ulysses alone, also over machines' borders; the exchange alone; both.
-SPLITS = [Split(4, 1), Split(1, 6), Split(2, 4), Split(4, 2), Split(4, 3), Split(2, 3)]
+PLACEMENTS = [
+    Placement(ulysses=4, ring=1),
+    Placement(ulysses=1, ring=6),
+    Placement(ulysses=2, ring=4),
+    Placement(ulysses=4, ring=2),
+    Placement(ulysses=4, ring=3),
+    Placement(ulysses=2, ring=3),
+]
 
 
-def case(split: Split, machine: int = 4, shape: Shape = SMALL) -> Case:
-    return Case(shape, FrameGrid(12, 6), 5, split, Cluster(machine=machine))
+def case(placement: Placement, machine: int = 4, shape: Shape = SMALL) -> Case:
+    return Case(shape, FrameGrid(12, 6), 5, placement, Cluster(machine=machine))
 
 
 def held(case: Case, gpu: int, heads: int) -> tuple[set[int], set[int], set[int], set[int]]:
     """Tokens of a GPU before and after the all-to-all, and of so many heads all, and its own after it."""
-    u, each = case.split.ulysses, case.grid.tokens // case.gpus
+    u, each = case.placement.ulysses, case.grid.tokens // case.gpus
     group, place = divmod(gpu, u)
     before = set(range(gpu * each, (gpu + 1) * each))
     after = set(range(group * u * each, (group + 1) * u * each))
@@ -84,29 +91,33 @@ def brute_force(case: Case, pattern: Pattern) -> list[Bytes]:
 
 
 @pytest.mark.parametrize("machine", [2, 4, 8])
-@pytest.mark.parametrize("split", SPLITS, ids=str)
-def test_bytes(split: Split, machine: int) -> None:
-    shape = SMALL if split.ulysses == 4 else Shape(**{**vars(SMALL), "kv_heads": 8})
-    one = case(split, machine, shape)
+@pytest.mark.parametrize("placement", PLACEMENTS, ids=title)
+def test_bytes(placement: Placement, machine: int) -> None:
+    shape = SMALL if placement.ulysses == 4 else Shape(**{**vars(SMALL), "kv_heads": 8})
+    one = case(placement, machine, shape)
     moved = halo(one, PATTERN)
     for total, shuffled in zip(moved, all_to_all(one), strict=True):
         total.add(shuffled)
     assert moved == brute_force(one, PATTERN)
 
 
-def test_which_splits_the_heads_allow() -> None:
-    assert [str(split) for split in splits(WAN, 16)] == ["1 x 16", "2 x 8", "4 x 4", "8 x 2"]
-    assert Split(40, 1) in splits(WAN, 40) and Split(64, 1) not in splits(WAN, 64)
-    assert max(splits(SMALL, 8)) == Split(4, 2), "key heads must divide too"
+def test_which_placements_the_heads_allow() -> None:
+    assert [title(placement) for placement in placements(WAN, 16)] == ["1 x 16", "2 x 8", "4 x 4", "8 x 2"]
+    assert Placement(ulysses=40, ring=1) in placements(WAN, 40) and Placement(ulysses=64, ring=1) not in placements(
+        WAN, 64
+    )
+    assert max(placements(SMALL, 8), key=lambda placement: placement.ulysses) == Placement(ulysses=4, ring=2), (
+        "key heads must divide too"
+    )
 
 
 def test_attention_is_shared() -> None:
     """FLOP of all GPUs are those of the attended pairs; a group's local part is at most all of its attention."""
     pairs = sum(PATTERN.attended_count(frame) for frame in range(12)) * 6**2
-    for split in SPLITS:
-        one = case(split)
+    for placement in PLACEMENTS:
+        one = case(placement)
         computed = attention_seconds(one, PATTERN)
-        assert sum(whole for whole, _ in computed) * split.ulysses == pytest.approx(4 * pairs * 8 * 16 / 650e12)
+        assert sum(whole for whole, _ in computed) * placement.ulysses == pytest.approx(4 * pairs * 8 * 16 / 650e12)
         assert all(0 <= local <= whole for whole, local in computed)
 
 
@@ -119,14 +130,16 @@ def test_time_of_the_busier_link_and_direction() -> None:
 def test_no_network_is_faster_than_computing() -> None:
     """With endless bandwidth nothing waits, and with little everything does."""
     fast, slow = (Cluster(nvlink=rate, network=rate) for rate in (1e30, 1e3))
-    first, second = (measure(Case(WAN, FrameGrid(82, 16), 21, Split(2, 4), rates)) for rates in (fast, slow))
+    first, second = (
+        measure(Case(WAN, FrameGrid(82, 16), 21, Placement(ulysses=2, ring=4), rates)) for rates in (fast, slow)
+    )
     assert first["waiting"] == pytest.approx(0, abs=1e-12) and first["computing"] == second["computing"]
     assert second["waiting"] > 0.9 * second["seconds"]
 
 
 def test_everyone_waits_for_the_busiest_sender() -> None:
     """Of the exchange alone, where GPUs that receive little still have most of their attention before them."""
-    one = Case(WAN, FrameGrid(81, 3600), 21, Split(1, 9), Cluster(machine=1))
+    one = Case(WAN, FrameGrid(81, 3600), 21, Placement(ulysses=1, ring=9), Cluster(machine=1))
     (pattern, *_), result = one.patterns(), measure(one)
     moved, computed = halo(one, pattern), attention_seconds(one, pattern)
     slowest = max(gpu.seconds(one.cluster) for gpu in moved)
@@ -146,7 +159,7 @@ def waiting(case: Case, pattern: Pattern) -> float:
 
 def test_memory() -> None:
     """K and V as projected and as gathered, and what fits."""
-    ulysses, alone = case(Split(4, 1)), case(Split(1, 4))
+    ulysses, alone = case(Placement(ulysses=4, ring=1)), case(Placement(ulysses=1, ring=4))
     token = 4 * 16 * 2
     assert memory(ulysses, 72)["keys"] == 2 * token * 18 * 3
     rows = gathered_rows(exchange(PATTERN, alone.shards), 1)
@@ -155,7 +168,7 @@ def test_memory() -> None:
     assert 27e9 < weights(WAN) < 29e9
 
     def of(frames: int) -> Case:
-        return Case(SMALL, FrameGrid(frames, 8), 21, Split(4, 1), Cluster())
+        return Case(SMALL, FrameGrid(frames, 8), 21, Placement(ulysses=4, ring=1), Cluster())
 
     most = longest(of, 50e6)
     used = [weights(SMALL) + memory(of(frames), frames * 8)["held"] for frames in (most, most + most // 128 + 2)]
@@ -170,7 +183,7 @@ def test_prints_and_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     results = json.loads((tmp_path / "scaling.json").read_text())
     assert "nothing is measured" in results["machine"]["kind"]
     assert [(row["gpus"], row["frames"]) for row in results["rows"]] == [(8, 73), (8, 241), (40, 73), (40, 241)]
-    assert "hybrid" not in results["rows"][0]["ways"] and results["rows"][2]["ways"]["hybrid"]["split"] == "8 x 5"
+    assert "hybrid" not in results["rows"][0]["ways"] and results["rows"][2]["ways"]["hybrid"]["placement"] == "8 x 5"
     for row in results["rows"]:
         assert row["ways"]["best"]["seconds"] == min(way["seconds"] for way in row["ways"].values())
     printed = capsys.readouterr().out
