@@ -28,7 +28,7 @@ def test_two_graphs_in_fifty_rotating_steps(kind: str, tmp_path: Path, calls: li
 
     family, folder = FAMILIES[kind], write_checkpoint(kind, tmp_path / kind)
     with start(folder, {family.hook: "1"}, **family.options) as engine:
-        eager = engine.video(family.long)
+        eager = engine.denoised(family.long)
 
     torch._dynamo.reset()
     # The engine gives its first block a transposed tensor and the others a contiguous one: two even without LVSA.
@@ -38,20 +38,20 @@ def test_two_graphs_in_fifty_rotating_steps(kind: str, tmp_path: Path, calls: li
         folder, {family.hook: "1"}, warm_up=kind == "wan", **{**family.options, "enforce_eager": False}
     ) as engine:
         if kind != "wan":
-            engine.video(17, steps=family.transformers * 2)
+            engine.denoised(17, steps=family.transformers * 2)
         assert not calls
         dense = compiled() - before
         assert dense >= 1 and (dense <= 2 or kind == "cosmos3")  # whose blocks break graphs, with LVSA or without
-        engine.video(family.long, steps=50)
+        engine.denoised(family.long, steps=50)
         sparse = compiled() - before - dense
         assert 1 <= sparse <= 2
         assert len(calls) == 50 * 2 * family.blocks
         assert {call.frames for call in calls} == {latent(family.long)}
         assert {call.offset for call in calls} == set(range(calls[0].interval)) and calls[0].interval >= 2
 
-        assert np.abs(engine.video(family.long) - eager).max() < ROUNDING + 1.5 / 255 * (family.text == "behind")
-        engine.video(17)  # dense again, and then another grid with another interval
-        engine.video(family.longer, size=family.sizes["odd"], steps=4)
+        assert np.abs(engine.denoised(family.long) - eager).max() < ROUNDING + 1.5 / 255 * (family.text == "behind")
+        engine.denoised(17)  # dense again, and then another grid with another interval
+        engine.denoised(family.longer, size=family.sizes["odd"], steps=4)
         if kind == "wan":
             assert compiled() - before == dense + sparse
             assert counters["graph_break"].total() == breaks
