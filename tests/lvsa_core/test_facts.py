@@ -35,6 +35,7 @@ def test_every_file_is_there_and_tells_the_lengths() -> None:
         assert table["frames"] == (made or trained)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("installed", [True, False])
 def test_it_needs_neither_the_engine_nor_pydantic(installed: bool) -> None:
     """Also from the repository alone, as on a machine that has torch and nothing else."""

@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import lvsa_core
 
 REPOSITORY = Path(__file__).parents[2]
@@ -17,6 +19,7 @@ def test_exported_names() -> None:
     assert all(getattr(lvsa_core, name).__doc__ for name in lvsa_core.__all__)
 
 
+@pytest.mark.slow
 def test_import_needs_only_torch() -> None:
     """In a process of its own, as this one has imported nearly everything."""
     program = (
@@ -29,6 +32,7 @@ def test_import_needs_only_torch() -> None:
     assert run.stdout.split() == ["lvsa_core"] and run.stderr == ""
 
 
+@pytest.mark.slow
 def test_attention_on_the_cpu_loads_no_gpu_library() -> None:
     program = (
         "import sys, torch; from lvsa_core import *; q = torch.randn(1, 100, 1, 8);"

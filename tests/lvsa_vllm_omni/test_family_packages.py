@@ -54,6 +54,7 @@ def test_a_package_is_found_and_not_imported(package: Package) -> None:
     assert (spec.name, spec.setting) == ("lab-video", "LVSA_LAB_VIDEO_HOOK")
 
 
+@pytest.mark.slow
 def test_importing_does_not_look_for_packages() -> None:
     script = (
         "import importlib.metadata\n"

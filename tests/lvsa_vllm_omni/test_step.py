@@ -44,6 +44,7 @@ class Pipeline:
     current_timestep: torch.Tensor | None = None
 
 
+@pytest.mark.slow
 def test_neighbouring_steps_that_half_precision_rounds_to_one_timestep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step, "_pipeline", None)
     pipeline, request, steps = Pipeline(), Request(Context()), []

@@ -69,6 +69,7 @@ def test_wrong_syntax_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
         assert "usage: lvsa" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_no_command_needs_the_engine() -> None:
     script = (
         "import sys; from lvsa_vllm_omni.cli.main import main; status = main(sys.argv[1:]);"
@@ -80,6 +81,7 @@ def test_no_command_needs_the_engine() -> None:
     assert done.stdout.startswith("total_lat_frames=81 window=3 n_first=1 kfi=6 global_count=14 ")
 
 
+@pytest.mark.slow
 def test_a_reader_that_stops_is_no_error() -> None:
     command = [sys.executable, "-m", "lvsa_vllm_omni.cli", "show", *WAN, "--frames", "2401", "--rows"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

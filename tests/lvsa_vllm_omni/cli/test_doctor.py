@@ -28,7 +28,7 @@ def test_the_docs_have_the_table_of_the_command(capsys: pytest.CaptureFixture[st
 def test_matrix_for_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--matrix"]) == 0
     header, *lines = capsys.readouterr().out.splitlines()
-    assert header.split() == ["strategy", *SPECS, "options"]
+    assert header.split() == ["placement", *SPECS, "options"]
     for option, line in zip(parallelism.PLACEMENTS, lines, strict=False):
         assert line.startswith(option.title) and line.endswith(option.options)
         assert line.count("not in the engine") == len(option.engine_limits)
@@ -72,6 +72,7 @@ def test_this_machine() -> None:
     assert len(lines) <= 11, "nothing of vLLM's own log"
 
 
+@pytest.mark.slow
 def test_a_kernel_that_some_placements_cannot_use(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_kernel_that_some_placements_cannot_use(
     assert not list(parallelism.refusals(lse=True))
 
 
+@pytest.mark.slow
 def test_a_kernel_that_crashes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """It costs a line of the table, and the sentence says what to set; set, it is not tried."""
     monkeypatch.setattr("lvsa_vllm_omni.cli.doctor._problem", lambda family: "")
@@ -109,6 +111,7 @@ def test_a_kernel_that_crashes(capsys: pytest.CaptureFixture[str], monkeypatch: 
         KERNELS.update(others)
 
 
+@pytest.mark.slow
 def test_what_is_switched_on_and_does_not_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

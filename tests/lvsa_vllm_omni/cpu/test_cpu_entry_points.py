@@ -50,6 +50,7 @@ def test_a_wrong_value_stops_the_process(monkeypatch: pytest.MonkeyPatch, entry_
         entry_point()
 
 
+@pytest.mark.slow
 def test_the_entry_points_stay_callable_after_the_platform_is_imported() -> None:
     """A submodule takes the name of a function of its package; vLLM loads the entry points more than once."""
     pytest.importorskip("vllm_omni")

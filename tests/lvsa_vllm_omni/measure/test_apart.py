@@ -2,8 +2,12 @@
 
 import time
 
+import pytest
+
 from lvsa_vllm_omni.measure.apart import apart
 from tests.support.apart_work import follow
+
+pytestmark = pytest.mark.slow  # each starts processes
 
 
 def test_what_ends_a_process_costs_one_result() -> None:
