@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+from lvsa_core import keyframe_interval
+from lvsa_core.facts import shipped
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "offline_lvsa.py"
@@ -22,48 +24,11 @@ DTYPE = "bfloat16" if torch.accelerator.is_available() else "float32"
 
 pytestmark = pytest.mark.engine
 
-#: Kind, video frames past the training length, engine arguments, the keyframe interval.
-RUNS = [
-    ("hunyuan", 145, {}, 2),
-    ("cosmos3", 201, {"model_config": {"guardrails": False}}, 2),
-]
-
-
-@pytest.mark.parametrize(("kind", "frames", "engine", "interval"), RUNS, ids=[run[0] for run in RUNS])
-def test_a_long_video(kind: str, frames: int, engine: dict[str, object], interval: int, tmp_path: Path) -> None:
-    model, folder = write_checkpoint(kind, tmp_path / "model"), tmp_path / "videos"
-    arguments = ["--model", model, "--prompt", "a fox", "--num-frames", frames, "--height", 64, "--width", 64]
-    arguments += [
-        "--steps",
-        2,
-        "--eager",
-        "--output-dir",
-        folder,
-        "--engine-args",
-        json.dumps({**engine, "dtype": DTYPE}),
-    ]
-    environ = {name: value for name, value in os.environ.items() if not name.upper().startswith("LVSA_")}
-    run = subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)],
-        env={**environ, "LVSA_CPU": "1", "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        timeout=400,
-    )
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert f"[LVSA] installed on 2 blocks num_patches={16 if kind == 'hunyuan' else 4} total_lat_frames=" in run.stdout
-    (file,) = folder.glob("*.json")
-    record = json.loads(file.read_text())
-    assert record["settings"]["family"] == kind
-    assert record["pattern"]["keyframe_interval"] == interval
-    assert record["ran"] == {"sparse": True, "fallbacks": {}}
-    with av.open(folder / record["video"]["file"]) as video:
-        assert sum(1 for _ in video.decode(video=0)) == frames == record["video"]["frames"]
-
-
 STEPS = 2
-#: Kind -> preset, video frames of one latent frame more than the training length, prompts.
+#: Kind -> preset, video frames past the training length, prompts.
 BATCHES: dict[str, tuple[str, int, list[dict[str, Any]]]] = {
+    "hunyuan": ("hunyuan-video-1.5", 145, [{"prompt": "a fox"}]),
+    "cosmos3": ("cosmos3", 201, [{"prompt": "a fox"}]),
     "wan-ti2v": ("wan2.2-ti2v-5b", 125, [{"prompt": "a fox"}, {"prompt": "a fox", "image": "fox.png"}]),
     "wan-a14b": ("wan", 85, [{"prompt": "a fox"}]),
     "wan-i2v": ("wan", 85, [{"prompt": "a fox", "image": "fox.png"}, {"prompt": "surprise", "image": "fox.png"}]),
@@ -83,7 +48,8 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> Path:
         file.write_text("".join(json.dumps(prompt) + "\n" for prompt in prompts))
         lines.append(["--model", model, "--prompts-file", file, "--output-dir", folder / kind, "--num-frames", frames])
         lines[-1] += ["--height", 32, "--width", 64, "--steps", STEPS, "--eager", "--guidance", 4]
-        lines[-1] += ["--engine-args", json.dumps({"dtype": DTYPE})]
+        more = {"model_config": {"guardrails": False}} if kind == "cosmos3" else {}
+        lines[-1] += ["--engine-args", json.dumps({**more, "dtype": DTYPE})]
     environ = {name: value for name, value in os.environ.items() if not name.upper().startswith("LVSA_")}
     run = subprocess.run(
         [sys.executable, SEVERAL, json.dumps([list(map(str, line)) for line in lines])],
@@ -93,6 +59,7 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> Path:
         timeout=600,
     )
     assert run.returncode == 0, run.stdout + run.stderr
+    (folder / "output").write_text(run.stdout)
     return folder
 
 
@@ -104,19 +71,30 @@ def pixels(batches: Path, kind: str, number: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", BATCHES)
-def test_checkpoints_with_images_and_with_two_transformers(batches: Path, kind: str) -> None:
+def test_long_videos(batches: Path, kind: str) -> None:
+    """Of every kind of checkpoint: those with images, with two transformers, and of another family."""
     preset, frames, prompts = BATCHES[kind]
     image = hashlib.sha256((batches / "fox.png").read_bytes()).hexdigest()
     records = [json.loads(path.read_text()) for path in sorted((batches / kind).glob("*.json"))]
     assert len(records) == len(prompts)
     for number, (record, prompt) in enumerate(zip(records, prompts, strict=True), start=1):
-        assert record["settings"]["preset"] == preset
+        assert (record["settings"]["preset"], record["settings"]["family"]) == (preset, kind.partition("-")[0])
         assert record["settings"].get("images") == ([image] if "image" in prompt else None)
         assert record["image_files"] == ([str(batches / "fox.png")] if "image" in prompt else [])
-        assert record["pattern"]["latent_frames"] == (frames - 1) // 4 + 1 and record["pattern"]["density"] < 1
+        pattern, latent_frames = record["pattern"], (frames - 1) // 4 + 1
+        assert pattern["latent_frames"] == latent_frames and pattern["density"] < 1
+        reference = shipped()[preset]["reference_latent_frames"]
+        assert pattern["keyframe_interval"] == keyframe_interval(latent_frames, reference_frames=reference)
         assert pixels(batches, kind, number).shape == (frames, 32, 64, 3)
         fallbacks = {"sequence-length": STEPS * 2 * 2} if prompt["prompt"] == "surprise" else {}  # branches, blocks
         assert record["ran"] == {"sparse": True, "fallbacks": fallbacks}
+
+
+def test_the_log_of_other_families(batches: Path) -> None:
+    """Tokens of HunyuanVideo stand for 16 x 16 pixels, those of Cosmos 3 for 32 x 32."""
+    output = (batches / "output").read_text()
+    for tokens, latent_frames in ((8, 37), (2, 51)):
+        assert f"[LVSA] installed on 2 blocks num_patches={tokens} total_lat_frames={latent_frames} " in output
 
 
 def test_an_image_that_is_not_needed_changes_the_video(batches: Path) -> None:

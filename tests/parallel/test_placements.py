@@ -6,18 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, SAMPLE, Strategy
+from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, LIMITS_SAMPLE, SAMPLE, Strategy
 from tests.support.worker import Result
 
 Run = Callable[..., list[Result]]
+thorough = pytest.mark.thorough
 
 
 @pytest.mark.parametrize(
     ("family", "strategy", "size"),
-    [
-        pytest.param(*case, id="-".join(case), marks=() if case[:2] in SAMPLE else pytest.mark.thorough)
-        for case in CASES
-    ],
+    [pytest.param(*case, id="-".join(case), marks=() if case[:2] in SAMPLE else thorough) for case in CASES],
 )
 def test_ranks_do_what_one_does(run: Run, alone: Callable[..., Result], family: str, strategy: str, size: str) -> None:
     placed = ALL[strategy]
@@ -45,9 +43,13 @@ def _check_calls(strategy: Strategy, one: Result, results: list[Result]) -> None
 
 
 @pytest.mark.parametrize(
-    "lvsa", [pytest.param(False, id="without", marks=pytest.mark.thorough), pytest.param(True, id="with LVSA")]
+    ("limit", "lvsa"),
+    [
+        pytest.param(limit, lvsa, id=f"{limit}-{name}", marks=() if lvsa and limit in LIMITS_SAMPLE else thorough)
+        for limit in LIMITS
+        for lvsa, name in ((False, "without"), (True, "with LVSA"))
+    ],
 )
-@pytest.mark.parametrize("limit", LIMITS)
 def test_limits_of_the_engine(run: Run, limit: str, lvsa: bool) -> None:
     """It is the engine that refuses. Where this fails it can do more than it could: add the case to the table."""
     family, strategy, size, message = LIMITS[limit]
