@@ -171,7 +171,9 @@ def in_ranks(
         timeout: of the group's operations, in seconds.
         backend: ``gloo``, or ``nccl``, with a GPU for each rank.
     """
-    context = get_context("spawn")
+    context = get_context("spawn" if backend == "nccl" else "forkserver")
+    if backend != "nccl":  # what takes longer than most cases is imported once
+        context.set_forkserver_preload(["torch.distributed", "pytest", __name__])
     queue = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         processes = [
