@@ -11,7 +11,7 @@ from torch import Tensor
 from lvsa_core.diffusers.dispatch import Tokens
 from lvsa_core.diffusers.processors import dispatched
 from lvsa_core.diffusers.sharding import SequencePlan
-from lvsa_core.facts import training_length
+from lvsa_core.facts import shipped, training_length
 from lvsa_core.grid import FrameGrid
 
 Arguments = Mapping[str, Any]
@@ -46,6 +46,12 @@ class Family:
     timestep: str = "timestep"
     rope: Callable[[Any], tuple[int, float]] | None = None
     latents: Callable[[Arguments], Tensor] = lambda arguments: arguments["hidden_states"]
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames of video to a latent one; where the pipeline tells, that goes first."""
+        factors = (facts["vae_temporal_factor"] for facts in shipped().values() if facts["family"] == self.name)
+        return int(next(factors))
 
     def reference(self, transformer: Any) -> int:
         """Frames of tokens that the model was trained for."""

@@ -89,7 +89,8 @@ class Lvsa:
         first = transformers[0]
         self.family = family.name
         self.reference_latent_frames = knobs.reference_latent_frames or family.reference(first)
-        factor, joined = getattr(pipe, "vae_scale_factor_temporal", 4), getattr(first.config, "patch_size_t", None) or 1
+        factor = getattr(pipe, "vae_scale_factor_temporal", family.temporal_factor)
+        joined = getattr(first.config, "patch_size_t", None) or 1
         self._arguments = knobs.plan_arguments(self.reference_latent_frames, factor, joined)
         self._generation = Generation(pipe, partial(HeadGroups, knobs.extra_memory, partial(logger.info, "LVSA: %s")))
         self._undo = ExitStack()  # what the running call has changed

@@ -147,9 +147,10 @@ def _checkpoint_shape(checkpoint: Checkpoint, preset: Preset) -> Shape:
         told["patch"] = (told["patch"] or [None])[-1]
     try:
         if preset.shape is None:
-            # What the preset of a whole family leaves open; Wan's text comes by cross-attention.
+            # What the preset of a whole family leaves open is as in the family's other presets.
             told["vae_spatial_factor"] = checkpoint.size_multiple // told.get("patch", 1)
-            return shape_of({"cross_tokens": 512 if preset.family == "wan" else 0, **told})
+            others = [other.shape for other in shipped_presets().values() if other.family == preset.family]
+            return shape_of({"cross_tokens": max((x.cross_tokens for x in others if x), default=0), **told})
         follows = {"kv_heads": preset.shape.heads, "hidden": preset.shape.heads * preset.shape.head_size}
         known = {key: value for key, value in asdict(preset.shape).items() if follows.get(key) != value}
         return shape_of({**known, **told})
