@@ -51,7 +51,7 @@ def test_ring_and_a_worker_that_dies(
     with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}, ring_degree=2) as engine:
         assert len(workers()) == 2
         assert np.abs(engine.video(FRAMES) - alone[0]).max() < 1e-4
-        assert np.abs(engine.video(SHORT) - alone[1]).max() < 1e-4  # by the engine's own ring
+        assert np.abs(engine.video(SHORT) - alone[1]).max() < 1e-5  # by the engine's own ring
         log = "".join(capfd.readouterr())
         assert log.count("[LVSA] placement Ring 2: sparse, each rank holds its rows") == 2
         assert log.count("[LVSA] total_lat_frames=41 window=3") == 2
