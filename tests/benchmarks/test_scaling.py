@@ -37,14 +37,7 @@ SMALL = Shape(heads=8, kv_heads=4, head_size=16, hidden=128, blocks=2, ffn=256, 
 PATTERN = Pattern(12, window=1, keyframe_interval=4, offset=1)
 
 #: Ulysses alone, also over machines' borders; the exchange alone; both.
-PLACEMENTS = [
-    Placement(ulysses=4, ring=1),
-    Placement(ulysses=1, ring=6),
-    Placement(ulysses=2, ring=4),
-    Placement(ulysses=4, ring=2),
-    Placement(ulysses=4, ring=3),
-    Placement(ulysses=2, ring=3),
-]
+PLACEMENTS = [Placement(ulysses=u, ring=r) for u, r in ((4, 1), (1, 6), (2, 4), (4, 2), (4, 3), (2, 3))]
 
 
 def case(placement: Placement, machine: int = 4, shape: Shape = SMALL) -> Case:
@@ -103,12 +96,9 @@ def test_bytes(placement: Placement, machine: int) -> None:
 
 def test_which_placements_the_heads_allow() -> None:
     assert [title(placement) for placement in placements(WAN, 16)] == ["1 x 16", "2 x 8", "4 x 4", "8 x 2"]
-    assert Placement(ulysses=40, ring=1) in placements(WAN, 40) and Placement(ulysses=64, ring=1) not in placements(
-        WAN, 64
-    )
-    assert max(placements(SMALL, 8), key=lambda placement: placement.ulysses) == Placement(ulysses=4, ring=2), (
-        "key heads must divide too"
-    )
+    assert Placement(ulysses=40) in placements(WAN, 40)
+    assert Placement(ulysses=64) not in placements(WAN, 64)
+    assert placements(SMALL, 8)[-1] == Placement(ulysses=4, ring=2), "key heads must divide too"
 
 
 def test_attention_is_shared() -> None:
@@ -139,7 +129,7 @@ def test_no_network_is_faster_than_computing() -> None:
 
 def test_everyone_waits_for_the_busiest_sender() -> None:
     """Of the exchange alone, where GPUs that receive little still have most of their attention before them."""
-    one = Case(WAN, FrameGrid(81, 3600), 21, Placement(ulysses=1, ring=9), Cluster(machine=1))
+    one = Case(WAN, FrameGrid(81, 3600), 21, Placement(ring=9), Cluster(machine=1))
     (pattern, *_), result = one.patterns(), measure(one)
     moved, computed = halo(one, pattern), attention_seconds(one, pattern)
     slowest = max(gpu.seconds(one.cluster) for gpu in moved)
@@ -159,7 +149,7 @@ def waiting(case: Case, pattern: Pattern) -> float:
 
 def test_memory() -> None:
     """K and V as projected and as gathered, and what fits."""
-    ulysses, alone = case(Placement(ulysses=4, ring=1)), case(Placement(ulysses=1, ring=4))
+    ulysses, alone = case(Placement(ulysses=4)), case(Placement(ring=4))
     token = 4 * 16 * 2
     assert memory(ulysses, 72)["keys"] == 2 * token * 18 * 3
     rows = gathered_rows(exchange(PATTERN, alone.shards), 1)
@@ -168,7 +158,7 @@ def test_memory() -> None:
     assert 27e9 < weights(WAN) < 29e9
 
     def of(frames: int) -> Case:
-        return Case(SMALL, FrameGrid(frames, 8), 21, Placement(ulysses=4, ring=1), Cluster())
+        return Case(SMALL, FrameGrid(frames, 8), 21, Placement(ulysses=4), Cluster())
 
     most = longest(of, 50e6)
     used = [weights(SMALL) + memory(of(frames), frames * 8)["held"] for frames in (most, most + most // 128 + 2)]

@@ -10,7 +10,7 @@ import pytest
 from lvsa_core import Placement
 from lvsa_vllm_omni import compat, parallelism
 from lvsa_vllm_omni.hooks import SPECS
-from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, SAMPLE, Strategy
+from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, LIMITS_SAMPLE, SAMPLE, Strategy
 
 
 def placed(strategy: Strategy) -> Placement:
@@ -54,7 +54,7 @@ def test_the_sample_has_every_way_with_every_kind_of_text() -> None:
         assert {("ulysses", "even"), ("ulysses", "odd"), ("ring", "even")} <= both, text
     assert {("allgather_kv", "even"), ("allgather_kv", "odd")} <= sizes["none"] & sizes["behind"]
     assert len([case for case in CASES if case[:2] in SAMPLE]) <= 35
-    assert {case[:2] for case in CASES} >= SAMPLE
+    assert {case[:2] for case in CASES} >= SAMPLE and {*LIMITS} > {*LIMITS_SAMPLE}
 
 
 @pytest.mark.parametrize("family", SPECS)
