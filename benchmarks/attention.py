@@ -32,10 +32,11 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from layer import Inputs, describe, measure
+from layer import GROUPS, Inputs, describe, in_groups, measure
 from models import MODELS
 from report import Panel, Results, draw, numbers, parser_of, say
 from torch import Tensor
@@ -48,15 +49,15 @@ from lvsa_core.checks import check_call
 from lvsa_core.kernels import select
 from lvsa_core.kernels.prefix_window import GatheredWindow, VarlenWindow
 from lvsa_core.kernels.sdpa import SdpaKernel
-from lvsa_core.memory import GB, CallSize, HeadGroups
+from lvsa_core.memory import HeadGroups
 from lvsa_vllm_omni.measure import dense
 from lvsa_vllm_omni.measure.machine import facts
 
 REFERENCE_FRAMES = MODELS["wan-1.3b"].horizon
 #: On the CPU, from 41 latent frames on: the overhead, and the merge's share of the time.
 OVERHEAD_LIMIT, MERGE_LIMIT = 1.12, 0.05
-#: The name of ``attend`` in two groups of heads, and the most of its time over that of all heads at once.
-GROUPS, GROUPS_LIMIT = "two groups", 1.01
+#: The most of the time in two groups of heads over that of all heads at once.
+GROUPS_LIMIT = 1.01
 #: Seconds of planning a step, whatever its anchors, and of the host for a layer.
 PLANNING_LIMIT, HOST_LIMIT = 0.3e-3, 150e-6
 
@@ -144,12 +145,6 @@ def attended(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLay
     return attend(q, k, v, pattern, layout, scale=scale)
 
 
-def in_groups(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
-    """The same with a budget of memory for half of the heads."""
-    half = HeadGroups(CallSize.of(q, k).extra(2) / GB)
-    return attend(q, k, v, pattern, layout, scale=scale, head_groups=half)
-
-
 def loop(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float) -> Tensor:
     """The pattern as it is usually written: one call a frame, on the concatenated keys that it attends to."""
     queries, keys, values = (x.unflatten(1, (pattern.frames, -1)) for x in (q, k, v))
@@ -166,11 +161,11 @@ def case(frames: int, arguments: argparse.Namespace, noise: torch.Generator) -> 
     layout = TokenLayout(FrameGrid(frames, arguments.patches))
     heads, dtype = arguments.heads, getattr(torch, arguments.dtype)
     inputs = Inputs(layout, heads, heads, arguments.head_size, dtype, noise)
+    kernel: Any = select("auto", noise.device, dtype, arguments.head_size).kernel
     pattern, kernels = plan(frames, reference_frames=REFERENCE_FRAMES), {"attend": attended}
     if not pattern.is_dense:
-        kernels |= {GROUPS: in_groups, "gathered": GatheredSdpa().attend}
+        kernels |= {GROUPS: partial(in_groups, kernel), "gathered": GatheredSdpa().attend}
         kernels |= {} if arguments.no_loop else {"loop": loop}
-    kernel: Any = select("auto", noise.device, dtype, arguments.head_size).kernel
     chosen = None if pattern.is_dense else kernel
     runs = (arguments.repeats, arguments.repeats)
     return {"model": "a layer", "waited": arguments.patience > 0} | measure(

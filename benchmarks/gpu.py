@@ -86,6 +86,7 @@ def parse_arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--models", type=names(MODELS), help=f"of {','.join(MODELS)}; default: each part's own")
     parser.add_argument("--frames", type=numbers(), help="latent frames; default: each part's own")
     parser.add_argument("--kernels", type=names([*families, *KERNELS]), help="families or names; default: each part's")
+    parser.add_argument("--dense", type=names(DENSE), default=[*DENSE], help=f"of {','.join(DENSE)}; default: all")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="of each part; default: its own limit")
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--tiny", action="store_true", help="shrunk shapes, two runs each")
@@ -150,7 +151,7 @@ class Run:
 
     def sides(self, first: Sequence[tuple[str, int]], slower: Sequence[tuple[str, int]], family: str = "") -> None:
         """The dense attentions, then the kernels; of FlashInfer only if ``family`` says so or it is asked for."""
-        for name in DENSE:
+        for name in self.arguments.dense:
             if (name == "FlashInfer") == (family == FLASHINFER):
                 self.side(DENSE_SIDE + name, self.cases(first))
         for name, kernel in KERNELS.items():

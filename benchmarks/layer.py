@@ -15,9 +15,11 @@ from report import milliseconds, table
 from torch import Tensor
 
 from lvsa_core import Pattern, TokenLayout, plan
+from lvsa_core.attention import compute
 from lvsa_core.cascade import _frame_indices, _tables, cascade, frame_indices, spans, tables
 from lvsa_core.kernels import Kernel, selftest
 from lvsa_core.kernels.prefix_window import PrefixWindow, VarlenWindow
+from lvsa_core.memory import GB, CallSize, HeadGroups
 from lvsa_core.pattern import _pattern
 from lvsa_vllm_omni.measure.apart import first_line
 from lvsa_vllm_omni.measure.cost import attended_pairs
@@ -25,6 +27,8 @@ from lvsa_vllm_omni.measure.dense import Dense
 from lvsa_vllm_omni.measure.timing import interleaved, medians, normal, parts_of, peak_memory, seconds
 
 LOUDNESS = 3.0
+#: The name of a kernel's attention in two groups of heads, as where memory is short.
+GROUPS = "two groups"
 CPU = torch.device("cpu")
 
 
@@ -80,6 +84,14 @@ def difference(out: Tensor, expected: Tensor) -> float | None:
     """The largest, None if it is no finite number."""
     largest = (out.float() - expected.float()).abs().max().item()
     return largest if math.isfinite(largest) else None
+
+
+def in_groups(
+    kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float
+) -> Tensor:
+    """Attention by a kernel with a budget of memory for half of the heads."""
+    half = HeadGroups(CallSize.of(q, k).extra(2) / GB)
+    return compute(kernel, q, k, v, pattern, layout, scale, half)
 
 
 def planning(layout: TokenLayout, horizon: int, kernel: Kernel, device: torch.device) -> dict[str, float]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import root  # noqa: F401
+from layer import GROUPS
 from models import MODELS
 from report import table
 
@@ -93,11 +94,14 @@ def layers(results: Sequence[dict[str, Any]]) -> Iterator[str]:
                 own, dense = row["kernels"][auto], row["dense"][row["reference"]]
                 times = (f"{seconds * 1e3:.1f} ms" for seconds in (dense, own["seconds"]))
                 ratios = (f"{own['ratio']:.3f}", f"**{own['overhead']:.3f}**", f"{own['roofline']:.2f}")
-                found[title, str(length)] = [f"{row['density']:.3f}", row["reference"], *times, *ratios]
+                halves = row["kernels"].get(GROUPS)
+                more = f"{halves['seconds'] / own['seconds']:.3f}" if halves else NONE
+                found[title, str(length)] = [f"{row['density']:.3f}", row["reference"], *times, *ratios, more]
             elif MODELS[name].pattern(length).is_dense:
                 del found[title, str(length)]
     yield f"The attention of one layer, LVSA by {auto or 'no kernel yet'}:\n"
-    header = "model | latent frames | density | dense kernel | dense | LVSA | ratio | ratio/density | /floor"
+    sides = "model | latent frames | density | dense kernel | dense | LVSA"
+    header = f"{sides} | ratio | ratio/density | /floor | two groups of heads / all at once"
     yield from drawn_table(header, found)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from layer import Inputs, difference, measure
+from layer import GROUPS, Inputs, difference, in_groups, measure
 from models import MODELS, Model
 from torch import Tensor
 
@@ -108,16 +108,18 @@ class Layers:
         return check_kernel(side, small, self.setting.seed, noise)
 
     def timed(self, job: Job, noise: torch.Generator) -> Result:
-        """Times of the side; of a kernel beside the dense reference, with its memory and its parts."""
+        """Times of the side; of a kernel beside the dense reference, also in groups of heads, and with its parts."""
         model, tiny = self.setting.model(job.model), self.setting.tiny
         pattern, name = model.pattern(job.latent_frames), job.side.removeprefix(DENSE_SIDE)
         sparse = job.side in KERNELS
         dense = self.references.get((job.model, job.latent_frames)) if sparse else name
         if dense is None:
             return {"result": "unavailable", "reason": "no dense attention has run at this size"}
+        kernel = KERNELS[name] if sparse else None
+        chosen = None if pattern.is_dense else kernel
+        sides = ({name: kernel.attend} if kernel else {}) | ({GROUPS: partial(in_groups, chosen)} if chosen else {})
         case = measure(
-            Inputs.of(model, model.layout(job.latent_frames), DTYPE, noise), pattern, model.horizon,
-            {name: KERNELS[name].attend} if sparse else {}, KERNELS[name] if sparse and not pattern.is_dense else None,
+            Inputs.of(model, model.layout(job.latent_frames), DTYPE, noise), pattern, model.horizon, sides, chosen,
             {dense: DENSE[dense]}, CASE_SECONDS, (2, 2) if tiny else RUNS,
         )  # fmt: skip
         floor = max(case["flop"] / self.rates["flop"], case["moved_bytes"] / self.rates["bytes"])
