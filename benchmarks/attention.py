@@ -35,6 +35,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
+import root  # noqa: F401
 import torch
 from layer import GROUPS, Inputs, describe, in_groups, measure
 from models import MODELS

@@ -35,6 +35,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import root  # noqa: F401
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing

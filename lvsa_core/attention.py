@@ -12,7 +12,7 @@ from torch import Tensor
 from lvsa_core.checks import check_call
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.kernels import Kernel, select
-from lvsa_core.kernels.prefix_window import Arriving
+from lvsa_core.kernels.prefix_window import Arriving, PrefixWindow
 from lvsa_core.memory import CallSize, HeadGroups
 from lvsa_core.pattern import Pattern
 
@@ -90,8 +90,10 @@ def compute(
     size = CallSize.of(q, k)
     count = 1 if head_groups is None else head_groups.count(size, q.device)
 
-    def of_heads(q: Tensor, k: Tensor, v: Tensor, **waiting: Any) -> Tensor:
-        return kernel.attend(q, k, v, pattern, layout, scale, **waiting)
+    def of_heads(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
+        if not isinstance(kernel, PrefixWindow):
+            options.pop("out", None)
+        return kernel.attend(q, k, v, pattern, layout, scale, **options)
 
     waiting = {} if arriving is None else {"arriving": arriving}
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]  # some kernels use the current device
@@ -118,7 +120,10 @@ def _in_groups(
     """Attention of ``count`` groups of heads one after the other; the first waits for keys that arrive."""
     out = torch.empty_like(q)
     for ours, theirs in size.slices(count):
-        out[:, :, ours] = of_heads(q[:, :, ours], k[:, :, theirs], v[:, :, theirs], **waiting)
+        part = out[:, :, ours]
+        found = of_heads(q[:, :, ours], k[:, :, theirs], v[:, :, theirs], out=part, **waiting)
+        if found is not part:
+            part.copy_(found)
         waiting = {}
     return out
 

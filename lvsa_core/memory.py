@@ -41,14 +41,15 @@ class CallSize(NamedTuple):
         """Bytes that the call takes at most beside inputs and output, if it works in so many groups of heads.
 
         They are the copies of K and V, the output of the windows of one entry of the batch, and two log-sum-exps; with
-        several groups those of one of them, and its output.
+        several groups those of one of them. A kernel that cannot write some heads of an output in place needs as much for
+        what it has for them, before the windows or, if it has none, at the end.
         """
         kv_heads = self._each(groups)
         heads = kv_heads * self.heads // self.kv_heads
         row, kv_row = (count * self.head_size * self.itemsize for count in (heads, kv_heads))
-        copies, windows, output = 2 * self.entries * self.keys * kv_row, self.rows * row, self.entries * self.rows * row
+        copies, outputs = 2 * self.entries * self.keys * kv_row, self.rows * row * (self.entries if groups > 1 else 1)
         log_sum_exps = (self.entries + 1) * self.rows * heads * 4
-        return copies + windows + log_sum_exps + (output if groups > 1 else 0)
+        return copies + outputs + log_sum_exps
 
     def groups_within(self, allowed: float) -> int:
         """The fewest groups of heads that take no more than these bytes; one head of keys each if none does."""

@@ -58,6 +58,10 @@ class FlashAttention3(VarlenWindow):
         """See :meth:`PrefixWindow.attention`."""
         return self._forward(q=q, k=k, v=v, softmax_scale=scale)
 
+    def attention_into(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """See :meth:`PrefixWindow.attention_into`; without a copy."""
+        return self._forward(q=q, k=k, v=v, out=out, softmax_scale=scale)[1]
+
     def varlen(self, q: Tensor, k: Tensor, v: Tensor, groups: Tables, scale: float) -> tuple[Tensor, Tensor]:
         """See :meth:`VarlenWindow.varlen`."""
         return self._forward(

@@ -49,6 +49,12 @@ class PrefixWindow:
         """
         raise NotImplementedError
 
+    def attention_into(self, out: Tensor, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """:meth:`attention`, written to ``out``, which may be a strided view; returns the log-sum-exp."""
+        found, lse = self.attention(q, k, v, scale)
+        out.copy_(found)
+        return lse
+
     def attend(
         self,
         q: Tensor,
@@ -58,6 +64,7 @@ class PrefixWindow:
         layout: TokenLayout,
         scale: float,
         arriving: Arriving | None = None,
+        out: Tensor | None = None,
     ) -> Tensor:
         """Sparse attention of one layer; see :func:`lvsa_core.attend`. Rows of padding hold anything.
 
@@ -67,6 +74,7 @@ class PrefixWindow:
 
         Args:
             arriving: which part of the keys is still to come; if given, the keys must already have that order.
+            out: where the result is written, such as some heads of a larger output; None: new memory.
         """
         calls = cascade(pattern, layout)
         if layout.pad or (calls.remaining and not calls.in_order):
@@ -74,7 +82,8 @@ class PrefixWindow:
             k, v = (self.prefix_first(x, layout, order) for x in (k, v))
         prefix = layout.kv_before + layout.kv_after + len(calls.anchors) * layout.grid.patches
         ready = prefix if arriving is None else arriving.ready
-        out, lse = self.attention(q, k[:, :ready], v[:, :ready], scale)
+        first = (q, k[:, :ready], v[:, :ready], scale)
+        out, lse = self.attention(*first) if out is None else (out, self.attention_into(out, *first))
         if arriving is not None:
             arriving.wait()
             if ready < prefix:
