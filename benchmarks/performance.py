@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -145,7 +146,11 @@ def gpus() -> Iterator[str]:
         yield f"### {card}\n"
         facts = ("date", "driver", "versions", "packages", "measured", "commit", "command")
         for one in results:
-            said = (f"{name} {one['machine'][name]}" for name in facts if one["machine"].get(name))
+            said = [f"{name} {one['machine'][name]}" for name in facts if one["machine"].get(name)]
+            counts = Counter(outcome.partition(":")[0] for outcome in one.get("tests", {}).values())
+            said += (
+                [f"tests/gpu {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}"] if counts else []
+            )
             yield f"- [{one['file']}](../benchmarks/results/{one['file']}): {'; '.join(said)}"
         yield ""
         yield from (*layers(results), *kernels(results), *steps(results))

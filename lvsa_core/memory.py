@@ -41,8 +41,8 @@ class CallSize(NamedTuple):
         """Bytes that the call takes at most beside inputs and output, if it works in so many groups of heads.
 
         They are the copies of K and V, the output of the windows of one entry of the batch, and two log-sum-exps; with
-        several groups those of one of them. A kernel that cannot write some heads of an output in place needs as much for
-        what it has for them, before the windows or, if it has none, at the end.
+        several groups those of one of them. What a kernel returns for a group, if it cannot write it in place, has the
+        room of the windows.
         """
         kv_heads = self._each(groups)
         heads = kv_heads * self.heads // self.kv_heads

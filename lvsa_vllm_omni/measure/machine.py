@@ -7,7 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
-from datetime import date
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ def facts(device: torch.device, commit: str | None = None) -> dict[str, Any]:
         commit: of this repository, where git cannot tell it.
     """
     return {
-        "date": date.today().isoformat(),
+        "date": datetime.now().isoformat(" ", "minutes"),
         "command": command(sys.argv),
         "commit": commit or _commit(),
         "processor": f"{_processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -42,6 +43,8 @@ def interleaved(
 ) -> tuple[dict[str, list[float]], bool]:
     """Times of several functions, run in turns after a warm-up, so that what disturbs one disturbs all.
 
+    Each turn has an order of its own: a card that has just been busy for long runs slower, or faster, than before.
+
     Args:
         repeats: runs of each that count.
         patience: seconds to go on until enough runs had the processors for themselves (other programs got less than
@@ -54,13 +57,13 @@ def interleaved(
     quiet: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         side()
-    end = time.perf_counter() + patience
+    end, order = time.perf_counter() + patience, random.Random(0)
     while min(map(len, quiet.values())) < repeats:
         if time.perf_counter() >= end and min(map(len, every.values())) >= repeats:
             return every, False
-        for name, side in sides.items():
+        for name in order.sample([*sides], len(sides)):
             others = _processor_seconds() - time.process_time()
-            every[name].append(seconds(side, device))
+            every[name].append(seconds(sides[name], device))
             others = _processor_seconds() - time.process_time() - others
             if others < 0.05 * every[name][-1] * (os.cpu_count() or 1) + 0.02:  # the machine counts in 0.01 s
                 quiet[name].append(every[name][-1])

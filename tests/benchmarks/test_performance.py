@@ -36,9 +36,12 @@ def layer(model: str, frames: int, seconds: float, kernel: str = "FlashAttention
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of results, of which the older has a slower time."""
 
-    def file(name: str, date: str, rows: list[dict[str, Any]], **machine: Any) -> None:
+    def file(
+        name: str, date: str, rows: list[dict[str, Any]], tests: dict[str, str] | None = None, **machine: Any
+    ) -> None:
         machine = {"date": date, "device": "NVIDIA A100, 79 GiB", "commit": "1234567", "command": "x", **machine}
-        (tmp_path / name).write_text(json.dumps({"machine": machine, "rows": rows, "auto": "FlashAttention3"}))
+        found = {"machine": machine, "rows": rows, "auto": "FlashAttention3", "tests": tests or {}}
+        (tmp_path / name).write_text(json.dumps(found))
 
     checks = [
         {"job": name, "side": name, "model": "", "latent_frames": 0, "result": result}
@@ -46,6 +49,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ]
     file("b-old.json", "2026-11-01", [layer("wan-14b", 41, 0.07), layer("wan-14b", 81, 0.08)])
     file("a-new.json", "2026-11-02", [*checks, layer("wan-14b", 41, 0.06), layer("wan-14b", 41, 0.09, "cuDNN")])
+    groups = layer("wan-14b", 121, 0.06)
+    groups["kernels"]["two groups"] = {**groups["kernels"]["FlashAttention3"], "seconds": 0.0606}
+    file("c-groups.json", "2026-11-02", [groups], {"a": "passed", "b": "skipped: no", "c": "passed"})
     file("tiny.json", "2026-11-03", [layer("wan-14b", 41, 0.01)], tiny=True)
     monkeypatch.setattr(performance, "RESULTS", tmp_path)
     return tmp_path
@@ -56,7 +62,12 @@ def test_the_newest_counts_and_what_is_missing_is_said(results: Path) -> None:
     assert "### NVIDIA A100\n" in said and "commit 1234567" in said and "tiny.json" not in said
     assert "| Wan 2.1 14B, 480p | 41 | 0.500 | SDPA cuDNN | 100.0 ms | 60.0 ms | 0.600 | **1.200** | 1.25 |" in said
     assert "| Wan 2.1 14B, 480p | 81 | 0.500 | SDPA cuDNN | 100.0 ms | 80.0 ms |" in said
-    assert "Not measured: Wan 2.1 1.3B, 480p at 41, 81, 121; Wan 2.1 14B, 480p at 121; Wan 2.1 14B, 720p at" in said
+    assert (
+        "| Wan 2.1 14B, 480p | 121 | 0.500 | SDPA cuDNN | 100.0 ms | 60.0 ms | 0.600 | **1.200** | 1.25 | 1.010 |"
+        in said
+    )
+    assert "Not measured: Wan 2.1 1.3B, 480p at 41, 81, 121; Wan 2.1 14B, 720p at" in said
+    assert "command x; tests/gpu 2 passed, 1 skipped" in said and said.count("tests/gpu") == 1
     assert "| FlashAttention3 | right | 1.20 to 1.60 |" in said and "| cuDNN | crashed | 1.80 to 1.80 |" in said
     assert "A whole denoising step:\n\nNot measured: Wan 2.1 1.3B, 480p at 21, 41, 81, 121;" in said
 

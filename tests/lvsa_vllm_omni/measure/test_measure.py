@@ -21,9 +21,10 @@ CPU = torch.device("cpu")
 
 def test_sides_take_turns() -> None:
     order: list[str] = []
-    times, _ = interleaved({name: lambda name=name: order.append(name) for name in "ab"}, CPU, repeats=3)
-    assert "".join(order) == "ab" * 4  # the first is the warm-up
-    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
+    times, _ = interleaved({name: lambda name=name: order.append(name) for name in "abc"}, CPU, repeats=30)
+    turns = {"".join(order[at : at + 3]) for at in range(0, len(order), 3)}  # the first is the warm-up
+    assert turns == {"".join(turn) for turn in itertools.permutations("abc")}
+    assert {name: len(values) for name, values in times.items()} == {"a": 30, "b": 30, "c": 30}
     assert all(value > 0 for values in times.values() for value in values)
 
 
