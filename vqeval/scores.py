@@ -79,7 +79,7 @@ def composite(
     if min(scores[name] for name in used) <= 0:
         return 0.0, None, used
     total = sum(weight * math.log(scores[name]) for name, weight in used.items())
-    return math.exp(total / sum(used.values())), None, used
+    return min(100.0, math.exp(total / sum(used.values()))), None, used  # rounding can pass it
 
 
 def _paper(scores: Mapping[str, float]) -> Composite:

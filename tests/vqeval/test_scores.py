@@ -23,6 +23,13 @@ def test_the_composite_is_the_geometric_mean(scores: list[float]) -> None:
     assert reason is None and list(used.values()) == [1.0] * len(scores)
 
 
+@pytest.mark.parametrize("count", range(1, 13))
+def test_the_composite_passes_no_hundred(count: int) -> None:
+    """The sum of equal logarithms is rounded."""
+    assert composite(scored(**{f"d{i}": 100.0 for i in range(count)}))[0] == pytest.approx(100)
+    assert (composite(scored(**{f"d{i}": 100.0 for i in range(count)}))[0] or 0) <= 100
+
+
 def test_nothing_outweighs_a_loop() -> None:
     good = scored(freeze=100, mirror=100, flicker=100, drift=100, blur=100, noise=100)
     looped = composite({**good, "loop": Dimension(value=0.75, score=of_share(0.75))})[0]
