@@ -48,7 +48,7 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
                 f"LVSA cannot run here: {decision.reason} (LVSA_BACKEND={settings.backend} chose {kernel.name})"
             )
         scope = Scope(spec, preset, settings, mode, kernel, compat.sequence_rank(placement))
-        _retune(transformer, spec, settings, scope.arguments["reference_frames"])
+        _retune(transformer, scope)
         seam.give_scope(transformer, scope)
         if shared := parallelism.titles(placement):
             journal.placed(shared, decision.verdict, decision.reason)
@@ -106,20 +106,21 @@ def _adopt_ring(layer: Any, spec: FamilySpec) -> None:
     layer.ring_runner = LvsaRing(layer.attention, runner)
 
 
-def _retune(transformer: Any, spec: FamilySpec, settings: LvsaSettings, length: int) -> None:
-    """RIFLEx, if it is asked for."""
-    scale = settings.riflex_scale
-    if scale in (None, 1):
-        return
+def _retune(transformer: Any, scope: Scope) -> None:
+    """RIFLEx for requests that ask for it, and for all if the settings do."""
+    scale, spec, length = scope.settings.riflex_scale, scope.spec, scope.arguments["reference_frames"]
     if spec.rope is None:
-        raise HookError(
-            f"LVSA_RIFLEX_SCALE={scale:g}: the rotary embedding of {spec.name} is none that RIFLEx knows (it knows "
-            f"Wan's and HunyuanVideo's); unset it"
-        )
-    rope = spec.rope(transformer)
-    slowed = SlowedFrequency.of(rope.channels, rope.theta, length=length, scale=scale)
-    seam.retune_rope(rope, slowed)
-    journal.retuned(slowed.k, rope.channels // 2, length, scale)
+        if scale not in (None, 1):
+            raise HookError(
+                f"LVSA_RIFLEX_SCALE={scale:g}: the rotary embedding of {spec.name} is none that RIFLEx knows (it knows "
+                f"Wan's and HunyuanVideo's); unset it"
+            )
+        return
+    scope.rope = spec.rope(transformer)
+    seam.retune_rope(scope.rope, scope.slowed)
+    if scale not in (None, 1):
+        slowed = SlowedFrequency.of(scope.rope.channels, scope.rope.theta, length=length, scale=scale)
+        journal.retuned(slowed.k, scope.rope.channels // 2, length, scale)
 
 
 def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: Any) -> Preset:

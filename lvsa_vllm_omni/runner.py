@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,18 +12,20 @@ import torch
 from lvsa_core.kernels import release
 from lvsa_vllm_omni import step
 from lvsa_vllm_omni.hooks import SPECS, dense_reason
+from lvsa_vllm_omni.requested import asked_by, signature
 from lvsa_vllm_omni.seam import MARK, scope_of
 
 
 def install(unused: Callable[[str, str, str], None]) -> Callable[[], None]:
-    """Know the running pipeline; tell of a model without LVSA; answer a client's error as such; free workspaces.
+    """Know the running pipeline and what its request asks of LVSA; tell of a model without it; answer clients' errors.
 
     Target: ``load_model``, ``execute_model`` and, where there is one, ``execute_model_batch`` of
         ``DiffusionModelRunner``.
     Why: LVSA that is switched on for a model it does not know must not be silent; some pipelines alone know the
         denoising step; and the executor of a single device turns every exception of a request into an internal server
         error, also one of the client's (``OmniClientError``), which the executor of several devices answers with its
-        own status. Between requests the engine may go to sleep, and must find the memory free.
+        own status. What a request brings for LVSA is wrong or right before anything is computed. Between requests the
+        engine may go to sleep, and must find the memory free.
     How: look for scopes in the model that was loaded; remember which pipeline runs; hand a client's error on as the
         engine's own output does.
     Remove when: the engine tells plugins of its models; ``UniProcDiffusionExecutor`` keeps the status.
@@ -60,21 +63,32 @@ def install(unused: Callable[[str, str, str], None]) -> Callable[[], None]:
         return result
 
     @functools.wraps(original_execute)
-    def execute_model(self: Any, *args: Any, **kwargs: Any) -> Any:
-        step.enter(getattr(self, "pipeline", None))
+    def execute_model(self: Any, req: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return original_execute(self, *args, **kwargs)
+            enter(self, [req])
+            return original_execute(self, req, *args, **kwargs)
         except OmniClientError as error:
             return DiffusionOutput.from_exception(error)
         finally:
             release()
 
-    def execute_model_batch(self: Any, *args: Any, **kwargs: Any) -> Any:
-        step.enter(getattr(self, "pipeline", None))
+    def execute_model_batch(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         try:  # a client's error keeps its status here: the engine answers each request of a batch by itself
-            return originals["execute_model_batch"](self, *args, **kwargs)
+            enter(self, [new.req for new in getattr(scheduler_output, "scheduled_new_reqs", ())])
+            return originals["execute_model_batch"](self, scheduler_output, *args, **kwargs)
         finally:
             release()
+
+    def enter(self: Any, requests: list[Any]) -> None:
+        """Requests are about to run; several of them bring the same knobs, see :func:`install_scheduler`."""
+        pipeline = getattr(self, "pipeline", None)
+        asked = asked_by(requests[0]) if requests else None
+        if asked is not None:
+            try:
+                _check(pipeline, asked)
+            except ValueError as error:
+                raise OmniClientError(str(error)) from None
+        step.enter(pipeline, asked)
 
     def undo() -> None:
         if vars(cls).get(MARK) is undo:
@@ -87,6 +101,61 @@ def install(unused: Callable[[str, str, str], None]) -> Callable[[], None]:
         cls.execute_model_batch = functools.wraps(originals["execute_model_batch"])(execute_model_batch)
     setattr(cls, MARK, undo)
     return undo
+
+
+def install_scheduler() -> Callable[[], None]:
+    """Keep requests that bring different knobs for LVSA out of one batch: its transformer calls have one pattern.
+
+    Target: ``_build_sampling_params_key`` of the scheduler's classes.
+    Why: requests of one key run in lock-step, and ``extra_args`` are not in it.
+    How: what a request brings for LVSA becomes a part of the key's ``condition_key``.
+    Remove when: the engine has a place for it in the key.
+
+    Returns:
+        A function that takes the patch off again.
+    """
+    try:
+        from vllm_omni.diffusion.sched.base_scheduler import BaseScheduler
+        from vllm_omni.diffusion.sched.request_scheduler import RequestScheduler
+    except ImportError:  # a version without batches of requests
+        return lambda: None
+    name, originals = "_build_sampling_params_key", {}
+
+    def wrapped(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def build(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+            key = original(self, request, *args, **kwargs)
+            if asked_by(request) is None or not hasattr(key, "condition_key"):
+                return key
+            return dataclasses.replace(key, condition_key=(key.condition_key, signature(request)))
+
+        return build
+
+    for cls in (BaseScheduler, RequestScheduler):
+        if name in vars(cls) and MARK not in vars(cls):
+            originals[cls] = vars(cls)[name]
+            setattr(cls, name, wrapped(originals[cls]))
+            setattr(cls, MARK, True)
+
+    def undo() -> None:
+        for cls, original in originals.items():
+            setattr(cls, name, original)
+            delattr(cls, MARK)
+
+    return undo
+
+
+def _check(pipeline: Any, asked: Any) -> None:
+    """Whether the running model can do what a request asks of LVSA.
+
+    Raises:
+        ValueError: with the sentence for the client.
+    """
+    scopes = [found for module in pipeline.modules() if (found := scope_of(module))]
+    for scope in scopes:
+        scope.chosen(asked)
+    if not scopes and not (isinstance(asked, dict) and asked.get("enabled") is False):
+        raise ValueError(f"extra_params.lvsa: this server runs {type(pipeline).__name__} without LVSA, leave it out")
 
 
 def _switch(classes: set[type]) -> str:

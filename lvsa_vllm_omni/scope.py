@@ -17,10 +17,12 @@ from lvsa_core.call import running
 from lvsa_core.decide import Decision, decide
 from lvsa_core.kernels import Selection
 from lvsa_core.memory import HeadGroups
+from lvsa_core.riflex import SlowedFrequency
 from lvsa_core.sharded.attention import sharded_attend
 from lvsa_vllm_omni import compat, diagnostics, journal, ranks, step
-from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch, StaysDense, VideoTokens
+from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch, Rope, StaysDense, VideoTokens
 from lvsa_vllm_omni.presets import Preset
+from lvsa_vllm_omni.requested import Chosen, chosen
 from lvsa_vllm_omni.settings import LvsaSettings, Mode
 
 
@@ -98,6 +100,7 @@ class Scope:
         blocks: how many attention layers are LVSA's.
         settled: whether all layers of the transformer have been looked at, which its first call makes sure of.
         place: of this process among those whose attention holds parts of one sequence.
+        rope: the transformer's rotary embedding, if RIFLEx knows it.
     """
 
     def __init__(
@@ -111,11 +114,31 @@ class Scope:
     ) -> None:
         self.spec, self.preset, self.settings, self.mode, self.kernel = spec, preset, settings, mode, kernel
         self.place = place
+        self.rope: Rope | None = None
         self.arguments = settings.plan_arguments(preset)
         self.sparse = False
         self.settled = self.agreed = False
         self.blocks = 0
         self._head_groups: weakref.WeakKeyDictionary[step.Request, HeadGroups] = weakref.WeakKeyDictionary()
+
+    def chosen(self, asked: Any) -> Chosen:
+        """The settings of a request that brings knobs for LVSA.
+
+        Raises:
+            ValueError: with the sentence for the client.
+        """
+        found = chosen(self.settings, asked)
+        if found.settings.riflex_scale not in (None, 1) and self.rope is None:
+            raise ValueError(f"RIFLEx does not know the rotary embedding of {self.spec.name}: leave riflex_scale out")
+        return found
+
+    def slowed(self) -> SlowedFrequency | None:
+        """RIFLEx of the running request, None if it has none."""
+        settings = self.chosen(step.running_request().asked).settings
+        if self.rope is None or settings.riflex_scale in (None, 1):
+            return None
+        length = settings.plan_arguments(self.preset)["reference_frames"]
+        return SlowedFrequency.of(self.rope.channels, self.rope.theta, length=length, scale=settings.riflex_scale)
 
     @contextmanager
     def call(self, transformer: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
@@ -146,10 +169,15 @@ class Scope:
     def _plan(self, transformer: Any, arguments: Mapping[str, Any], request: step.Request) -> Forward | None:
         """The sparse call, or None for a dense one; says which, once a request."""
         grid = None
+        settings, enabled = self.chosen(request.asked)
         try:
             video = self.spec.video(transformer, arguments)
             grid = video.grid
-            pattern, decision = decide(grid.frames, request.step, self.arguments, beyond_only=self.mode == "beyond")
+            if enabled is False:
+                raise StaysDense("the request asks for it (lvsa.enabled is false)")
+            planned = self.arguments if settings is self.settings else settings.plan_arguments(self.preset)
+            beyond = self.mode == "beyond" and not enabled
+            pattern, decision = decide(grid.frames, request.step, planned, beyond_only=beyond)
         except StaysDense as reason:
             decision = Decision("dense", str(reason))
         except ImpossibleRequest as error:

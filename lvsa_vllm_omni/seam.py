@@ -95,21 +95,24 @@ def check(spec: FamilySpec) -> None:
     _resolve(spec)
 
 
-def retune_rope(rope: Rope, slowed: riflex.SlowedFrequency) -> None:
-    """RIFLEx: slow one temporal frequency in requests that are longer than the training horizon.
+def retune_rope(rope: Rope, slowed: Callable[[], riflex.SlowedFrequency | None]) -> None:
+    """RIFLEx: slow one temporal frequency in requests that ask for it and are longer than the training horizon.
 
     Target: ``forward`` of one transformer's rotary embedding.
     Why: its tables are made inside the transformer, and sequence parallelism shards them where they come out.
     How: on the instance, before the engine puts its own wrapper around it; tables are never changed in place. VACE's
         reference images count as frames here, as they have positions.
     Remove when: the engine has an option for it.
+
+    Args:
+        slowed: tells of the running request; None: it keeps the model's own tables.
     """
     original = rope.module.forward
 
     @functools.wraps(original)
     def forward(hidden_states: torch.Tensor) -> Any:
-        table, frames = original(hidden_states), hidden_states.shape[2] // rope.patch
-        return slowed.applied(table, frames, rope.width) if frames > slowed.length else table
+        table, frames, now = original(hidden_states), hidden_states.shape[2] // rope.patch, slowed()
+        return now.applied(table, frames, rope.width) if now and frames > now.length else table
 
     rope.module.forward = forward
 

@@ -98,6 +98,8 @@ class LvsaSettings(BaseSettings):
     """video to latent frames, for the settings given in video frames; the preset's if unset: 4"""
     preset: str | None = None
     """name of a preset (`lvsa models` lists them) or path of a TOML file; chosen from the model if unset"""
+    allow_request_knobs: bool = True
+    """requests may bring knobs of their own, as extra_params={"lvsa": {...}}"""
     strict: bool = False
     """a fallback in a running request is an error"""
     warn_fallback: bool = True

@@ -15,11 +15,12 @@ class Request:
     The engine makes one forward context for each request (or batch of requests in lock-step): a new context is step 0.
     """
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, asked: Any = None) -> None:
         self._context = weakref.ref(context, self._ended) if context is not None else None
         self._noise: float | None = None
         self._count = -1
         self.step = 0
+        self.asked = asked  # what it brings for LVSA, see requested.py
         self.reported: set[Any] = set()  # what has been logged about this request
 
     def _ended(self, _context: Any) -> None:
@@ -57,17 +58,18 @@ def running_request() -> Request:
     global _running
     context = compat.forward_context()
     if _running is None or not _running.runs_in(context):
-        _running = Request(context)
+        _running = Request(context, None if context is None else _asked)
     return _running
 
 
 _pipeline: weakref.ref[Any] | None = None
+_asked: Any = None
 
 
-def enter(pipeline: Any) -> None:
-    """A pipeline is about to run a request."""
-    global _pipeline
-    _pipeline = None if pipeline is None else weakref.ref(pipeline)
+def enter(pipeline: Any, asked: Any = None) -> None:
+    """A pipeline is about to run a request, or several that bring the same knobs."""
+    global _pipeline, _asked
+    _pipeline, _asked = None if pipeline is None else weakref.ref(pipeline), asked
 
 
 def advance(request: Request, timestep: Any) -> int:

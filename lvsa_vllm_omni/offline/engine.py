@@ -10,6 +10,7 @@ from typing import Any
 
 from lvsa_vllm_omni.offline.events import engine_arguments, events_of
 from lvsa_vllm_omni.offline.jobs import VideoSettings
+from lvsa_vllm_omni.requested import KEY
 
 
 class EngineStartError(RuntimeError):
@@ -98,6 +99,7 @@ class OfflineEngine:
             seed=settings.seed,
             # Some pipelines and versions take whole rates only as integers.
             fps=int(settings.fps) if float(settings.fps).is_integer() else settings.fps,
+            extra_args={KEY: dict(settings.request)} if settings.request else {},
         )
         before = self._events()
         try:

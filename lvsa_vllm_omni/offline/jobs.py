@@ -7,7 +7,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ class VideoSettings:
 
     `backend` is LVSA's kernel, or "dense" for the baseline without LVSA; `lvsa` the LVSA settings that differ from
     their defaults; `plan` the arguments of `lvsa_core.plan` that they and the preset give, None for the baseline;
-    `engine` further arguments of the engine. Where it keeps its weights and whether it compiles do not belong here.
+    `engine` further arguments of the engine; `request` the knobs of LVSA that this video brings. Where the engine keeps
+    its weights and whether it compiles do not belong here.
     """
 
     model: str
@@ -41,14 +42,18 @@ class VideoSettings:
     plan: Mapping[str, Any] | None
     engine: Mapping[str, Any]
     images: tuple[ImageFile, ...] = ()
+    request: Mapping[str, Any] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The settings as they are read back from JSON (tuples become lists), to be compared with a record.
 
-        Images are their content's SHA-256, as the same image may lie elsewhere; without any the key is left out.
+        Images are their content's SHA-256, as the same image may lie elsewhere. Without images or knobs of the video's
+        own these keys are left out.
         """
         settings = asdict(self)
         del settings["images"]
+        if not self.request:
+            del settings["request"]
         if self.images:
             settings["images"] = [image.sha256 for image in self.images]
         result: dict[str, Any] = json.loads(json.dumps(settings))

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lvsa_vllm_omni import requested
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.hooks import hook_field
 from lvsa_vllm_omni.offline.environment import decisive_settings
@@ -84,7 +85,15 @@ def jobs_of(arguments: argparse.Namespace, checkpoint: Checkpoint, preset: Prese
         images = tuple(map(read_image, spec.image or ()))
         check_number(pipeline, checkpoint.index, len(images))
         own = spec.model_dump(include={"prompt", "negative_prompt", "seed", "height", "width"})
-        return VideoSettings(**own, **common, frames=frames, images=images)
+        if spec.lvsa is not None:
+            own |= {"request": spec.lvsa, "plan": planned(spec.lvsa)}
+        return VideoSettings(**{**common, **own}, frames=frames, images=images)
+
+    def planned(asked: dict[str, Any]) -> dict[str, Any] | None:
+        if dense:
+            raise ValueError("lvsa has no effect with --backend dense: leave one of the two out")
+        found = requested.chosen(settings, asked)
+        return None if found.enabled is False else found.settings.plan_arguments(preset)
 
     jobs = []
     for number, spec in enumerate(prompts_of(arguments), start=1):

@@ -20,7 +20,8 @@ class PromptFileError(ValueError):
 class PromptSpec(BaseModel):
     """One prompt and what it sets for itself; None: the batch's own value. Sizes in pixels, lengths in video frames.
 
-    `image` is the path of an image, or of several; an empty list: none, whatever the batch has.
+    `image` is the path of an image, or of several; an empty list: none, whatever the batch has. `lvsa` holds knobs of
+    this video's own, see :mod:`lvsa_vllm_omni.requested`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -34,6 +35,7 @@ class PromptSpec(BaseModel):
     height: PositiveInt | None = None
     width: PositiveInt | None = None
     image: list[Path] | None = None
+    lvsa: dict[str, Any] | None = None
 
     @field_validator("image", mode="before")
     @classmethod

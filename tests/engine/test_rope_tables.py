@@ -37,7 +37,7 @@ def test_the_tables(spec: Any, make: Any, length: int, k: int, base: float, widt
     found = spec.rope(SimpleNamespace(rope=rope))
     slowed = SlowedFrequency.of(found.channels, found.theta, length=length, scale=scale)
     assert slowed.k == k
-    retune_rope(found, slowed)
+    retune_rope(found, lambda: slowed)
     after = rope(video)
     patches = before[0].numel() // before[0].shape[-1] // frames
     angles = torch.arange(frames, dtype=torch.float64)

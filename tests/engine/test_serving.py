@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,40 @@ def test_a_long_video_then_another_then_an_impossible_one(server: Server) -> Non
     assert frames(body) == (97, 64, 64)
     assert len(server.lines("[LVSA] total_lat_frames=25 ")) == 2
     assert not server.lines("[LVSA-FALLBACK]")
+
+
+def test_requests_bring_knobs(server: Server) -> None:
+    """Over the form field ``extra_params``, as curl and OpenAI's client send it."""
+    half, dense = (
+        {"extra_params": json.dumps({"lvsa": knobs})} for knobs in ({"sparsity_scale": 0.5}, {"enabled": False})
+    )
+    status, plain = server.post(**REQUEST, num_frames=105, fps=16)
+    before = len(server.lines("[LVSA] total_lat_frames=27 "))
+    assert status == 200 and before == 1
+    status, body = server.post(**REQUEST, num_frames=105, fps=16, **half)
+    assert status == 200 and frames(body) == (105, 64, 64) and body != plain
+    assert "attended_per_frame=10/27" in server.lines("[LVSA] total_lat_frames=27 ")[-1]
+    status, body = server.post(**REQUEST, num_frames=105, fps=16, **dense)
+    assert status == 200 and "dense: the request asks for it" in server.lines("[LVSA] total_lat_frames=27 ")[-1]
+
+    status, body = server.post(**REQUEST, num_frames=105, extra_params=json.dumps({"lvsa": {"window": 1}}))
+    assert status == 400
+    assert "extra_params.lvsa has no knob 'window'; did you mean window_size?" in json.loads(body)["error"]["message"]
+    assert server.post(**REQUEST, num_frames=105, fps=16) == (200, plain)
+
+
+def test_the_openai_client_sends_knobs(server: Server) -> None:
+    from openai import OpenAI
+
+    client = OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0)
+    body = {"num_inference_steps": 2, "num_frames": 109, "size": "64x64", "seed": 1}
+    knobs = {"lvsa": {"sparsity_scale": 0.5}}
+    job = client.videos.create(prompt="a cat", extra_body={**body, "extra_params": json.dumps(knobs)})
+    while (job := client.videos.retrieve(job.id)).status in ("queued", "in_progress"):
+        time.sleep(0.2)
+    assert job.status == "completed", job
+    assert frames(client.videos.download_content(job.id).read()) == (109, 64, 64)
+    assert "attended_per_frame=10/28" in server.lines("[LVSA] total_lat_frames=28 ")[-1]
 
 
 def test_a_wrong_setting_stops_the_server_with_one_sentence(misspelt: Server) -> None:

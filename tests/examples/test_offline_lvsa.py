@@ -78,6 +78,21 @@ def test_a_prompt_decides_over_the_command_line(offline_lvsa: ModuleType, checkp
     assert (first.height, first.width, second.height, second.width) == (480, 832, 64, 96)
 
 
+def test_a_prompt_brings_knobs_of_its_own(offline_lvsa: ModuleType, checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    lines: list[dict[str, Any]] = [{"prompt": "a"}, {"prompt": "a", "lvsa": {"window_size": 4}}]
+    lines.append({"prompt": "a", "lvsa": {"enabled": False}})
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plain, own, dense = jobs(offline_lvsa, checkpoint, "--prompts-file", str(file), "--sparsity-scale", "0.5")
+    assert plain.settings.plan and own.settings.plan == {**plain.settings.plan, "window": 1}
+    assert dense.settings.plan is None and len({job.settings.digest() for job in (plain, own, dense)}) == 3
+    file.write_text(json.dumps({"prompt": "a", "lvsa": {"window": 4}}))
+    with pytest.raises(ValueError, match=r"prompt 1: extra_params\.lvsa has no knob 'window'"):
+        jobs(offline_lvsa, checkpoint, "--prompts-file", str(file))
+    with pytest.raises(ValueError, match="prompt 1: lvsa has no effect with --backend dense"):
+        jobs(offline_lvsa, checkpoint, "--prompts-file", str(file), "--backend", "dense")
+
+
 def test_prompts_keep_their_order_and_names_are_distinct(offline_lvsa: ModuleType, checkpoint: Path) -> None:
     found = jobs(offline_lvsa, checkpoint, "--prompt", "b", "--prompt", "a", "--prompt", "b")
     assert [job.settings.prompt for job in found] == ["b", "a", "b"]

@@ -34,6 +34,7 @@ LONG = {"prompt": "A cat, on a mat", "num_frames": 97}  # 25 latent frames, the 
 # A size that divides, but has more rows of patches than the model has positions: the engine fails within the request.
 TALL = {"prompt": "too tall", "num_frames": 1, "height": 16400, "width": 16}
 SLOW = {"prompt": "slow", "num_frames": 321, "height": 256, "width": 256}
+OWN = {**LONG, "prompt": "half", "lvsa": {"sparsity_scale": 0.5}}
 SHORT = {"prompt": "a dog", "seed": 7, "num_frames": 9, "height": 48, "width": 80}
 COUNTER = itertools.count()
 DTYPE = "bfloat16" if torch.accelerator.is_available() else "float32"  # an accelerator's attention has no float32
@@ -137,7 +138,7 @@ def interrupted(baseline_started: Run, model: Path, tmp_path_factory: pytest.Tem
 
 @pytest.fixture(scope="module")
 def resumed(interrupted: Run, model: Path) -> Run:
-    return start(SCRIPT, model, interrupted.folder, [LONG, TALL, SHORT]).end()
+    return start(SCRIPT, model, interrupted.folder, [LONG, TALL, SHORT, OWN]).end()
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_lvsa_runs_beyond_the_training_length(interrupted: Run) -> None:
 
 
 def test_a_resumed_batch_skips_what_is_finished(interrupted: Run, resumed: Run) -> None:
-    assert "3 videos in" in resumed.text and ", 1 of them finished already" in resumed.text
+    assert "4 videos in" in resumed.text and ", 1 of them finished already" in resumed.text
     (first,) = resumed.folder.glob("001*.mp4")
     assert first.stat().st_mtime < resumed.log.stat().st_ctime
     assert interrupted.files < resumed.files
@@ -170,10 +171,10 @@ def test_a_resumed_batch_skips_what_is_finished(interrupted: Run, resumed: Run) 
 
 def test_a_failing_prompt_is_reported_at_the_end_and_the_others_are_made(resumed: Run) -> None:
     assert resumed.status == 1, resumed.text[-2000:]
-    assert sorted(name[:4] for name in resumed.files) == ["001-", "001-", "003-", "003-"]
-    *_, failed, total = [line for line in resumed.text.splitlines() if "failed: 002" in line or "of 3 videos" in line]
+    assert sorted(name[:4] for name in resumed.files) == [f"00{number}-" for number in (1, 1, 3, 3, 4, 4)]
+    *_, failed, total = [line for line in resumed.text.splitlines() if "failed: 002" in line or "of 4 videos" in line]
     assert re.match(r"failed: 002-too-tall-[0-9a-f]{8}: a video of 2050 latent rows .* cannot be made", failed)
-    assert total == "2 of 3 videos are finished"
+    assert total == "3 of 4 videos are finished"
 
 
 @pytest.mark.parametrize(("start", "frames", "height", "width"), [("001", 97, 64, 64), ("003", 9, 48, 80)])
@@ -205,6 +206,13 @@ def test_the_record_says_what_made_the_video(resumed: Run) -> None:
     assert record["versions"]["vllm-omni"] and record["versions"]["lvsa-vllm-omni"]
     assert record["run"] == {"offload": "none", "eager": True}
     assert resumed.record("003")["settings"]["seed"] == 7
+
+
+def test_a_prompt_brings_knobs_of_its_own(resumed: Run) -> None:
+    record = resumed.record("004")
+    assert record["settings"]["request"] == OWN["lvsa"] and "request" not in resumed.record("001")["settings"]
+    assert record["pattern"]["attended_per_frame"] == 10
+    assert re.search(r"\[LVSA\] .*total_lat_frames=25 .*attended_per_frame=10/25", resumed.text)
 
 
 def test_a_finished_batch_needs_no_engine(resumed: Run, model: Path) -> None:

@@ -33,6 +33,7 @@ TABLE = {
     "RIFLEX_SCALE": None,
     "VAE_TEMPORAL_FACTOR": None,
     "PRESET": None,
+    "ALLOW_REQUEST_KNOBS": True,
     "STRICT": False,
     "WARN_FALLBACK": True,
     "MEM_LOG": False,

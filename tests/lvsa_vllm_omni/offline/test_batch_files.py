@@ -19,6 +19,7 @@ OTHER: dict[str, Any] = {
     "plan": None,
     "engine": {"ulysses_degree": 2},
     "images": (ImageFile(Path("fox.png"), "a" * 64),),
+    "request": {"sparsity_scale": 0.5},
 }
 
 

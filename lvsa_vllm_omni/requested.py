@@ -1,0 +1,89 @@
+"""What a request asks of LVSA for itself: ``extra_params={"lvsa": {...}}`` over HTTP, ``extra_args`` offline."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from lvsa_vllm_omni.settings import LvsaSettings
+from lvsa_vllm_omni.validation import sentence
+
+#: The key in a request's ``extra_args``, and how errors call it.
+KEY, NAMED = "lvsa", "extra_params.lvsa"
+#: Settings that a request may bring; with ``enabled``, which is its own.
+KNOBS = (
+    "sparsity_scale", "window_size", "n_first_frames", "key_frame_interval", "auto_keyframes", "rotate_keyframes",
+    "expand_window", "reference_latent_frames", "riflex_scale",
+)  # fmt: skip
+NAMES = ("enabled", *KNOBS)
+
+
+class Chosen(NamedTuple):
+    """What holds for a request.
+
+    Args:
+        settings: the server's, with the request's knobs in them.
+        enabled: whether the request asks for sparse attention, or for dense; None: it does not say.
+    """
+
+    settings: LvsaSettings
+    enabled: bool | None = None
+
+
+def chosen(settings: LvsaSettings, asked: Any) -> Chosen:
+    """The settings of a request: its own knobs over the server's.
+
+    Args:
+        asked: what it brings under ``lvsa``; None: nothing.
+
+    Raises:
+        ValueError: one sentence that names the knob, if a name or a value cannot be used, or requests bring no knobs.
+    """
+    if asked is None:
+        return Chosen(settings)
+    if not settings.allow_request_knobs:
+        raise ValueError(f"{NAMED}: this server takes no knobs of requests (LVSA_ALLOW_REQUEST_KNOBS=0), leave it out")
+    if not isinstance(asked, Mapping):
+        raise ValueError(f'{NAMED} must be an object such as {{"sparsity_scale": 0.5}}, got {asked!r}')
+    for name in asked:
+        if name not in NAMES:
+            near = difflib.get_close_matches(str(name), NAMES, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}."
+            raise ValueError(f"{NAMED} has no knob {name!r}; {hint}")
+    try:
+        found = _MODEL.model_validate(dict(asked))
+        own = settings.model_copy(update={name: getattr(found, name) for name in found.model_fields_set & {*KNOBS}})
+        _ = own.knobs
+    except ValidationError as error:
+        raise ValueError(f"{NAMED}.{sentence(error)}") from None
+    except ValueError as error:
+        raise ValueError(f"{NAMED}: {error}") from None
+    if own.auto_keyframes and "key_frame_interval" in asked:
+        raise ValueError(f"{NAMED}.key_frame_interval has an effect with auto_keyframes=false only: give both")
+    return Chosen(own, found.enabled)  # type: ignore[attr-defined]
+
+
+def asked_by(request: Any) -> Any:
+    """What a request of the engine brings for LVSA, None if nothing."""
+    return (getattr(getattr(request, "sampling_params", None), "extra_args", None) or {}).get(KEY)
+
+
+def signature(request: Any) -> str:
+    """A text that differs between requests that bring different knobs."""
+    return json.dumps(asked_by(request), sort_keys=True, default=repr)
+
+
+def _model() -> type[BaseModel]:
+    """The knobs with the types and ranges of the settings."""
+    fields: dict[str, Any] = {
+        name: (LvsaSettings.model_fields[name].annotation, LvsaSettings.model_fields[name]) for name in KNOBS
+    }
+    config = ConfigDict(frozen=True, extra="forbid")
+    return create_model("RequestKnobs", __config__=config, enabled=(bool | None, None), **fields)
+
+
+_MODEL = _model()

@@ -1,0 +1,67 @@
+"""What a request may ask of LVSA: the settings' names, types and ranges, and a sentence for all else."""
+
+from typing import Any
+
+import pytest
+
+from lvsa_vllm_omni.presets import load_preset
+from lvsa_vllm_omni.requested import KNOBS, chosen
+from lvsa_vllm_omni.settings import LvsaSettings
+
+SETTINGS = LvsaSettings(window_size=8, sparsity_scale=0.75)
+
+
+def test_nothing_asked_is_the_servers_own() -> None:
+    assert chosen(SETTINGS, None) == (SETTINGS, None)
+    assert chosen(SETTINGS, {}).settings == SETTINGS
+
+
+def test_a_request_goes_before_the_server_and_leaves_it_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LVSA_WINDOW_SIZE", "40")  # was read when the server started
+    found = chosen(SETTINGS, {"sparsity_scale": 0.5, "rotate_keyframes": False, "enabled": True})
+    assert found.enabled is True
+    assert (found.settings.sparsity_scale, found.settings.rotate_keyframes) == (0.5, False)
+    assert found.settings.window_size == SETTINGS.window_size == 8 and SETTINGS.sparsity_scale == 0.75
+    plan = found.settings.plan_arguments(load_preset("wan2.1-1.3b"))
+    assert (plan["sparsity_scale"], plan["rotate"], plan["window"]) == (0.5, False, 2)
+
+
+def test_every_knob_is_a_setting_with_its_default() -> None:
+    assert {*KNOBS} <= {*LvsaSettings.model_fields}
+    for name in KNOBS:
+        default = LvsaSettings.model_fields[name].default
+        if default is not None and name != "key_frame_interval":
+            assert getattr(chosen(LvsaSettings(), {name: default}).settings, name) == default
+    own = chosen(SETTINGS, {"auto_keyframes": False, "key_frame_interval": 12})
+    assert own.settings.knobs.key_frame_interval == 12
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ([1], "extra_params.lvsa must be an object such as"),
+        ("on", "extra_params.lvsa must be an object such as"),
+        ({"sparsity": 0.5}, "has no knob 'sparsity'; did you mean sparsity_scale?"),
+        ({"zzz": 1}, "has no knob 'zzz'; there are enabled, sparsity_scale,"),
+        ({"backend": "sdpa"}, "has no knob 'backend'"),
+        ({"sparsity_scale": -1}, "extra_params.lvsa.sparsity_scale is -1, but must be"),
+        ({"sparsity_scale": "inf"}, "extra_params.lvsa.sparsity_scale is 'inf', but must be"),
+        ({"window_size": 2.5}, "extra_params.lvsa.window_size is 2.5, but must be"),
+        ({"window_size": None}, "extra_params.lvsa.window_size is None, but must be"),
+        ({"rotate_keyframes": "maybe"}, "extra_params.lvsa.rotate_keyframes is 'maybe', but must be a boolean"),
+        ({"enabled": 3}, "extra_params.lvsa.enabled is 3, but must be a boolean"),
+        ({"reference_latent_frames": 0}, "extra_params.lvsa.reference_latent_frames is 0, but must be"),
+        ({"riflex_scale": 0.5}, "extra_params.lvsa.riflex_scale is 0.5, but must be"),
+        ({"key_frame_interval": 8}, "key_frame_interval has an effect with auto_keyframes=false only"),
+    ],
+)
+def test_what_cannot_be_used_is_named(asked: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=r"extra_params\.lvsa") as raised:
+        chosen(SETTINGS, asked)
+    assert said in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_server_may_take_none() -> None:
+    with pytest.raises(ValueError, match="LVSA_ALLOW_REQUEST_KNOBS=0"):
+        chosen(LvsaSettings(allow_request_knobs=False), {})
+    assert chosen(LvsaSettings(allow_request_knobs=False), None).enabled is None
