@@ -116,11 +116,12 @@ def _retune(transformer: Any, scope: Scope) -> None:
                 f"Wan's and HunyuanVideo's); unset it"
             )
         return
-    scope.rope = spec.rope(transformer)
-    seam.retune_rope(scope.rope, scope.slowed)
+    rope = spec.rope(transformer)
+    scope.rope = rope._replace(module=None)  # a scope holds no modules: weights move
+    seam.retune_rope(rope, scope.slowed)
     if scale not in (None, 1):
-        slowed = SlowedFrequency.of(scope.rope.channels, scope.rope.theta, length=length, scale=scale)
-        journal.retuned(slowed.k, scope.rope.channels // 2, length, scale)
+        slowed = SlowedFrequency.of(rope.channels, rope.theta, length=length, scale=scale)
+        journal.retuned(slowed.k, rope.channels // 2, length, scale)
 
 
 def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: Any) -> Preset:

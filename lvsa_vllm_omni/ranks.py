@@ -13,7 +13,7 @@ from lvsa_vllm_omni.settings import PREFIX, LvsaSettings
 WAIT = 20.0
 
 #: Settings that do not change the video.
-_LOCAL = ("extra_memory", "warn_fallback", "mem_log", "step_time_log", "mask_log", "cpu")
+_LOCAL = ("extra_memory", "journal", "warn_fallback", "mem_log", "step_time_log", "mask_log", "cpu")
 
 _TOPIC = "settings"
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from lvsa_core.kernels import release
-from lvsa_vllm_omni import step
+from lvsa_vllm_omni import ran, step
 from lvsa_vllm_omni.hooks import SPECS, dense_reason
 from lvsa_vllm_omni.requested import asked_by, signature
 from lvsa_vllm_omni.seam import MARK, scope_of
 
 
-def install(unused: Callable[[str, str, str], None]) -> Callable[[], None]:
+def install(unused: Callable[[str, str, str], None], file: str | None = None) -> Callable[[], None]:
     """Know the running pipeline and what its request asks of LVSA; tell of a model without it; answer clients' errors.
 
     Target: ``load_model``, ``execute_model`` and, where there is one, ``execute_model_batch`` of
@@ -33,6 +35,7 @@ def install(unused: Callable[[str, str, str], None]) -> Callable[[], None]:
     Args:
         unused: called with the name of the pipeline's class, the setting that would switch LVSA on for it if there is
             one, and the reason where its model is known to stay dense.
+        file: that gets a line for each request, see :mod:`lvsa_vllm_omni.ran`.
 
     Returns:
         A function that takes the patch off again.
@@ -64,24 +67,42 @@ def install(unused: Callable[[str, str, str], None]) -> Callable[[], None]:
 
     @functools.wraps(original_execute)
     def execute_model(self: Any, req: Any, *args: Any, **kwargs: Any) -> Any:
-        try:
-            enter(self, [req])
-            return original_execute(self, req, *args, **kwargs)
-        except OmniClientError as error:
-            return DiffusionOutput.from_exception(error)
-        finally:
-            release()
+        with told(self, [req]) as outputs:
+            try:
+                enter(self, [req])
+                outputs.append(original_execute(self, req, *args, **kwargs))
+            except OmniClientError as error:
+                outputs.append(DiffusionOutput.from_exception(error))
+        return outputs[0]
 
     def execute_model_batch(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
-        try:  # a client's error keeps its status here: the engine answers each request of a batch by itself
-            enter(self, [new.req for new in getattr(scheduler_output, "scheduled_new_reqs", ())])
+        requests = [new.req for new in getattr(scheduler_output, "scheduled_new_reqs", ())]
+        with told(self, requests):  # a client's error keeps its status: the engine answers each of a batch by itself
+            enter(self, requests)
             return originals["execute_model_batch"](self, scheduler_output, *args, **kwargs)
+
+    @contextmanager
+    def told(self: Any, requests: list[Any]) -> Iterator[list[Any]]:
+        """Around requests that run together: afterwards they are in the journal, and memory is free."""
+        outputs: list[Any] = []
+        begin, error = time.perf_counter(), None
+        try:
+            yield outputs
+            error = next((output.error for output in outputs if getattr(output, "error", None)), None)
+        except BaseException as raised:
+            error = f"{type(raised).__name__}: {raised}"
+            raise
         finally:
             release()
+            real = [request for request in requests if not getattr(request, "is_dummy_run", bool)()]
+            if file and real:
+                model, last = type(getattr(self, "pipeline", None)).__name__, str(error or "").strip().splitlines()
+                ran.write(file, model, real, step.ran(), time.perf_counter() - begin, last[-1] if last else None)
 
     def enter(self: Any, requests: list[Any]) -> None:
         """Requests are about to run; several of them bring the same knobs, see :func:`install_scheduler`."""
         pipeline = getattr(self, "pipeline", None)
+        step.enter(pipeline)  # what ran before is told
         asked = asked_by(requests[0]) if requests else None
         if asked is not None:
             try:

@@ -100,7 +100,7 @@ class Scope:
         blocks: how many attention layers are LVSA's.
         settled: whether all layers of the transformer have been looked at, which its first call makes sure of.
         place: of this process among those whose attention holds parts of one sequence.
-        rope: the transformer's rotary embedding, if RIFLEx knows it.
+        rope: the transformer's rotary embedding, if RIFLEx knows it; without its module.
     """
 
     def __init__(
@@ -183,15 +183,20 @@ class Scope:
         except ImpossibleRequest as error:
             raise compat.client_error(str(error)) from error
         except (ValueError, TypeError, LookupError, AttributeError) as error:
+            request.ran.call(request.step, None, "the grid is unknown")
             self.fallback("grid", "layout", 0, error=repr(str(error)))
             return None
         new = self._once(request, (id(self), decision.verdict, grid))
         if decision.verdict == "sparse":
+            request.ran.call(request.step, video.grid, decision.reason, pattern)
+            request.ran.family, request.ran.kernel = self.spec.name, self.kernel.name
             if new:
                 journal.engaged(self.blocks, video.grid, pattern, self.spec.name, self.kernel.name)
             if request not in self._head_groups:  # memory is looked at anew in each request
                 self._head_groups[request] = HeadGroups(self.settings.extra_memory, journal.grouped)
             return Forward(self, video, pattern, self._head_groups[request])
+        request.ran.call(request.step, grid, decision.reason)
+        request.ran.family = self.spec.name
         if new:
             journal.dense(grid, decision.reason)
         return None
@@ -205,6 +210,7 @@ class Scope:
 
     def fallback(self, origin: str, reason: str, seq_len: int, **details: object) -> None:
         """Report a surprise, once a request, or raise it as LVSA_STRICT asks."""
-        strict = self.settings.strict
-        warn = self.settings.warn_fallback and self._once(step.running_request(), (origin, reason))
+        strict, request = self.settings.strict, step.running_request()
+        request.ran.fallbacks[reason] += 1
+        warn = self.settings.warn_fallback and self._once(request, (origin, reason))
         journal.fallback(origin, reason, seq_len, strict=strict, warn=warn, family=self.spec.name, **details)

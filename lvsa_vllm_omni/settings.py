@@ -100,6 +100,8 @@ class LvsaSettings(BaseSettings):
     """name of a preset (`lvsa models` lists them) or path of a TOML file; chosen from the model if unset"""
     allow_request_knobs: bool = True
     """requests may bring knobs of their own, as extra_params={"lvsa": {...}}"""
+    journal: str | None = None
+    """file that gets a line of JSON for each request: what ran, and why; several processes may share it"""
     strict: bool = False
     """a fallback in a running request is an error"""
     warn_fallback: bool = True

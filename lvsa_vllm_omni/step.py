@@ -7,6 +7,7 @@ from typing import Any
 
 from lvsa_core.steps import noisiest
 from lvsa_vllm_omni import compat
+from lvsa_vllm_omni.ran import Ran
 
 
 class Request:
@@ -22,6 +23,7 @@ class Request:
         self.step = 0
         self.asked = asked  # what it brings for LVSA, see requested.py
         self.reported: set[Any] = set()  # what has been logged about this request
+        self.ran = Ran()
 
     def _ended(self, _context: Any) -> None:
         self._context = None
@@ -68,8 +70,13 @@ _asked: Any = None
 
 def enter(pipeline: Any, asked: Any = None) -> None:
     """A pipeline is about to run a request, or several that bring the same knobs."""
-    global _pipeline, _asked
-    _pipeline, _asked = None if pipeline is None else weakref.ref(pipeline), asked
+    global _pipeline, _asked, _running
+    _pipeline, _asked, _running = None if pipeline is None else weakref.ref(pipeline), asked, None
+
+
+def ran() -> Ran:
+    """What has run since :func:`enter`."""
+    return Ran() if _running is None else _running.ran
 
 
 def advance(request: Request, timestep: Any) -> int:

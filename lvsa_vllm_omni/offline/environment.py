@@ -13,7 +13,7 @@ from lvsa_vllm_omni.settings import PREFIX, Family, LvsaSettings
 _NOT_DECISIVE = {
     *("enable", "auto", "wan_hook", "hunyuan_hook", "cosmos3_hook", "cpu", "preset", "backend"),
     *("skip_kernels", "extra_memory"),
-    *("allow_request_knobs", "strict", "warn_fallback", "mem_log", "step_time_log", "mask_log"),
+    *("allow_request_knobs", "journal", "strict", "warn_fallback", "mem_log", "step_time_log", "mask_log"),
 }
 
 

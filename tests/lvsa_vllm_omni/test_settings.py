@@ -34,6 +34,7 @@ TABLE = {
     "VAE_TEMPORAL_FACTOR": None,
     "PRESET": None,
     "ALLOW_REQUEST_KNOBS": True,
+    "JOURNAL": None,
     "STRICT": False,
     "WARN_FALLBACK": True,
     "MEM_LOG": False,

@@ -1,0 +1,80 @@
+"""What a request ran, as a line of the journal; several processes write one file, and no failure reaches a request."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lvsa_core import FrameGrid, plan
+from lvsa_vllm_omni import ran
+from tests.support.log import Log
+
+REQUEST = SimpleNamespace(request_id="one", sampling_params=SimpleNamespace(extra_args={"lvsa": {"window_size": 8}}))
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def some() -> ran.Ran:
+    found = ran.Ran("wan", "sdpa")
+    for step in range(3):
+        for _branch in range(2):
+            found.call(step, FrameGrid(41, 12), "beyond the horizon", plan(41, reference_frames=21, step=step))
+    found.call(3, FrameGrid(41, 12), "the last")
+    found.fallbacks["refused"] += 2
+    return found
+
+
+def test_a_line_says_what_ran(tmp_path: Path) -> None:
+    file = tmp_path / "logs" / "journal.jsonl"
+    ran.write(str(file), "WanPipeline", [REQUEST, REQUEST], some(), 1.23456, None)
+    first, second = lines(file)
+    assert first == second | {"time": first["time"]} and first["request"] == "one" and first["batch"] == 2
+    assert (first["outcome"], first["steps"], first["sparse_steps"], first["kernel"]) == ("sparse", 4, 3, "sdpa")
+    densities = [plan(41, reference_frames=21, step=step).density for step in range(3)]
+    assert first["density"] == pytest.approx((sum(densities) + 1) / 4, abs=1e-4)
+    assert (first["latent_frames"], first["patches"], first["attended_per_frame"]) == (41, 12, 21)
+    assert (first["fallbacks"], first["knobs"], first["seconds"]) == ({"refused": 2}, {"window_size": 8}, 1.235)
+    assert first["model"] == "WanPipeline" and first["family"] == "wan" and first["error"] is None
+
+
+def test_what_never_ran_and_what_ran_dense(tmp_path: Path) -> None:
+    file, dense = tmp_path / "journal.jsonl", ran.Ran("wan")
+    dense.call(0, FrameGrid(9, 12), "within the horizon")
+    for what, error in ((ran.Ran(), "ValueError: no"), (dense, None)):
+        ran.write(str(file), "WanPipeline", [SimpleNamespace(request_id="x")], what, 0.0, error)
+    bad, short = lines(file)
+    assert (bad["outcome"], bad["density"], bad["error"], bad["knobs"]) == ("not run", None, "ValueError: no", None)
+    assert (short["outcome"], short["reason"], short["sparse_steps"]) == ("dense", "within the horizon", 0)
+
+
+def test_several_processes_and_files_that_are_put_aside(tmp_path: Path) -> None:
+    program = (
+        "import sys; from types import SimpleNamespace as N; from lvsa_vllm_omni import ran; ran.LARGEST = 20_000\n"
+        "for number in range(100):\n"
+        "    one = N(request_id=f'{sys.argv[2]}-{number}')\n"
+        "    ran.write(sys.argv[1], 'Pipeline', [one], ran.Ran(), 0.0, None)\n"
+    )
+    file = tmp_path / "journal.jsonl"
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(file), str(n)]) for n in range(2)]
+    assert [writer.wait(120) for writer in writers] == [0, 0]
+    files = sorted(tmp_path.glob("journal.jsonl*"))
+    assert len(files) > 1
+    found = [line["request"] for one in files for line in lines(one)]
+    assert sorted(found) == sorted(f"{n}-{number}" for n in range(2) for number in range(100))
+
+
+@pytest.mark.parametrize("place", ["folder", "file/journal.jsonl"])
+def test_a_file_that_cannot_be_written_is_one_warning(tmp_path: Path, place: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with Log() as log:
+        for _ in range(3):
+            ran.write(str(tmp_path / place), "Pipeline", [REQUEST], some(), 0.0, None)
+    (line,) = log.starting("[LVSA] LVSA_JOURNAL=")
+    assert f"{place} cannot be written: " in line
