@@ -203,7 +203,7 @@ def test_a_class_has_one_family(
     package("lab", text=MODULE.replace("lab_engine.model:LabTransformer", WAN.transformer))
     installed: list[Any] = []
     monkeypatch.setattr(seam, "install", lambda spec, adopt: installed.append(spec.name) or (lambda: None))
-    monkeypatch.setattr(runner, "install", lambda unused: lambda: None)
+    monkeypatch.setattr(runner, "install", lambda unused, file: lambda: None)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     settings = LvsaSettings.load()

@@ -82,6 +82,7 @@ VALUES = {
     "VAE_TEMPORAL_FACTOR": ("8", 8),
     "PRESET": ("wan", "wan"),
     "MASK_LOG": ("3,5-7", "3,5-7"),
+    "JOURNAL": ("lvsa.jsonl", "lvsa.jsonl"),
 }
 
 
