@@ -56,7 +56,10 @@ def chosen(settings: LvsaSettings, asked: Any) -> Chosen:
             raise ValueError(f"{NAMED} has no knob {name!r}; {hint}")
     try:
         found = _MODEL.model_validate(dict(asked))
-        own = settings.model_copy(update={name: getattr(found, name) for name in found.model_fields_set & {*KNOBS}})
+        values = {name: getattr(found, name) for name in found.model_fields_set & {*KNOBS}}
+        if found.enabled is False:  # type: ignore[attr-defined]
+            values.setdefault("riflex_scale", None)  # the server's belongs to what the request does not want
+        own = settings.model_copy(update=values)
         _ = own.knobs
     except ValidationError as error:
         raise ValueError(f"{NAMED}.{sentence(error)}") from None

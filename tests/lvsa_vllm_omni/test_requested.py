@@ -26,6 +26,13 @@ def test_a_request_goes_before_the_server_and_leaves_it_as_it_was(monkeypatch: p
     assert (plan["sparsity_scale"], plan["rotate"], plan["window"]) == (0.5, False, 2)
 
 
+def test_who_wants_none_of_it_gets_no_riflex_either_unless_asked() -> None:
+    server = LvsaSettings(riflex_scale=4)
+    assert chosen(server, {"enabled": False}).settings.riflex_scale is None
+    assert chosen(server, {"enabled": False, "riflex_scale": 2}).settings.riflex_scale == 2
+    assert chosen(server, {"enabled": True}).settings.riflex_scale == 4
+
+
 def test_every_knob_is_a_setting_with_its_default() -> None:
     assert {*KNOBS} <= {*LvsaSettings.model_fields}
     for name in KNOBS:
