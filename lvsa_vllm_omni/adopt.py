@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from lvsa_core.kernels import KernelUnavailable, Selection, release, select
-from lvsa_core.riflex import SlowedFrequency
 from lvsa_vllm_omni import compat, journal, parallelism, presets, ranks, seam
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
 from lvsa_vllm_omni.presets import Preset
@@ -108,7 +107,7 @@ def _adopt_ring(layer: Any, spec: FamilySpec) -> None:
 
 def _retune(transformer: Any, scope: Scope) -> None:
     """RIFLEx for requests that ask for it, and for all if the settings do."""
-    scale, spec, length = scope.settings.riflex_scale, scope.spec, scope.arguments["reference_frames"]
+    scale, spec = scope.settings.riflex_scale, scope.spec
     if spec.rope is None:
         if scale not in (None, 1):
             raise HookError(
@@ -118,10 +117,9 @@ def _retune(transformer: Any, scope: Scope) -> None:
         return
     rope = spec.rope(transformer)
     scope.rope = rope._replace(module=None)  # a scope holds no modules: weights move
-    seam.retune_rope(rope, scope.slowed)
-    if scale not in (None, 1):
-        slowed = SlowedFrequency.of(rope.channels, rope.theta, length=length, scale=scale)
-        journal.retuned(slowed.k, rope.channels // 2, length, scale)
+    seam.retune_rope(rope, lambda: scope.running().slowed)
+    if scale and (slowed := scope.choose(None).slowed):
+        journal.retuned(slowed.k, rope.channels // 2, slowed.length, scale)
 
 
 def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: Any) -> Preset:

@@ -22,8 +22,8 @@ from lvsa_vllm_omni.hooks import (
 from lvsa_vllm_omni.presets import PresetError, load_preset
 from lvsa_vllm_omni.settings import LvsaSettings, Mode, SettingsError
 
-#: What is undone beside the families; no family can have these names.
-_RUNNER, _SCHEDULER = "model runner", "scheduler"
+#: What is undone last, beside the families; no family can have this name.
+_RUNNER = "model runner"
 #: The class behind the name ``LVSA``; it imports this module, so that only the engine imports it.
 _BACKEND = "lvsa_vllm_omni.by_name.LvsaBackend"
 
@@ -86,7 +86,6 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
         installed.append(family if mode == "always" else f"{family} (beyond the training horizon)")
     if installed:
         _undo.setdefault(_RUNNER, runner.install(journal.not_used, settings.journal))
-        _undo.setdefault(_SCHEDULER, runner.install_scheduler())
         journal.enabled(", ".join(installed), _shown(settings))
 
 
@@ -100,8 +99,7 @@ def _specs(settings: LvsaSettings, families: Iterable[str]) -> list[FamilySpec]:
     """
     from lvsa_vllm_omni import journal
 
-    known = [load_family(family) for family in _undo if family not in (_RUNNER, _SCHEDULER)]
-    owners = {spec.transformer: spec for spec in known}
+    owners = {load_family(family).transformer: load_family(family) for family in _undo if family != _RUNNER}
     found = []
     for family in sorted(families, key=lambda family: not settings.hook(family)):
         try:

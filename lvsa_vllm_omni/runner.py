@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from lvsa_core.kernels import release
-from lvsa_vllm_omni import ran, step
+from lvsa_vllm_omni import request_journal, step
 from lvsa_vllm_omni.hooks import SPECS, dense_reason
-from lvsa_vllm_omni.requested import asked_by, signature
+from lvsa_vllm_omni.request_knobs import asked_by, signature
 from lvsa_vllm_omni.seam import MARK, scope_of
 
 
@@ -35,7 +34,7 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
     Args:
         unused: called with the name of the pipeline's class, the setting that would switch LVSA on for it if there is
             one, and the reason where its model is known to stay dense.
-        file: that gets a line for each request, see :mod:`lvsa_vllm_omni.ran`.
+        file: that gets a line for each request, see :mod:`lvsa_vllm_omni.request_journal`.
 
     Returns:
         A function that takes the patch off again.
@@ -67,43 +66,46 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
 
     @functools.wraps(original_execute)
     def execute_model(self: Any, req: Any, *args: Any, **kwargs: Any) -> Any:
-        with told(self, [req]) as outputs:
+        def run() -> Any:
             try:
                 enter(self, [req])
-                outputs.append(original_execute(self, req, *args, **kwargs))
+                return original_execute(self, req, *args, **kwargs)
             except OmniClientError as error:
-                outputs.append(DiffusionOutput.from_exception(error))
-        return outputs[0]
+                return DiffusionOutput.from_exception(error)
+
+        return told(self, [req], run)
 
     def execute_model_batch(self: Any, scheduler_output: Any, *args: Any, **kwargs: Any) -> Any:
         requests = [new.req for new in getattr(scheduler_output, "scheduled_new_reqs", ())]
-        with told(self, requests):  # a client's error keeps its status: the engine answers each of a batch by itself
+
+        def run() -> Any:  # a client's error keeps its status: the engine answers each request of a batch by itself
             enter(self, requests)
             return originals["execute_model_batch"](self, scheduler_output, *args, **kwargs)
 
-    @contextmanager
-    def told(self: Any, requests: list[Any]) -> Iterator[list[Any]]:
-        """Around requests that run together: afterwards they are in the journal, and memory is free."""
-        outputs: list[Any] = []
-        begin, error = time.perf_counter(), None
+        return told(self, requests, run)
+
+    def told(self: Any, requests: list[Any], run: Callable[[], Any]) -> Any:
+        """Run requests together; afterwards they are in the journal, and memory is free."""
+        begin, result, raised = time.perf_counter(), None, None
         try:
-            yield outputs
-            error = next((output.error for output in outputs if getattr(output, "error", None)), None)
-        except BaseException as raised:
-            error = f"{type(raised).__name__}: {raised}"
+            result = run()
+            return result
+        except BaseException as error:
+            raised = f"{type(error).__name__}: {error}"
             raise
         finally:
             release()
-            real = [request for request in requests if not getattr(request, "is_dummy_run", bool)()]
-            if file and real:
-                model, last = type(getattr(self, "pipeline", None)).__name__, str(error or "").strip().splitlines()
-                ran.write(file, model, real, step.ran(), time.perf_counter() - begin, last[-1] if last else None)
+            if file:
+                model, seconds = type(getattr(self, "pipeline", None)).__name__, time.perf_counter() - begin
+                request_journal.write(file, model, requests, step.ran(), seconds, raised, result)
 
     def enter(self: Any, requests: list[Any]) -> None:
-        """Requests are about to run; several of them bring the same knobs, see :func:`install_scheduler`."""
+        """Requests are about to run; several of them bring the same knobs, see :func:`_install_scheduler`."""
         pipeline = getattr(self, "pipeline", None)
         step.enter(pipeline)  # what ran before is told
         asked = asked_by(requests[0]) if requests else None
+        if len({*map(signature, requests)}) > 1:  # an engine whose scheduler is another one
+            raise OmniClientError("extra_params.lvsa: the requests of a batch bring different knobs, send them alone")
         if asked is not None:
             try:
                 _check(pipeline, asked)
@@ -113,6 +115,7 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
 
     def undo() -> None:
         if vars(cls).get(MARK) is undo:
+            undo_scheduler()
             for name, original in originals.items():
                 setattr(cls, name, original)
             delattr(cls, MARK)
@@ -120,11 +123,12 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
     cls.load_model, cls.execute_model = load_model, execute_model
     if "execute_model_batch" in originals:
         cls.execute_model_batch = functools.wraps(originals["execute_model_batch"])(execute_model_batch)
+    undo_scheduler = _install_scheduler()
     setattr(cls, MARK, undo)
     return undo
 
 
-def install_scheduler() -> Callable[[], None]:
+def _install_scheduler() -> Callable[[], None]:
     """Keep requests that bring different knobs for LVSA out of one batch: its transformer calls have one pattern.
 
     Target: ``_build_sampling_params_key`` of the scheduler's classes.
@@ -153,15 +157,13 @@ def install_scheduler() -> Callable[[], None]:
         return build
 
     for cls in (BaseScheduler, RequestScheduler):
-        if name in vars(cls) and MARK not in vars(cls):
+        if name in vars(cls):
             originals[cls] = vars(cls)[name]
             setattr(cls, name, wrapped(originals[cls]))
-            setattr(cls, MARK, True)
 
     def undo() -> None:
         for cls, original in originals.items():
             setattr(cls, name, original)
-            delattr(cls, MARK)
 
     return undo
 
@@ -172,9 +174,10 @@ def _check(pipeline: Any, asked: Any) -> None:
     Raises:
         ValueError: with the sentence for the client.
     """
-    scopes = [found for module in pipeline.modules() if (found := scope_of(module))]
+    modules = pipeline.modules() if isinstance(pipeline, torch.nn.Module) else ()
+    scopes = [found for module in modules if (found := scope_of(module))]
     for scope in scopes:
-        scope.chosen(asked)
+        scope.choose(asked)
     if not scopes and not (isinstance(asked, dict) and asked.get("enabled") is False):
         raise ValueError(f"extra_params.lvsa: this server runs {type(pipeline).__name__} without LVSA, leave it out")
 

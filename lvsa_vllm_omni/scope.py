@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from lvsa_core.sharded.attention import sharded_attend
 from lvsa_vllm_omni import compat, diagnostics, journal, ranks, step
 from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch, Rope, StaysDense, VideoTokens
 from lvsa_vllm_omni.presets import Preset
-from lvsa_vllm_omni.requested import Chosen, chosen
+from lvsa_vllm_omni.request_knobs import chosen
 from lvsa_vllm_omni.settings import LvsaSettings, Mode
 
 
@@ -90,6 +90,20 @@ class Forward:
         return {"keys": k.shape[1], "frames": self.video.frames, "patches": self.video.patches}
 
 
+class OfRequest(NamedTuple):
+    """What holds for one request: the server's settings with the knobs that it brings.
+
+    Args:
+        arguments: of the pattern, see :meth:`LvsaSettings.plan_arguments`. mode: whether LVSA is on.
+        slowed: RIFLEx, None if it has none. head_groups: of its calls; memory is looked at anew in each request.
+    """
+
+    arguments: dict[str, Any]
+    mode: Mode
+    slowed: SlowedFrequency | None
+    head_groups: HeadGroups
+
+
 class Scope:
     """LVSA on one transformer.
 
@@ -119,26 +133,32 @@ class Scope:
         self.sparse = False
         self.settled = self.agreed = False
         self.blocks = 0
-        self._head_groups: weakref.WeakKeyDictionary[step.Request, HeadGroups] = weakref.WeakKeyDictionary()
+        self._of: weakref.WeakKeyDictionary[step.Request, OfRequest] = weakref.WeakKeyDictionary()
 
-    def chosen(self, asked: Any) -> Chosen:
-        """The settings of a request that brings knobs for LVSA.
+    def choose(self, asked: Any) -> OfRequest:
+        """What holds for a request that brings these knobs; None: none.
 
         Raises:
             ValueError: with the sentence for the client.
         """
-        found = chosen(self.settings, asked)
-        if found.settings.riflex_scale not in (None, 1) and self.rope is None:
-            raise ValueError(f"RIFLEx does not know the rotary embedding of {self.spec.name}: leave riflex_scale out")
-        return found
+        settings, enabled = chosen(self.settings, asked)
+        arguments, scale, slowed = settings.plan_arguments(self.preset), settings.riflex_scale, None
+        if scale not in (None, 1):
+            if self.rope is None:
+                raise ValueError(
+                    f"RIFLEx does not know the rotary embedding of {self.spec.name}: leave riflex_scale out"
+                )
+            length = arguments["reference_frames"]
+            slowed = SlowedFrequency.of(self.rope.channels, self.rope.theta, length=length, scale=scale)
+        mode: Mode = self.mode if enabled is None else "always" if enabled else "off"
+        return OfRequest(arguments, mode, slowed, HeadGroups(self.settings.extra_memory, journal.grouped))
 
-    def slowed(self) -> SlowedFrequency | None:
-        """RIFLEx of the running request, None if it has none."""
-        settings = self.chosen(step.running_request().asked).settings
-        if self.rope is None or settings.riflex_scale in (None, 1):
-            return None
-        length = settings.plan_arguments(self.preset)["reference_frames"]
-        return SlowedFrequency.of(self.rope.channels, self.rope.theta, length=length, scale=settings.riflex_scale)
+    def running(self) -> OfRequest:
+        """What holds for the running request."""
+        request = step.running_request()
+        if request not in self._of:
+            self._of[request] = self.choose(request.asked)
+        return self._of[request]
 
     @contextmanager
     def call(self, transformer: Any, arguments: Mapping[str, Any]) -> Iterator[None]:
@@ -169,15 +189,13 @@ class Scope:
     def _plan(self, transformer: Any, arguments: Mapping[str, Any], request: step.Request) -> Forward | None:
         """The sparse call, or None for a dense one; says which, once a request."""
         grid = None
-        settings, enabled = self.chosen(request.asked)
+        own = self.running()
         try:
             video = self.spec.video(transformer, arguments)
             grid = video.grid
-            if enabled is False:
+            if own.mode == "off":
                 raise StaysDense("the request asks for it (lvsa.enabled is false)")
-            planned = self.arguments if settings is self.settings else settings.plan_arguments(self.preset)
-            beyond = self.mode == "beyond" and not enabled
-            pattern, decision = decide(grid.frames, request.step, planned, beyond_only=beyond)
+            pattern, decision = decide(grid.frames, request.step, own.arguments, beyond_only=own.mode == "beyond")
         except StaysDense as reason:
             decision = Decision("dense", str(reason))
         except ImpossibleRequest as error:
@@ -192,9 +210,7 @@ class Scope:
             request.ran.family, request.ran.kernel = self.spec.name, self.kernel.name
             if new:
                 journal.engaged(self.blocks, video.grid, pattern, self.spec.name, self.kernel.name)
-            if request not in self._head_groups:  # memory is looked at anew in each request
-                self._head_groups[request] = HeadGroups(self.settings.extra_memory, journal.grouped)
-            return Forward(self, video, pattern, self._head_groups[request])
+            return Forward(self, video, pattern, own.head_groups)
         request.ran.call(request.step, grid, decision.reason)
         request.ran.family = self.spec.name
         if new:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lvsa_core.steps import noisiest
 from lvsa_vllm_omni import compat
-from lvsa_vllm_omni.ran import Ran
+from lvsa_vllm_omni.request_journal import Ran
 
 
 class Request:
@@ -21,7 +21,7 @@ class Request:
         self._noise: float | None = None
         self._count = -1
         self.step = 0
-        self.asked = asked  # what it brings for LVSA, see requested.py
+        self.asked = asked  # what it brings for LVSA, see request_knobs.py
         self.reported: set[Any] = set()  # what has been logged about this request
         self.ran = Ran()
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lvsa_vllm_omni.offline.events import engine_arguments, events_of
 from lvsa_vllm_omni.offline.jobs import VideoSettings
-from lvsa_vllm_omni.requested import KEY
+from lvsa_vllm_omni.request_knobs import KEY
 
 
 class EngineStartError(RuntimeError):

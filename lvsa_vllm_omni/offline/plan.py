@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lvsa_vllm_omni import requested
+from lvsa_vllm_omni import request_knobs
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.hooks import hook_field
 from lvsa_vllm_omni.offline.environment import decisive_settings
@@ -92,7 +92,7 @@ def jobs_of(arguments: argparse.Namespace, checkpoint: Checkpoint, preset: Prese
     def planned(asked: dict[str, Any]) -> dict[str, Any] | None:
         if dense:
             raise ValueError("lvsa has no effect with --backend dense: leave one of the two out")
-        found = requested.chosen(settings, asked)
+        found = request_knobs.chosen(settings, asked)
         return None if found.enabled is False else found.settings.plan_arguments(preset)
 
     jobs = []

@@ -21,7 +21,7 @@ class PromptSpec(BaseModel):
     """One prompt and what it sets for itself; None: the batch's own value. Sizes in pixels, lengths in video frames.
 
     `image` is the path of an image, or of several; an empty list: none, whatever the batch has. `lvsa` holds knobs of
-    this video's own, see :mod:`lvsa_vllm_omni.requested`.
+    this video's own, see :mod:`lvsa_vllm_omni.request_knobs`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)

@@ -1,7 +1,9 @@
 """Beyond the table of placements: half precision, lengths one after another, and the bytes of the exchange."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +42,25 @@ def test_lengths_one_after_another(run: Run, alone: Callable[..., Result], strat
         assert [frames for frames, *_ in result.patterns] == [41, 41, 33, 33, 33]
         assert result.patterns[2:] == one.patterns
     np.testing.assert_allclose(results[0].output, one.output, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["ulysses2", "ring2"])
+def test_knobs_of_a_request(run: Run, strategy: str, tmp_path: Path) -> None:
+    """All ranks take them; the first one of an engine tells of the request."""
+    family, placed = FAMILIES["wan"], ALL[strategy]
+    asked = {"extra_args": {"lvsa": {"sparsity_scale": 0.5, "riflex_scale": 2}}}
+    found = []
+    for place in (replace(placed, ranks=1, parallel={}), placed):
+        file = tmp_path / f"{place.ranks}.jsonl"
+        settings = {family.hook: "1", "LVSA_STRICT": "1", "LVSA_JOURNAL": str(file)}
+        results = run(family, place, "even", settings, earlier=[asked])
+        for result in results:
+            assert not result.error, result.error
+            assert result.patterns[0] != result.patterns[-1] and result.patterns == results[0].patterns
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        assert [line["knobs"] for line in lines] == [asked["extra_args"]["lvsa"], None]
+        found.append((results[0].patterns, [line["density"] for line in lines]))
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize("strategy", ["ring2", "ulysses2-ring2"])

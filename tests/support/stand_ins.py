@@ -76,7 +76,7 @@ def groups(q: Tensor, k: Tensor, q_starts: Tensor, k_starts: Tensor, k_rows: Ten
 def flash3(**given: Any) -> list[Tensor]:
     """FlashAttention-3's ``fwd``: rows without keys get 0 and a log-sum-exp of minus infinity."""
     q, k, v, scale = given["q"], given["k"], given["v"], given["softmax_scale"]
-    allowed = {"cu_seqlens_q", "cu_seqlens_k", "seqused_k", "max_seqlen_q", "max_seqlen_k"}
+    allowed = {"out", "cu_seqlens_q", "cu_seqlens_k", "seqused_k", "max_seqlen_q", "max_seqlen_k"}
     neutral = {"window_size_left": -1, "window_size_right": -1, "num_splits": 1, "cp_world_size": 1}
     for name, value in given.items():
         if name not in allowed | {"q", "k", "v", "softmax_scale"}:
@@ -87,6 +87,9 @@ def flash3(**given: Any) -> list[Tensor]:
         names = ("cu_seqlens_q", "cu_seqlens_k", "seqused_k", "max_seqlen_q", "max_seqlen_k")
         lists = groups(q, k, *(given[name] for name in names))
         out, lse = varlen(q, k, v, scale, lists, -math.inf)
+    if given["out"] is not None:
+        assert given["out"].shape == out.shape and given["out"].dtype == out.dtype and given["out"].stride(-1) == 1
+        out = given["out"].copy_(out)
     return [out, lse, torch.empty(0), torch.empty(0)]
 
 

@@ -13,9 +13,11 @@ import torch
 from hypothesis import HealthCheck, given
 
 from lvsa_core import FrameGrid, TokenLayout, plan
+from lvsa_core.attention import compute
 from lvsa_core.kernels import KERNELS
 from lvsa_core.kernels.flash import FlashAttention3
 from lvsa_core.kernels.selftest import self_test
+from lvsa_core.memory import CallSize, HeadGroups
 from tests.support.stand_ins import (
     FA3_FWD,
     FLASH4,
@@ -90,6 +92,20 @@ def test_windows_are_one_call_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     # Neighbours that share a run are one group: fewer tiles are filled in part.
     starts = windows["cu_seqlens_k"].tolist()[:groups]
     assert groups == len(set(starts)) < 41 and starts == sorted(starts)
+
+
+@pytest.mark.parametrize("name", FLASH)
+@pytest.mark.parametrize("kv_heads", [6, 3])
+def test_groups_of_heads_write_their_part_of_the_output(name: str, kv_heads: int) -> None:
+    """Strided views of queries, keys, values and output; FlashAttention-3 makes no other output."""
+    noise = torch.Generator().manual_seed(0)
+    layout, pattern = TokenLayout(FrameGrid(41, 4), kv_after=3, q_after=3), plan(41, reference_frames=21)
+    q = torch.randn(1, layout.q_tokens, 6, 8, generator=noise)
+    k, v = torch.randn(2, 1, layout.kv_tokens, kv_heads, 8, generator=noise)
+    whole = compute(KERNELS[name], q, k, v, pattern, layout, 0.3)
+    groups = HeadGroups(0.0)  # a head of keys each
+    torch.testing.assert_close(compute(KERNELS[name], q, k, v, pattern, layout, 0.3, groups), whole)
+    assert groups.count(CallSize.of(q, k), CPU) == kv_heads
 
 
 def test_the_installed_signatures() -> None:

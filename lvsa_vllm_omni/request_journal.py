@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from lvsa_core import FrameGrid, Pattern
 from lvsa_vllm_omni import journal
-from lvsa_vllm_omni.requested import asked_by
+from lvsa_vllm_omni.request_knobs import asked_by
 
 #: Bytes after which the file is put aside as ``.1``, and how many of these are kept.
 LARGEST, KEPT = 50 * 2**20, 5
@@ -49,10 +49,10 @@ class Ran:
 
     def told(self) -> dict[str, Any]:
         """As it stands in the journal."""
-        sparse = sum(density < 1 for density in self.density.values())
-        pattern = self.pattern
+        pattern, sparse = self.pattern, sum(density < 1 for density in self.density.values())
+        ran = "fallback" if self.fallbacks else "sparse" if sparse else "dense"
         return {
-            "outcome": "sparse" if sparse else "dense" if self.density else "not run",
+            "outcome": ran if self.density else "not run",
             "reason": self.reason,
             "family": self.family or None,
             "latent_frames": self.grid.frames if self.grid else None,
@@ -66,32 +66,47 @@ class Ran:
         }
 
 
-def write(path: str, model: str, requests: Sequence[Any], ran: Ran, seconds: float, error: str | None) -> None:
-    """Write a line for each of the requests that ran together; by one of the processes that run the model together.
+def write(
+    path: str, model: str, requests: Sequence[Any], ran: Ran, seconds: float, raised: str | None, result: Any = None
+) -> None:
+    """Write a line for each of the requests that ran together; by the first of the processes of an engine.
 
     Nothing that fails here reaches a request: the first failure is a warning. Prompts are not written.
 
     Args:
-        path: of the file. model: the pipeline's class. seconds: from the first to the last work of the worker.
-        error: why there is no video.
+        path: of the file. model: the pipeline's class. requests: the engine's; its trial runs are left out.
+        seconds: of the worker, for all of them together.
+        raised: the error that ended them all. result: what the engine answers, which tells of single ones' errors.
     """
-    if dist.is_available() and dist.is_initialized() and dist.get_rank():
-        return
     try:
+        if dist.is_available() and dist.is_initialized() and dist.get_rank():
+            return
         for request in requests:
+            if getattr(request, "is_dummy_run", bool)():
+                continue
+            name = str(getattr(request, "request_id", ""))
+            error = raised or _error(result, name)
             line = {
                 "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-                "request": str(getattr(request, "request_id", "")),
+                "request": name,
                 "model": model,
                 **ran.told(),
                 "batch": len(requests),
                 "knobs": asked_by(request),
                 "seconds": round(seconds, 3),
-                "error": error,
+                "error": error.strip().splitlines()[-1] if error and error.strip() else None,
             }
             _lines(path).info(json.dumps(line, default=repr))
     except Exception as problem:  # whatever it is, the videos are made
         _warn(path, problem)
+
+
+def _error(result: Any, request: str) -> str | None:
+    """Why a request has no video, from the engine's answer to it or to its batch."""
+    if hasattr(result, "get_request_output"):
+        result = getattr(result.get_request_output(request), "result", None)
+    error = getattr(result, "error", None) or getattr(result, "abort_message", None)
+    return str(error) if error else None
 
 
 def _warn(path: str, problem: BaseException | None) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lvsa_vllm_omni.presets import load_preset
-from lvsa_vllm_omni.requested import KNOBS, chosen
+from lvsa_vllm_omni.request_knobs import KNOBS, chosen
 from lvsa_vllm_omni.settings import LvsaSettings
 
 SETTINGS = LvsaSettings(window_size=8, sparsity_scale=0.75)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from lvsa_core import FrameGrid, plan
-from lvsa_vllm_omni import ran
+from lvsa_vllm_omni import request_journal
 from tests.support.log import Log
 
 REQUEST = SimpleNamespace(request_id="one", sampling_params=SimpleNamespace(extra_args={"lvsa": {"window_size": 8}}))
@@ -20,8 +20,8 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def some() -> ran.Ran:
-    found = ran.Ran("wan", "sdpa")
+def some() -> request_journal.Ran:
+    found = request_journal.Ran("wan", "sdpa")
     for step in range(3):
         for _branch in range(2):
             found.call(step, FrameGrid(41, 12), "beyond the horizon", plan(41, reference_frames=21, step=step))
@@ -32,10 +32,10 @@ def some() -> ran.Ran:
 
 def test_a_line_says_what_ran(tmp_path: Path) -> None:
     file = tmp_path / "logs" / "journal.jsonl"
-    ran.write(str(file), "WanPipeline", [REQUEST, REQUEST], some(), 1.23456, None)
+    request_journal.write(str(file), "WanPipeline", [REQUEST, REQUEST], some(), 1.23456, None)
     first, second = lines(file)
     assert first == second | {"time": first["time"]} and first["request"] == "one" and first["batch"] == 2
-    assert (first["outcome"], first["steps"], first["sparse_steps"], first["kernel"]) == ("sparse", 4, 3, "sdpa")
+    assert (first["outcome"], first["steps"], first["sparse_steps"], first["kernel"]) == ("fallback", 4, 3, "sdpa")
     densities = [plan(41, reference_frames=21, step=step).density for step in range(3)]
     assert first["density"] == pytest.approx((sum(densities) + 1) / 4, abs=1e-4)
     assert (first["latent_frames"], first["patches"], first["attended_per_frame"]) == (41, 12, 21)
@@ -44,18 +44,46 @@ def test_a_line_says_what_ran(tmp_path: Path) -> None:
 
 
 def test_what_never_ran_and_what_ran_dense(tmp_path: Path) -> None:
-    file, dense = tmp_path / "journal.jsonl", ran.Ran("wan")
+    file, dense = tmp_path / "journal.jsonl", request_journal.Ran("wan")
     dense.call(0, FrameGrid(9, 12), "within the horizon")
-    for what, error in ((ran.Ran(), "ValueError: no"), (dense, None)):
-        ran.write(str(file), "WanPipeline", [SimpleNamespace(request_id="x")], what, 0.0, error)
+    for what, error in ((request_journal.Ran(), "ValueError: no"), (dense, None)):
+        request_journal.write(str(file), "WanPipeline", [SimpleNamespace(request_id="x")], what, 0.0, error)
     bad, short = lines(file)
     assert (bad["outcome"], bad["density"], bad["error"], bad["knobs"]) == ("not run", None, "ValueError: no", None)
     assert (short["outcome"], short["reason"], short["sparse_steps"]) == ("dense", "within the horizon", 0)
 
 
+def test_outcomes() -> None:
+    """A plan that was sparse is not called so if layers ran dense; and what never ran has no density."""
+    sparse = request_journal.Ran("wan", "sdpa")
+    sparse.call(0, FrameGrid(41, 12), "beyond the horizon", plan(41, reference_frames=21))
+    assert sparse.told()["outcome"] == "sparse"
+    sparse.fallbacks["mask"] += 1
+    assert sparse.told()["outcome"] == "fallback"
+    unknown = request_journal.Ran()
+    unknown.call(0, None, "the grid is unknown")
+    unknown.fallbacks["layout"] += 1
+    told = unknown.told()
+    assert (told["outcome"], told["density"], told["latent_frames"]) == ("fallback", 1.0, None)
+
+
+def test_each_of_a_batch_has_its_own_error(tmp_path: Path) -> None:
+    file, requests = tmp_path / "journal.jsonl", [SimpleNamespace(request_id=name) for name in ("good", "bad", "gone")]
+    errors = {"good": {"error": None}, "bad": {"error": "no\nOutOfMemoryError: x"}, "gone": {"abort_message": "gone"}}
+    answer = SimpleNamespace(
+        get_request_output=lambda name: SimpleNamespace(result=SimpleNamespace(**errors[name])), error=None
+    )
+    request_journal.write(str(file), "Pipeline", requests, some(), 0.0, None, answer)
+    request_journal.write(str(file), "Pipeline", requests[:1], some(), 0.0, None, SimpleNamespace(error="alone"))
+    trial = SimpleNamespace(request_id="trial", is_dummy_run=lambda: True)
+    request_journal.write(str(file), "Pipeline", [trial], some(), 0.0, None)
+    assert [line["error"] for line in lines(file)] == [None, "OutOfMemoryError: x", "gone", "alone"]
+
+
 def test_several_processes_and_files_that_are_put_aside(tmp_path: Path) -> None:
     program = (
-        "import sys; from types import SimpleNamespace as N; from lvsa_vllm_omni import ran; ran.LARGEST = 20_000\n"
+        "import sys; from types import SimpleNamespace as N\n"
+        "from lvsa_vllm_omni import request_journal as ran; ran.LARGEST = 20_000\n"
         "for number in range(100):\n"
         "    one = N(request_id=f'{sys.argv[2]}-{number}')\n"
         "    ran.write(sys.argv[1], 'Pipeline', [one], ran.Ran(), 0.0, None)\n"
@@ -75,6 +103,6 @@ def test_a_file_that_cannot_be_written_is_one_warning(tmp_path: Path, place: str
     (tmp_path / "file").write_text("")
     with Log() as log:
         for _ in range(3):
-            ran.write(str(tmp_path / place), "Pipeline", [REQUEST], some(), 0.0, None)
+            request_journal.write(str(tmp_path / place), "Pipeline", [REQUEST], some(), 0.0, None)
     (line,) = log.starting("[LVSA] LVSA_JOURNAL=")
     assert f"{place} cannot be written: " in line
