@@ -98,6 +98,8 @@ def test_a_request_is_the_video_of_a_server_with_its_settings(
     assert np.array_equal(engine.denoised(**asking(**KNOBS)), own)
     pattern = plan(33, reference_frames=21, window=2, n_first=2, sparsity_scale=0.5, rotate=False, expand_window=False)
     assert {call.pattern for call in attended} == {pattern} and attended
+    unslowed = engine.denoised(**asking(**{**KNOBS, "riflex_scale": 1}))
+    assert not np.array_equal(unslowed, own) and not np.array_equal(unslowed, plain)
     assert np.abs(plain - own).max() > VISIBLE
     attended.clear()
     assert np.array_equal(engine.denoised(**asking(enabled=False)), dense) and not attended

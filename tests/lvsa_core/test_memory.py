@@ -161,7 +161,10 @@ def test_keys_that_arrive_are_waited_for_once() -> None:
     assert len(waits) == 2
 
 
-def test_attend_takes_groups() -> None:
+@pytest.mark.parametrize("kernel", ["sdpa", "sdpa-concatenated"])
+def test_attend_takes_groups(kernel: str) -> None:
+    """The second kernel has an output of its own for each group."""
     q, k, v = inputs()
     expected = attend(q, k, v, PATTERN, LAYOUT)
-    torch.testing.assert_close(attend(q, k, v, PATTERN, LAYOUT, head_groups=HeadGroups(0.0)), expected)
+    found = attend(q, k, v, PATTERN, LAYOUT, kernel=kernel, head_groups=HeadGroups(0.0))
+    torch.testing.assert_close(found, expected)
