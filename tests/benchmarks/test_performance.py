@@ -20,7 +20,10 @@ def test_the_page_is_what_is_drawn() -> None:
 @pytest.mark.parametrize("file", [x for x in FILES if not x.name.startswith("communication")], ids=lambda x: x.name)
 def test_every_file_is_read(file: Path) -> None:
     assert f"results/{file.name})" in PAGE.read_text("utf-8")
-    assert {"date", "command", "versions"} <= {*json.loads(file.read_text())["machine"]}
+    machine = json.loads(file.read_text())["machine"]
+    assert all(machine.get(name) for name in ("date", "command", "versions"))
+    if "h200" in file.name:  # the first file of a GPU, and those of a CPU, lack some of these
+        assert all(machine.get(name) for name in ("device", "driver", "commit"))
 
 
 def layer(model: str, frames: int, seconds: float, kernel: str = "FlashAttention3") -> dict[str, Any]:

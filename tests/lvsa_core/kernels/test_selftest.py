@@ -130,6 +130,21 @@ def test_a_kernel_without_arriving_keys_is_tested_in_a_ring() -> None:
     assert "its self-test is off by" in str(self_test(Concatenated(), CPU, torch.float32, 64))
 
 
+def test_a_kernel_that_does_not_write_where_it_is_told_is_found() -> None:
+    """As groups of heads have it written, where memory is short."""
+
+    def elsewhere(out: Tensor, *call: Any) -> Tensor:
+        return SdpaKernel().attention(*call)[1]
+
+    def beside(out: Tensor, *call: Any) -> Tensor:
+        found, lse = SdpaKernel().attention(*call)
+        out[:] = found.roll(1, 2)
+        return lse
+
+    for mistake in (elsewhere, beside):
+        assert "its self-test is off by" in str(self_test(Wrong(attention_into=mistake), CPU, torch.float32, 64))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_log_sum_exp_of_another_base_is_found(dtype: torch.dtype) -> None:
     assert "its self-test is off by" in str(self_test(Wrong(attention=base_two), CPU, dtype, 64))
