@@ -8,9 +8,9 @@ READY := $(VENV)/.ready
 # The newest diffusers; vLLM-Omni pins an older one, which is in .venv.
 NEWEST := $(VENV)/diffusers-0.42.1
 
-# Which checkpoint the demo uses; empty: a tiny one with random weights, made on the spot.
+# Which checkpoint the demo uses, and for what; empty: Toy Wan, a small trained one, and a ball.
 MODEL ?=
-PROMPT ?= A red fox runs through fresh snow, the camera follows it
+PROMPT ?=
 export MODEL PROMPT
 
 .PHONY: help setup demo test test-fast test-all gpu check format clean
@@ -41,7 +41,7 @@ $(NEWEST): $(READY)
 	  && touch $@ \
 	  || { rm -rf $@; echo "error: diffusers could not be installed; see the lines above, then run make again" >&2; exit 1; }
 
-demo: $(READY) ## make a video four times as long as the training length, with LVSA
+demo: $(READY) ## make a video four times as long as the training length, dense and with LVSA
 	@$(BIN)/python examples/demo.py --model "$$MODEL" --prompt "$$PROMPT"
 
 # Two processes, each with whole files of tests: engines are started one at a time in each.

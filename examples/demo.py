@@ -1,10 +1,10 @@
 #!/usr/bin/env python
-"""Make one video four times as long as the training length with LVSA on, and show what LVSA did.
+"""Make one video four times as long as the training length, dense and with LVSA, and show the difference.
 
     python examples/demo.py --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers
 
-Without a model it makes a tiny Wan checkpoint with random weights, whose video is noise; without an accelerator it runs
-the engine on the CPU.
+Without a model it takes Toy Wan, a small trained model that comes with the package; without an accelerator it runs the
+engine on the CPU.
 """
 
 from __future__ import annotations
@@ -17,66 +17,97 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from demo_compare import picture, side_by_side
 
 from lvsa_core import plan, show
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-PROMPT = "A red fox runs through fresh snow, the camera follows it"
+PROMPT, TOY_PROMPT = "A red fox runs through fresh snow, the camera follows it", "a red ball, fast, blue sky"
 
-#: A size and a number of steps that a CPU does in seconds.
-TINY = ("--height", "64", "--width", "64", "--steps", "8")
 #: bfloat16 convolutions are slow on most CPUs, and an accelerator's attention has no float32.
 CPU = ("--engine-args", '{"dtype": "float32"}')
+#: File name, caption, and what the batch is told besides.
+SIDES = {"dense": ("dense attention", ("--backend", "dense")), "lvsa": ("with LVSA", ())}
 
 #: What of the engine's output is shown: LVSA's lines, and the batch's own.
 SHOWN = re.compile(r"(\[LVSA[^\]]*\].*)|^((?:starting the engine|error:|failed:|\d+ (?:of|videos)).*)")
 
 
 def main() -> int:
-    """0 if the video is there."""
+    """0 if both videos and all that is drawn of them are there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="", help="a checkpoint; default: a tiny one with random weights")
-    parser.add_argument("--prompt", default=PROMPT)
+    parser.add_argument("--model", default="", help="a checkpoint; default: Toy Wan")
+    parser.add_argument("--prompt", default="", help=f"default: {PROMPT!r}, and of Toy Wan {TOY_PROMPT!r}")
     parser.add_argument("--horizon", type=float, default=4, help="length as a multiple of the training length")
+    parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--output-dir", type=Path, default=ROOT / "outputs" / "demo")
     arguments = parser.parse_args()
     output: Path = arguments.output_dir
     output.mkdir(parents=True, exist_ok=True)
 
     os.environ["LVSA_CPU"] = "1"  # only heeded where there is no accelerator
-    model: str = arguments.model
-    options: tuple[str, ...] = ()
+    model, prompt = arguments.model, arguments.prompt or (PROMPT if arguments.model else TOY_PROMPT)
     if not model:
-        model, options = str(output / "tiny-wan"), TINY if torch.accelerator.is_available() else TINY + CPU
-        print(f"== no model named: a tiny Wan with random weights in {model}; its video will be noise", flush=True)
-        if not (output / "tiny-wan" / "model_index.json").exists():
-            write_checkpoint("wan", output / "tiny-wan", force=True)
+        model = str(output / "toy-wan")
+        print(f"== no model named: Toy Wan, a small trained model, in {model}", flush=True)
+        if not (output / "toy-wan" / "model_index.json").exists():
+            write_checkpoint("toy-wan", output / "toy-wan", force=True)
+    options = () if arguments.model or torch.accelerator.is_available() else CPU
 
-    for old in ("demo.mp4", "demo.json"):
-        (output / old).unlink(missing_ok=True)  # a finished video would be skipped, and nothing shown
-    batch = [sys.executable, str(ROOT / "examples" / "offline_lvsa.py"), "--model", model, "--prompt", arguments.prompt]
-    batch += ["--horizon", str(arguments.horizon), "--output-dir", str(output), "--output-name", "demo", *options]
-    log = output / "engine.log"
-    print(f"== {arguments.horizon:g} times the training length: {arguments.prompt!r}", flush=True)
-    code = follow(batch, log)
-    if code == 0 and "[LVSA] total_lat_frames" not in log.read_text(errors="replace"):
-        print("error: the video was made, but LVSA did not take part", file=sys.stderr)
-        code = 1
-    if code:
-        print(f"error: the demo failed; the engine's own log is {log}", file=sys.stderr)
-        return code
-    draw(output / "demo.json", output / "pattern.png")
-    for name, path in {
-        "video": "demo.mp4",
+    print(f"== {arguments.horizon:g} times the training length: {prompt!r}", flush=True)
+    for name, (caption, more) in SIDES.items():
+        for old in (f"{name}.mp4", f"{name}.json"):
+            (output / old).unlink(missing_ok=True)  # a finished video would be skipped, and nothing shown
+        batch = [sys.executable, str(ROOT / "examples" / "offline_lvsa.py"), "--model", model, "--prompt", prompt]
+        batch += ["--horizon", str(arguments.horizon), "--seed", str(arguments.seed), "--output-dir", str(output)]
+        log = output / f"{name}.log"
+        print(f"== {caption}", flush=True)
+        code = follow([*batch, "--output-name", name, "--evaluate", *options, *more], log)
+        engaged = "[LVSA] total_lat_frames" in log.read_text(errors="replace")
+        if code == 0 and engaged != (name == "lvsa"):
+            print(f"error: the video was made, but LVSA {'took' if engaged else 'did not take'} part", file=sys.stderr)
+            code = 1
+        if code:
+            print(f"error: the demo failed; the engine's own log is {log}", file=sys.stderr)
+            return code
+    records = {name: json.loads((output / f"{name}.json").read_text()) for name in SIDES}
+    fps = float(records["lvsa"]["video"]["fps"])
+    captions = {caption: output / f"{name}.mp4" for name, (caption, _) in SIDES.items()}
+    side_by_side(captions, output / "both.mp4", fps)
+    picture(captions, output / "both.png", fps, f"{prompt}: {arguments.horizon:g} times the training length")
+    draw(records["lvsa"], output / "pattern.png")
+    for name, (caption, _) in SIDES.items():
+        print(f"== {caption}: {verdict(records[name])}")
+    for what, file in {
+        "videos": "both.mp4",
+        "picture": "both.png",
         "pattern": "pattern.png",
-        "record": "demo.json",
-        "log": "engine.log",
+        "single": "dense.mp4, lvsa.mp4",
+        "records": "dense.json, lvsa.json",
+        "logs": "dense.log, lvsa.log",
     }.items():
-        print(f"== {name:8} {output / path}")
+        print(f"== {what:8} {', '.join(str(output / one) for one in file.split(', '))}")
     return 0
+
+
+def verdict(record: dict[str, Any]) -> str:
+    """What VQeval found of loops and freezes, and the time of the denoising."""
+    found = record["vqeval"]
+    if "error" in found:
+        return str(found["error"])
+    said = []
+    for name, title in {"loop": "loop", "freeze": "frozen"}.items():
+        dimension = found["dimensions"][name]
+        if dimension["value"] is None:
+            said.append(f"{title}: {dimension['reason']}")
+            continue
+        lag = dimension.get("lag_seconds")
+        said.append(f"{title} {dimension['value']:.0%} of the frames" + (f", again after {lag:.1f} s" if lag else ""))
+    return "; ".join(said)
 
 
 def follow(command: Sequence[str], log: Path) -> int:
@@ -103,11 +134,10 @@ def follow(command: Sequence[str], log: Path) -> int:
         return process.wait()
 
 
-def draw(record: Path, picture: Path) -> None:
+def draw(record: dict[str, Any], target: Path) -> None:
     """Draw the pattern of a finished video at three denoising steps."""
-    made = json.loads(record.read_text())
-    frames, steps = made["pattern"]["latent_frames"], range(min(3, made["pattern"]["keyframe_interval"]))
-    show.figure([plan(frames, step=step, **made["settings"]["plan"]) for step in steps], picture)
+    frames, steps = record["pattern"]["latent_frames"], range(min(3, record["pattern"]["keyframe_interval"]))
+    show.figure([plan(frames, step=step, **record["settings"]["plan"]) for step in steps], target)
 
 
 if __name__ == "__main__":

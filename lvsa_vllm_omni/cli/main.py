@@ -32,14 +32,14 @@ def _parser() -> argparse.ArgumentParser:
 
     tiny = commands.add_parser(
         "tiny-checkpoint",
-        help="write a small random model, to try the plugin on a machine without an accelerator",
-        description="Write a small model with random weights in the diffusers layout: no download, a few MB. "
-        "Its videos are noise; its attention is real.",
+        help="write a small model, to try the plugin on a machine without an accelerator",
+        description="Write a small model in the diffusers layout: no download, a few MB. Toy Wan (toy-wan) is trained: "
+        "a ball bounces before a sun and a sky. The weights of the others are random, their videos are noise.",
     )
     tiny.add_argument("kind", metavar="KIND", help=f"kind of model: {', '.join(KINDS)}")
     tiny.add_argument("directory", metavar="DIR", help="where to write it")
     tiny.add_argument("--force", action="store_true", help="write into a directory that is not empty")
-    tiny.add_argument("--seed", type=int, default=0, help="seed of the random weights (default: 0)")
+    tiny.add_argument("--seed", type=int, default=0, help="seed of random weights (default: 0)")
     tiny.set_defaults(run=_tiny_checkpoint)
 
     shown = commands.add_parser(
@@ -88,7 +88,7 @@ def _tiny_checkpoint(options: argparse.Namespace) -> Iterator[str]:
 
 def _next_step(kind: str, directory: str) -> str:
     """What one does with a tiny checkpoint: the engine serves it, or diffusers runs it."""
-    family = kind.partition("-")[0]
+    family = kind.removeprefix("toy-").partition("-")[0]
     if family not in SPECS:
         return (
             f"Run it with diffusers: python examples/{family}_generate.py --model {directory} --lvsa --num-frames 65 "

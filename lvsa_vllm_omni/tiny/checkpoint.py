@@ -1,4 +1,7 @@
-"""Tiny random checkpoints in the diffusers layout: which kinds there are, and how one gets onto the disk whole."""
+"""Tiny checkpoints in the diffusers layout: which kinds there are, and how one gets onto the disk whole.
+
+All have random weights but Toy Wan, which is trained.
+"""
 
 import json
 import os
@@ -25,6 +28,7 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     "wan": Kind("lvsa_vllm_omni.tiny.wan:components"),
+    "toy-wan": Kind("lvsa_vllm_omni.tiny.toy:components", {}),
     "wan-i2v": Kind("lvsa_vllm_omni.tiny.wan:image_components"),
     "wan-ti2v": Kind("lvsa_vllm_omni.tiny.wan:wide_components"),
     "wan-a14b": Kind("lvsa_vllm_omni.tiny.wan:expert_components"),
@@ -73,7 +77,7 @@ def write_checkpoint(
     Args:
         kind: a key of ``KINDS``.
         directory: where to write; it and its parents are made where missing.
-        seed: of the random weights; the same seed and the same torch write the same numbers.
+        seed: of random weights; the same seed and the same torch write the same numbers. Trained ones have none.
         force: write into a directory that is not empty. An older checkpoint there is replaced, other files stay.
         sizes: what the kind lets one choose, such as ``layers=2, heads=4, head_dim=32``.
 
@@ -109,7 +113,9 @@ def _build(kind: str, seed: int, sizes: Mapping[str, Any]) -> Built:
     """Build the components; the seed decides about all of them, and about no number drawn afterwards."""
     module, _, function = KINDS[kind].builder.partition(":")
     if unknown := sizes.keys() - KINDS[kind].sizes:
-        raise CheckpointError(f"{kind} has no size {min(unknown)!r}. Choose of: {', '.join(KINDS[kind].sizes)}.")
+        known = ", ".join(KINDS[kind].sizes)
+        advice = f"Choose of: {known}." if known else "It is trained, and has the sizes that it has."
+        raise CheckpointError(f"{kind} has no size {min(unknown)!r}. {advice}")
     try:
         import torch
 

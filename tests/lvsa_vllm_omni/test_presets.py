@@ -20,6 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 #: Name of a preset, or title of a model that stays dense -> the kinds of tiny checkpoints that stand for it on a CPU,
 #: and the tests that build a variant of their own. Each kind is run by every test of the engine's families.
 CPU_RUNS: dict[str, tuple[list[str], list[str]]] = {
+    "toy-wan": (["toy-wan"], []),
     "wan2.1-1.3b": (["wan"], []),
     "wan2.1-14b": (["wan", "wan-i2v"], []),
     "wan2.2-a14b": (["wan-a14b"], []),
@@ -32,6 +33,7 @@ CPU_RUNS: dict[str, tuple[list[str], list[str]]] = {
 
 #: What the published checkpoints say in transformer/config.json, and whether model_index.json names transformer_2.
 PUBLISHED: dict[str, dict[str, Any]] = {
+    "toy-wan": dict(num_attention_heads=2, num_layers=4, in_channels=11, out_channels=11, ffn_dim=288),
     "wan2.1-1.3b": dict(num_attention_heads=12, num_layers=30, in_channels=16, out_channels=16, ffn_dim=8960),
     "wan2.1-14b": dict(num_attention_heads=40, num_layers=40, in_channels=16, out_channels=16, ffn_dim=13824),
     "wan2.2-a14b": dict(num_attention_heads=40, num_layers=40, in_channels=16, out_channels=16, ffn_dim=13824),
@@ -94,7 +96,7 @@ def test_what_has_run_on_the_cpu_is_what_the_engines_tests_run() -> None:
             tree = ast.parse((REPOSITORY / "tests" / "engine" / file).read_text())
             assert function in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
     ran = {kind for kinds, _ in CPU_RUNS.values() for kind in kinds}
-    assert ran == {*FAMILIES} == KINDS.keys() - {"cogvideox"}
+    assert ran == {*FAMILIES, "toy-wan"} == KINDS.keys() - {"cogvideox"}
 
 
 def test_an_unknown_transformer_is_refused_with_the_way_out() -> None:

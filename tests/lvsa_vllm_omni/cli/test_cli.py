@@ -103,7 +103,7 @@ def test_the_next_step_with_every_tiny_checkpoint(
     words = shlex.split(said.partition(": ")[2])
     if "vllm" in words:
         variables = dict(word.split("=") for word in words[: words.index("vllm")])
-        assert variables == {"LVSA_CPU": "1", SPECS[kind.partition("-")[0]].setting: "1"}
+        assert variables == {"LVSA_CPU": "1", SPECS[kind.removeprefix("toy-").partition("-")[0]].setting: "1"}
         assert words[words.index("vllm") :][:4] == ["vllm", "serve", "/tmp/my model", "--omni"]
         assert ("--no-guardrails" in words) is (kind == "cosmos3")
         return

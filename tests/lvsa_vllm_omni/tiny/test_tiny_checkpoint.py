@@ -79,8 +79,8 @@ LAYOUTS = {
 }
 
 
-def test_every_kind_has_a_test() -> None:
-    assert set(LAYOUTS) == set(KINDS) - {"wan"}
+def test_every_random_kind_has_a_test() -> None:
+    assert set(LAYOUTS) == {name for name, kind in KINDS.items() if kind.sizes} - {"wan"}
 
 
 @pytest.mark.parametrize("kind", LAYOUTS)

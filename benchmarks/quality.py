@@ -1,0 +1,267 @@
+#!/usr/bin/env python
+"""What LVSA does to a video beyond the training length, measured on Toy Wan, whose world has a known law.
+
+Run it from the repository with the package installed:
+
+    python benchmarks/quality.py
+    python benchmarks/quality.py --lengths 4 --methods dense,lvsa --seeds 0-15 --json outputs/quality.json
+    python benchmarks/quality.py --method wider=sparsity_scale:1.5 --methods lvsa,wider
+    python benchmarks/quality.py --trainings outputs/toy/transformer.pt,outputs/toy/seed1.pt
+
+Every method makes the same videos, of the same prompts and seeds, by diffusers. In the latents the ball is found, and
+its distance to itself at all lags, its speed, its rests, leaps and breaches of the law of motion, the drift of what
+stands still (`toy/track.py` says how). The tables give mean and spread, then each method's paired difference from
+LVSA with a 95 % interval of the bootstrap over the videos; "truth" are videos of the world itself. What is done stands
+in the file of --json, and the same command goes on from there. --videos also decodes, writes mp4 files with a JSON
+beside each, and measures them by VQeval.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import root  # noqa: F401
+import torch
+from report import Panel, Results, draw, names, numbers, parser_of, say, table
+from tqdm import tqdm
+
+from lvsa_core.diffusers import enable_lvsa
+from lvsa_core.knobs import Knobs
+from lvsa_vllm_omni.measure.machine import facts
+from toy import track, world
+from toy.pipeline import GUIDANCE, asked, decode, pipeline, sample
+
+#: A reference of this many frames keeps every video dense.
+DENSE = 10**6
+#: By name, what of the length in multiples of the training length makes the knobs; None: no LVSA at all.
+Method = Callable[[float], dict[str, Any]] | None
+METHODS: dict[str, Method] = {
+    "dense": None,
+    "lvsa": lambda _: {},
+    "no-rotation": lambda _: {"rotate_keyframes": False},
+    "scale-0.5": lambda _: {"sparsity_scale": 0.5},
+    "scale-0.75": lambda _: {"sparsity_scale": 0.75},
+    "window": lambda _: {
+        "n_first_frames": 0, "auto_keyframes": False, "key_frame_interval": 4 * 10**4, "window_size": 40,
+        "expand_window": False, "rotate_keyframes": False,
+    },
+    "riflex": lambda times: {
+        "reference_latent_frames": DENSE, "riflex_s": times, "riflex_train_len": world.LENGTH,
+    },
+    "lvsa+riflex": lambda times: {"riflex_s": times},
+}  # fmt: skip
+#: What is measured, with digits; the difference of the first few is what the paired table shows.
+MEASURES = {
+    "loop": 2, "speed": 2, "frozen": 2, "leaps": 3, "breaches": 2, "valid": 2, "colour": 2, "sun_drift": 2,
+    "sun_valid": 2, "sky_sd": 2,
+}  # fmt: skip
+PAIRED = ("loop", "speed", "frozen", "breaches", "sun_drift", "sky_sd")
+DRAWS = 10_000
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the options; a knob that Knobs refuses ends here."""
+    parser = parser_of(__doc__)
+    parser.add_argument("--lengths", type=numbers(float), default=[1, 2, 4, 6], help="multiples of the training length")
+    parser.add_argument("--methods", help=f"of {', '.join(METHODS)}, and those of --method; default: all of these")
+    parser.add_argument(
+        "--method", action="append", default=[], metavar="NAME=KNOB:VALUE,...",
+        help="another method: knobs of enable_lvsa, values in JSON",
+    )  # fmt: skip
+    parser.add_argument("--seeds", type=seeds, default=list(range(16)), help="such as 0-15 or 3,5; default: 0-15")
+    parser.add_argument("--against", default="lvsa", help="the method of the paired differences; default: lvsa")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE, help="of the sampling; 1: none")
+    parser.add_argument("--batch", type=int, default=8, help="videos at once")
+    parser.add_argument("--videos", type=Path, metavar="DIR", help="also decode, write mp4 files and run VQeval")
+    parser.add_argument(
+        "--trainings", type=lambda text: [Path(part) for part in text.split(",")], default=[None],
+        help="states of toy.train, separated by commas; default: the package's weights",
+    )  # fmt: skip
+    arguments = parser.parse_args()
+    arguments.known = dict(METHODS)
+    try:
+        for text in arguments.method:
+            name, _, rest = text.partition("=")
+            knobs = {key: json.loads(value) for key, _, value in (part.partition(":") for part in rest.split(","))}
+            Knobs.of(knobs)
+            arguments.known[name] = lambda _, knobs=knobs: knobs
+        arguments.methods = names(arguments.known)(arguments.methods or ",".join(arguments.known))
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+        parser.error(f"{error}")
+    if arguments.against not in arguments.methods:
+        arguments.against = arguments.methods[0]
+    if missing := [str(path) for path in arguments.trainings if path and not path.is_file()]:
+        parser.error(f"--trainings {missing[0]}: no such file; python -m toy.train {missing[0]} makes it")
+    return arguments
+
+
+def seeds(text: str) -> list[int]:
+    """The type of --seeds."""
+    try:
+        first, dash, last = text.partition("-")
+        return [*range(int(first), int(last) + 1)] if dash else [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes 0-15 or 3,5, got {text}") from None
+
+
+def main() -> int:
+    """0 when every video is measured."""
+    arguments = parse_arguments()
+    try:
+        results = Results(arguments.json, facts(torch.device("cpu"), arguments.commit), resume=True)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    keys = ("training", "length", "method", "seed")
+    done = {tuple(row[key] for key in keys) for row in results.rows}
+    wanted = [
+        (training, length, method)
+        for training in arguments.trainings for length in arguments.lengths for method in arguments.methods
+    ]  # fmt: skip
+    pipes = {training: pipeline(training) for training in arguments.trainings}
+    with tqdm(total=len(wanted) * len(arguments.seeds), unit="video", mininterval=5) as bar:
+        for training, length, method in wanted:
+            name = training.stem if training else "toy-wan"
+            left = [seed for seed in arguments.seeds if (name, length, method, seed) not in done]
+            bar.update(len(arguments.seeds) - len(left))
+            for start in range(0, len(left), arguments.batch):
+                some = left[start : start + arguments.batch]
+                bar.set_postfix_str(f"{name} {length:g}x {method}")
+                begun = time.perf_counter()
+                rows = videos(pipes[training], method, length, some, arguments, name)
+                each = (time.perf_counter() - begun) / len(some)
+                results.rows.extend(
+                    {"training": name, "length": length, "method": method, "seed": seed, "seconds": each, **row}
+                    for seed, row in zip(some, rows, strict=True)
+                )
+                results.save()
+                bar.update(len(some))
+    for training in dict.fromkeys(row["training"] for row in results.rows):
+        of_it = [row for row in results.rows if row["training"] == training]
+        for length in arguments.lengths:
+            chosen = [row for row in of_it if row["length"] == length and row["method"] in arguments.methods]
+            say(f"{training}, {length:g} x {world.LENGTH} latent frames, {len(arguments.seeds)} videos a row", "")
+            say(*means(chosen, truth(length, arguments.seeds)))
+            say(*differences(chosen, arguments.against))
+    draw(arguments.figure, panels(results.rows, arguments))
+    return 0
+
+
+def frames_of(length: float) -> int:
+    """Latent frames of a multiple of the training length in video frames: 21, 41, 81, 121."""
+    return round(length * (world.LENGTH - 1)) + 1
+
+
+def videos(
+    pipe: Any, method: str, length: float, some: Sequence[int], arguments: argparse.Namespace, training: str
+) -> Iterator[dict[str, Any]]:
+    """Make and measure videos of one method."""
+    clips, knobs = asked(some), arguments.known[method]
+    lvsa = enable_lvsa(pipe, **knobs(length)) if knobs and not (method == "riflex" and length <= 1) else None
+    try:
+        latents = sample(pipe, clips.prompts(), some, frames_of(length), arguments.guidance)
+    finally:
+        if lvsa:
+            lvsa.disable()
+    measured = track.measure(latents, clips)
+    rows: list[dict[str, Any]] = [{name: found[i] for name, found in measured.items()} for i in range(len(some))]
+    if arguments.videos:
+        folder = arguments.videos / training / f"{length:g}x" / method
+        for row, seed, prompt, one in zip(rows, some, clips.prompts(), latents, strict=True):
+            row["vqeval"] = written(pipe, folder / f"{seed:04d}.mp4", one, prompt, seed)
+    return iter(rows)
+
+
+def written(pipe: Any, path: Path, latents: torch.Tensor, prompt: str, seed: int) -> dict[str, Any]:
+    """Write a video and the JSON beside it, and judge it."""
+    from lvsa_vllm_omni.offline import write_mp4
+    from vqeval import evaluate
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = ((decode(pipe, latents[None])[0] / 2 + 0.5) * 255).round().byte().permute(1, 2, 3, 0).numpy()
+    write_mp4(path, frames, fps=16)
+    judged = evaluate(path).model_dump(mode="json")
+    path.with_suffix(".json").write_text(json.dumps({"settings": {"prompt": prompt, "seed": seed}, "vqeval": judged}))
+    return judged
+
+
+def truth(length: float, seeds: Sequence[int]) -> dict[str, list[float]]:
+    """The measures of the world's own clips."""
+    clips = asked(seeds)
+    return track.measure(world.latents(clips, frames_of(length)), clips)
+
+
+def means(rows: Sequence[dict[str, Any]], truth: dict[str, list[float]]) -> list[str]:
+    """The table of means and spreads."""
+    methods = dict.fromkeys(row["method"] for row in rows)
+    values = {
+        method: {name: [r[name] for r in rows if r["method"] == method] for name in MEASURES} for method in methods
+    }
+    cells = [
+        [
+            method,
+            *(
+                f"{np.mean(found[name]):.{digits}f} ± {np.std(found[name]):.{digits}f}"
+                for name, digits in MEASURES.items()
+            ),
+        ]
+        for method, found in ({"truth": truth} | values).items()
+    ]
+    return table(" | ".join(["method", *MEASURES]), cells)
+
+
+def differences(rows: Sequence[dict[str, Any]], against: str) -> list[str]:
+    """The table of paired differences."""
+    sides: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        sides.setdefault(row["method"], {})[row["seed"]] = row
+    base = sides.pop(against)
+    cells = []
+    for method, found in sides.items():
+        pairs = [(found[seed], base[seed]) for seed in found if seed in base]
+        apart = {name: np.array([one[name] - other[name] for one, other in pairs]) for name in PAIRED}
+        cells.append(
+            [
+                method,
+                *(f"{d.mean():+.2f} [{low:+.2f}, {high:+.2f}]" for d in apart.values() for low, high in [interval(d)]),
+            ]
+        )
+    return table(" | ".join([f"minus {against}", *PAIRED]), cells) if cells else []
+
+
+def interval(differences: np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Bounds of the mean that 95 % of the bootstrap's draws keep."""
+    drawn = np.random.default_rng(0).choice(differences, (DRAWS, len(differences))).mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def panels(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> list[Panel]:
+    """Loop, frozen steps and drift over the length."""
+    lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for length in arguments.lengths:
+        true = truth(length, arguments.seeds)
+        for method in ("truth", *arguments.methods):
+            for name in ("loop", "frozen", "sun_drift"):
+                found = [row[name] for row in rows if (row["method"], row["length"]) == (method, length)]
+                value = float(np.mean(true[name] if method == "truth" else found))
+                lines.setdefault(name, {}).setdefault(method, []).append((length, value))
+    titles = {
+        "loop": "distance to itself, cells",
+        "frozen": "share of frozen steps",
+        "sun_drift": "drift of the sun, cells",
+    }
+    return [
+        Panel(lines[name], {"title": title, "xlabel": "length / training length"}) for name, title in titles.items()
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

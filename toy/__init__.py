@@ -1,0 +1,1 @@
+"""The small trained Wan: its world, its training, its evaluation."""
