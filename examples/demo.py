@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,10 +29,11 @@ from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT, TOY_PROMPT = "A red fox runs through fresh snow, the camera follows it", "a red ball, fast, blue sky"
 
-#: bfloat16 convolutions are slow on most CPUs, and an accelerator's attention has no float32.
-CPU = ("--engine-args", '{"dtype": "float32"}')
-#: File name, caption, and what the batch is told besides.
-SIDES = {"dense": ("dense attention", ("--backend", "dense")), "lvsa": ("with LVSA", ())}
+#: bfloat16 convolutions are slow on most CPUs, an accelerator's attention has no float32, and here compiling takes
+#: longer than it saves.
+CPU = ("--engine-args", '{"dtype": "float32"}', "--eager")
+#: Captions, and the knobs of LVSA that each of the two requests brings.
+SIDES: dict[str, dict[str, Any]] = {"dense attention": {"enabled": False}, "with LVSA": {"enabled": True}}
 
 #: What of the engine's output is shown: LVSA's lines, and the batch's own.
 SHOWN = re.compile(r"(\[LVSA[^\]]*\].*)|^((?:starting the engine|error:|failed:|\d+ (?:of|videos)).*)")
@@ -58,40 +60,43 @@ def main() -> int:
             write_checkpoint("toy-wan", output / "toy-wan", force=True)
     options = () if arguments.model or torch.accelerator.is_available() else CPU
 
-    print(f"== {arguments.horizon:g} times the training length: {prompt!r}", flush=True)
-    for name, (caption, more) in SIDES.items():
-        for old in (f"{name}.mp4", f"{name}.json"):
-            (output / old).unlink(missing_ok=True)  # a finished video would be skipped, and nothing shown
-        batch = [sys.executable, str(ROOT / "examples" / "offline_lvsa.py"), "--model", model, "--prompt", prompt]
-        batch += ["--horizon", str(arguments.horizon), "--seed", str(arguments.seed), "--output-dir", str(output)]
-        log = output / f"{name}.log"
-        print(f"== {caption}", flush=True)
-        code = follow([*batch, "--output-name", name, "--evaluate", *options, *more], log)
-        engaged = "[LVSA] total_lat_frames" in log.read_text(errors="replace")
-        if code == 0 and engaged != (name == "lvsa"):
-            print(f"error: the video was made, but LVSA {'took' if engaged else 'did not take'} part", file=sys.stderr)
-            code = 1
-        if code:
-            print(f"error: the demo failed; the engine's own log is {log}", file=sys.stderr)
-            return code
-    records = {name: json.loads((output / f"{name}.json").read_text()) for name in SIDES}
-    fps = float(records["lvsa"]["video"]["fps"])
-    captions = {caption: output / f"{name}.mp4" for name, (caption, _) in SIDES.items()}
-    side_by_side(captions, output / "both.mp4", fps)
-    picture(captions, output / "both.png", fps, f"{prompt}: {arguments.horizon:g} times the training length")
-    draw(records["lvsa"], output / "pattern.png")
-    for name, (caption, _) in SIDES.items():
-        print(f"== {caption}: {verdict(records[name])}")
+    videos, prompts, log = output / "videos", output / "prompts.jsonl", output / "engine.log"
+    shutil.rmtree(videos, ignore_errors=True)  # a finished video would be skipped, and nothing shown
+    prompts.write_text("".join(json.dumps({"prompt": prompt, "lvsa": knobs}) + "\n" for knobs in SIDES.values()))
+    batch = [sys.executable, str(ROOT / "examples" / "offline_lvsa.py"), "--model", model, "--prompts-file"]
+    batch += [str(prompts), "--horizon", str(arguments.horizon), "--seed", str(arguments.seed)]
+    print(f"== {arguments.horizon:g} times the training length, dense and with LVSA: {prompt!r}", flush=True)
+    code = follow([*batch, "--output-dir", str(videos), "--evaluate", *options], log)
+    if code:
+        print(f"error: the demo failed; the engine's own log is {log}", file=sys.stderr)
+        return code
+    found = {str(record["settings"]["request"]): (path, record) for path, record in records(videos)}
+    sides = {caption: found[str(knobs)] for caption, knobs in SIDES.items()}
+    if [record["ran"]["sparse"] for _, record in sides.values()] != [False, True]:
+        print(f"error: the videos were made, but LVSA did not take part; see {log}", file=sys.stderr)
+        return 1
+    sparse = sides["with LVSA"][1]
+    fps = float(sparse["video"]["fps"])
+    files = {caption: path.with_suffix(".mp4") for caption, (path, _) in sides.items()}
+    side_by_side(files, output / "both.mp4", fps)
+    picture(files, output / "both.png", fps, f"{prompt}: {arguments.horizon:g} times the training length")
+    draw(sparse, output / "pattern.png")
+    for caption, (_, record) in sides.items():
+        print(f"== {caption}: {verdict(record)}")
     for what, file in {
         "videos": "both.mp4",
         "picture": "both.png",
         "pattern": "pattern.png",
-        "single": "dense.mp4, lvsa.mp4",
-        "records": "dense.json, lvsa.json",
-        "logs": "dense.log, lvsa.log",
+        "single": "videos",
+        "log": "engine.log",
     }.items():
-        print(f"== {what:8} {', '.join(str(output / one) for one in file.split(', '))}")
+        print(f"== {what:8} {output / file}")
     return 0
+
+
+def records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The JSON of every finished video."""
+    return [(path, json.loads(path.read_text())) for path in sorted(folder.glob("*.json"))]
 
 
 def verdict(record: dict[str, Any]) -> str:
@@ -121,13 +126,14 @@ def follow(command: Sequence[str], log: Path) -> int:
         try:
             for line in process.stdout:  # a progress bar ends its lines with \r, which text mode reads as an end too
                 record.write(line)
-                step = re.search(r"(\d+/\d+) \[.*it", line)
+                step = re.search(r"(\d+)/(\d+) \[.*it", line)
+                # Bars before these lines are those of loading and warming up.
+                engaged |= "Engine initialized" in line or "[LVSA] installed" in line
                 if found := SHOWN.search(line):
                     print(f"   {(found[1] or found[2]).strip()}", flush=True)
-                    engaged |= "[LVSA] installed" in line  # bars before it are those of loading and warming up
-                elif step and engaged and step[1] != last:  # a bar that is full draws itself once more
-                    last = step[1]
-                    print(f"   denoising step {last}", flush=True)
+                elif step and engaged and step[1] != last and (int(step[1]) % 5 == 0 or step[1] == step[2]):
+                    last = step[1]  # a bar that is full draws itself once more
+                    print(f"   denoising step {step[1]} of {step[2]}", flush=True)
         except KeyboardInterrupt:
             process.wait()
             return 130

@@ -69,7 +69,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": lr, "momentum": momentum})
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """Move every matrix along the orthogonal matrix nearest to its gradient's average (Nesterov)."""
         for group in self.param_groups:
             shapes: dict[torch.Size, list[tuple[torch.nn.Parameter, Tensor]]] = {}
