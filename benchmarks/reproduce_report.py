@@ -1,0 +1,154 @@
+"""Tables, CSV and the figure of ``reproduce.py``, beside what has been published of the method."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from report import table
+
+#: Seconds of a video on one A100 of 80 GB with 50 steps: (model, horizon) -> dense, with FlashInfer's kernel.
+PUBLISHED = {
+    ("Wan2.1-T2V-1.3B-Diffusers", 2): (566, 395),
+    ("Wan2.1-T2V-1.3B-Diffusers", 3): (1145, 621),
+    ("Wan2.1-T2V-1.3B-Diffusers", 4): (1930, 802),
+}
+#: What the table of quality shows, with the sign of better; of the first two VQeval's share of frames.
+QUALITY = ("loop", "freeze", "mirror", "motion", "drift", "composite")
+DRAWS = 10_000
+
+
+def write_report(rows: Sequence[dict[str, Any]], machine: dict[str, Any], folder: Path) -> None:
+    """Write results.json, results.csv, tables.md and figure.png into the folder, and print the tables."""
+    (folder / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with (folder / "results.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+    lines = [*speed(rows), "", *quality(rows)]
+    (folder / "tables.md").write_text("\n".join(lines) + "\n")
+    print(*lines, sep="\n")
+    figure(rows, folder / "figure.png")
+
+
+def groups(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float, dict[str, list[dict[str, Any]]]]]:
+    """Model, horizon, and the rows of each method, in the order of the rows."""
+    for model, horizon in dict.fromkeys((row["model"], row["horizon"]) for row in rows):
+        found: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            if (row["model"], row["horizon"]) == (model, horizon):
+                found.setdefault(row["method"], []).append(row)
+        yield model, horizon, found
+
+
+def speed(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Times and memory: medians over the videos of a row, the first of each left out where there are others."""
+    cells = []
+    for model, horizon, methods in groups(rows):
+        dense = median(methods.get("dense", []), "seconds")
+        for method, of_it in methods.items():
+            seconds, published = median(of_it, "seconds"), PUBLISHED.get((model, int(horizon)))
+            said = published and {"dense": published[0], "lvsa": published[1]}.get(method)
+            cells.append([
+                model, f"{horizon:g}x", method, str(len(of_it)),
+                number(seconds, 1) if seconds else state(of_it),
+                number(median(of_it, "denoising_seconds"), 1),
+                f"{dense / seconds:.2f}" if dense and seconds else "",
+                number(median(of_it, "density"), 3), number(median(of_it, "peak_memory_gb"), 1),
+                f"{said} s" if said else "",
+            ])  # fmt: skip
+    header = (
+        "model | length | method | videos | seconds | of denoising | times as fast as dense | density | peak GB "
+        "| published, A100"
+    )
+    return table(header, cells)
+
+
+def quality(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """VQeval's means, and the paired difference of the composite from dense."""
+    cells = []
+    for model, horizon, methods in groups(rows):
+        base = {key(row): row for row in methods.get("dense", [])}
+        for method, of_it in methods.items():
+            made = [row for row in of_it if row["result"] == "made"]
+            pairs = [
+                row["composite"] - base[key(row)]["composite"]
+                for row in made
+                if key(row) in base and row["composite"] is not None and base[key(row)].get("composite") is not None
+            ]
+            means = [[row[name] for row in made if row.get(name) is not None] for name in QUALITY]
+            shown = [number(statistics.mean(values), 2) if values else "" for values in means]
+            cells.append([model, f"{horizon:g}x", method, *shown, "" if method == "dense" else difference(pairs)])
+    return table(f"model | length | method | {' | '.join(QUALITY)} | composite minus dense, 95 %", cells)
+
+
+def key(row: dict[str, Any]) -> tuple[str, int]:
+    """What makes two videos a pair."""
+    return row["prompt"], row["seed"]
+
+
+def difference(pairs: Sequence[float]) -> str:
+    """The mean with the bounds that 95 % of the bootstrap's draws keep; from five pairs on."""
+    if not pairs:
+        return ""
+    if len(pairs) < 5:
+        return f"{statistics.mean(pairs):+.1f} ({len(pairs)} pairs)"
+    drawn = np.random.default_rng(0).choice(np.array(pairs), (DRAWS, len(pairs))).mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{statistics.mean(pairs):+.1f} [{low:+.1f}, {high:+.1f}]"
+
+
+def median(rows: Sequence[dict[str, Any]], name: str) -> float | None:
+    """Of a row's videos; an engine's first video also compiles, so it does not count where there are others."""
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return statistics.median(values[1:] or values) if values else None
+
+
+def state(rows: Sequence[dict[str, Any]]) -> str:
+    """Why a row has no time."""
+    return next((row["result"].partition(",")[0] for row in rows if row["result"] != "made"), "")
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number, or nothing."""
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def figure(rows: Sequence[dict[str, Any]], file: Path) -> None:
+    """Latency, speed-up, density and the composite with its spread, over the length; a column of panels a model."""
+    from matplotlib.figure import Figure
+
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    drawing = Figure(figsize=(15, 3.6 * len(models)), layout="constrained")
+    for line, model in zip(drawing.subplots(len(models), 4, squeeze=False), models, strict=True):
+        found = [(horizon, methods) for name, horizon, methods in groups(rows) if name == model]
+        for method in dict.fromkeys(row["method"] for row in rows if row["model"] == model):
+            points: list[tuple[float, ...]] = []
+            for horizon, methods in found:
+                seconds, dense = median(methods.get(method, []), "seconds"), median(methods.get("dense", []), "seconds")
+                values = [row["composite"] for row in methods.get(method, []) if row.get("composite") is not None]
+                density = median(methods.get(method, []), "density")
+                if seconds:
+                    ratio = dense / seconds if dense else np.nan
+                    mean = statistics.mean(values) if values else np.nan
+                    error = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+                    points.append((horizon, seconds, ratio, density if density is not None else np.nan, mean, error))
+            if points:
+                x, *ys, errors = zip(*points, strict=True)
+                for axes, y in zip(line[:3], ys, strict=False):
+                    axes.plot(x, y, marker="o", label=method)
+                line[3].errorbar(x, ys[3], yerr=errors, marker="o", capsize=3, label=method)
+        titles = ("seconds of a request", "times as fast as dense", "density", "VQeval's composite, 95 %")
+        for axes, title in zip(line, titles, strict=True):
+            axes.set(title=title, xlabel="length / training length", xticks=[horizon for horizon, _ in found])
+            axes.grid(alpha=0.3)
+        line[0].set_ylabel(model)
+        if line[0].lines:
+            line[0].legend(fontsize="x-small")
+    drawing.savefig(file, dpi=90)
