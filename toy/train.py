@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lvsa_vllm_omni.tiny.toy import TEXT, toy_transformer
 from toy import world
 
-BATCH, STEPS = 16, 4500
+BATCH, STEPS = 16, 6500
 MATRIX_RATE, OTHER_RATE, DECAY_FROM = 4e-3, 2e-3, 0.3
 #: Weight of the past in the average of the weights, and in that of the usual error.
 AVERAGE, USUAL = 0.997, 0.99

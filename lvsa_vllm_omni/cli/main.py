@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
+from lvsa_vllm_omni import serve
 from lvsa_vllm_omni.cli import CommandError, bench, doctor, models, show
 from lvsa_vllm_omni.hooks import SPECS
 from lvsa_vllm_omni.tiny.checkpoint import KINDS, CheckpointError, write_checkpoint
@@ -13,7 +14,10 @@ from lvsa_vllm_omni.tiny.checkpoint import KINDS, CheckpointError, write_checkpo
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lvsa`; returns the exit status: 0, or 2 with one sentence on stderr where the input is bad."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if words[:1] == ["serve"]:  # most of its options are the engine's
+        return serve.main(words[1:])
+    options = _parser().parse_args(words)
     try:
         for line in options.run(options):
             print(line, flush=True)
@@ -30,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lvsa", description="LVSA sparse attention for vLLM-Omni, beside the engine.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
 
+    commands.add_parser("serve", help="the engine's own server, with LVSA on for the model that it serves")
     tiny = commands.add_parser(
         "tiny-checkpoint",
         help="write a small model, to try the plugin on a machine without an accelerator",

@@ -33,12 +33,23 @@ def misspelt(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def server(checkpoint: Path, misspelt: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = launch(checkpoint, tmp_path_factory.mktemp("server") / "log", LVSA_WAN_HOOK="1")
+    running = launch(checkpoint, tmp_path_factory.mktemp("server") / "log", "--max-seconds", "1200", by_lvsa=True)
     try:
         wait(running.healthy, running)
         yield running
     finally:
         stop(running)
+
+
+def test_lvsa_serve_says_what_the_server_does(server: Server) -> None:
+    """The engine's own server in the same process, with LVSA on for the family of the checkpoint."""
+    (line,) = server.lines("[LVSA] serving")
+    assert line.endswith("family=wan preset=wan; requests from 85 frames on are sparse, shorter ones are dense")
+    assert server.lines("[LVSA] enabled for wan")
+    assert server.log.read_text().index("[LVSA] serving") < server.log.read_text().index("INFO")
+    environment = Path(f"/proc/{server.process.pid}/environ").read_bytes().decode().split("\0")
+    assert {"LVSA_WAN_HOOK=1", "VLLM_OMNI_ASYNC_OUTPUT_TIMEOUT=1200"} <= {*environment}
+    assert b"serve" in Path(f"/proc/{server.process.pid}/cmdline").read_bytes()
 
 
 def test_a_long_video_then_another_then_an_impossible_one(server: Server) -> None:

@@ -46,12 +46,16 @@ class Server:
             return False
 
 
-def launch(checkpoint: Path, log: Path, *options: str, **settings: str) -> Server:
-    """Start one server on a free port with these LVSA_* settings and no others, in the data type of other tests."""
+def launch(checkpoint: Path, log: Path, *options: str, by_lvsa: bool = False, **settings: str) -> Server:
+    """Start one server on a free port with these LVSA_* settings and no others, in the data type of other tests.
+
+    With ``by_lvsa`` it is started by ``lvsa serve``, which switches LVSA on.
+    """
     port = free_port()
-    vllm = Path(sys.executable).with_name("vllm")
+    program = Path(sys.executable).with_name("lvsa" if by_lvsa else "vllm")
     address = () if "--headless" in options else ("--host", "127.0.0.1", "--port", str(port))
-    command = [str(vllm), "serve", str(checkpoint), "--omni", "--dtype", DTYPE, *address, *options]
+    omni = () if by_lvsa else ("--omni",)
+    command = [str(program), "serve", str(checkpoint), *omni, "--dtype", DTYPE, *address, *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LVSA_")}
     # Else vLLM-Omni picks the workers' port early, of those which its other runtimes may then take.
     environment |= {"LVSA_CPU": "1", "MASTER_PORT": str(free_port()), **settings}

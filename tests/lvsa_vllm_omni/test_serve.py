@@ -1,0 +1,92 @@
+"""``lvsa serve``: which variables it sets, what goes through, and what it refuses before anything starts."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lvsa_vllm_omni import serve
+from lvsa_vllm_omni.cli.main import main
+
+pytest.importorskip("vllm", reason="it starts vLLM's server")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    folder = tmp_path / "wan"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    (folder / "transformer" / "config.json").write_text('{"_class_name": "WanTransformer3DModel"}')
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of LVSA's or of the engine's; what a test sets is taken back."""
+    for name in os.environ.keys() & {*serve.TIMEOUTS, "VLLM_PLUGINS"}:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+
+
+def test_it_becomes_the_engines_server(
+    model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda program, command: became.append(command))
+    words = ["serve", model, "--port", "8000", "--lvsa-window-size", "8", "--max-seconds", "7200", "--ulysses-degree=2"]
+    main([*words, "--lvsa-strict=1"])
+    ((program, *rest),) = became
+    assert Path(program).name == "vllm" and rest == ["serve", model, "--omni", "--port", "8000", "--ulysses-degree=2"]
+    assert os.environ["LVSA_WAN_HOOK"] == os.environ["LVSA_STRICT"] == "1" and os.environ["LVSA_WINDOW_SIZE"] == "8"
+    assert {os.environ[name] for name in serve.TIMEOUTS} == {"7200"}
+    lines = capfd.readouterr().out.splitlines()
+    who = f"[LVSA] serving {model}: family=wan preset=wan"
+    assert lines == [f"{who}; requests from 85 frames on are sparse, shorter ones are dense"]
+
+
+@pytest.mark.parametrize(
+    ("set_before", "hook", "said"),
+    [
+        ({"LVSA_AUTO": "1"}, None, "requests from 85 frames on are sparse"),
+        ({"LVSA_ENABLE": "1"}, None, "requests from 85 frames on are sparse"),
+        ({"LVSA_SPARSITY_SCALE": "0.5"}, "1", "requests from 41 frames on are sparse"),
+        ({"LVSA_AUTO": "1", "LVSA_SPARSITY_SCALE": "0.5"}, None, "requests from 85 frames on are sparse"),
+        ({"LVSA_WAN_HOOK": "0"}, "0", "LVSA is off, every request is dense: LVSA_WAN_HOOK says so"),
+    ],
+)
+def test_what_the_user_has_set_stays(model: str, set_before: dict[str, str], hook: str | None, said: str) -> None:
+    environment = os.environ
+    environment.update(set_before, VLLM_PLUGINS="mine", **{serve.TIMEOUTS[0]: "99"})
+    command, line = serve.prepare([model, "--omni", "--max-seconds", "50"], environment)
+    assert said in line and command.count("--omni") == 1
+    assert environment.get("LVSA_WAN_HOOK") == hook and environment["VLLM_PLUGINS"] == "mine,lvsa"
+    assert [environment[name] for name in serve.TIMEOUTS] == ["99", "50"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--port", "8000"], "the model comes first, got --port: lvsa serve MODEL --port 8000"),
+        (["/nowhere"], "/nowhere: no such folder"),
+        (
+            ["MODEL", "--lvsa-windowsize", "8"],
+            "LVSA_WINDOWSIZE is not a setting of LVSA; did you mean LVSA_WINDOW_SIZE?",
+        ),
+        (["MODEL", "--lvsa-window-size", "many"], "LVSA_WINDOW_SIZE"),
+        (["MODEL", "--lvsa-strict"], "--lvsa-strict has no value: --lvsa-strict=1 switches it on"),
+        (["MODEL", "--max-seconds", "long"], "--max-seconds long: give a whole number of seconds, such as 7200"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    model: str, words: list[str], sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["serve", *(model if word == "MODEL" else word for word in words)]) == 2
+    out, said = capfd.readouterr()
+    assert not out and said.startswith("lvsa serve: ") and sentence in said and said.count("\n") == 1
+
+
+def test_help_has_an_example(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--help"]) == 0
+    assert "example: lvsa serve" in capfd.readouterr().out
+    assert main(["serve"]) == 2
+    assert "usage: lvsa serve MODEL" in capfd.readouterr().err

@@ -1,0 +1,96 @@
+"""Toy Wan as a checkpoint: complete and small, its words count and others do not, its VAE goes both ways."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("diffusers", reason="Toy Wan is a pipeline of diffusers")
+
+from lvsa_vllm_omni.checkpoint import Checkpoint
+from lvsa_vllm_omni.presets import preset_of
+from lvsa_vllm_omni.tiny import toy
+from lvsa_vllm_omni.tiny.checkpoint import CheckpointError, write_checkpoint
+from toy import world
+from toy.evaluate import codec, judge
+from toy.pipeline import STEPS, asked, decode, pipeline, sample
+
+REPOSITORY = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint("toy-wan", tmp_path_factory.mktemp("toy") / "toy-wan")
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    return pipeline()
+
+
+def test_the_checkpoint_is_whole_and_small(folder: Path) -> None:
+    assert toy.WEIGHTS.stat().st_size < 5e6
+    import diffusers
+
+    loaded = diffusers.WanPipeline.from_pretrained(folder, local_files_only=True)
+    assert sum(x.numel() for x in loaded.transformer.parameters()) == 616_460
+    assert sum(x.numel() for x in loaded.vae.decoder.parameters()) * 2 < 1.5e6  # bytes in float16
+    preset = preset_of(Checkpoint.read(folder))
+    assert (preset.name, preset.steps, preset.frames) == ("toy-wan", STEPS, 81)
+    assert (preset.height, preset.width) == (world.SIDE * world.CELL,) * 2
+    assert preset.reference_latent_frames == world.LENGTH
+    card = (REPOSITORY / "toy" / "README.md").read_text()
+    assert "Apache-2.0" in card
+
+
+def test_it_has_no_sizes_to_choose(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="toy-wan has no size 'layers'"):
+        write_checkpoint("toy-wan", tmp_path / "x", layers=1)
+
+
+def test_the_package_and_the_world_agree() -> None:
+    assert toy.WORDS == world.WORDS and toy.CHANNELS == world.CHANNELS
+
+
+def test_prompts_in_words(pipe: Any) -> None:
+    """Known words change the video, unknown ones nothing, a negative prompt and guidance do what they do in Wan."""
+
+    def video(prompt: str, guidance: float = 1.0, negative: str = "") -> torch.Tensor:
+        return pipe(
+            prompt=prompt, negative_prompt=negative, num_frames=9, height=64, width=64, num_inference_steps=3,
+            guidance_scale=guidance, output_type="latent", generator=torch.Generator().manual_seed(0),
+        ).frames  # fmt: skip
+
+    plain = video("a red ball, fast, blue sky")
+    assert torch.equal(plain, video("behold: the RED ball, it is Fast; under a Blue  sky of glass!"))
+    for other in ("a green ball, fast, blue sky", "a red ball, slow, blue sky", "a red ball, fast, pink sky"):
+        assert (plain - video(other)).abs().max() > 0.05
+    assert torch.equal(video(""), video("nothing that it knows"))
+    guided = video("a red ball, fast, blue sky", 3.0)
+    assert (guided - plain).abs().max() > 0.05
+    assert torch.equal(guided, video("a red ball, fast, blue sky", 3.0, "worst quality"))
+    assert (guided - video("a red ball, fast, blue sky", 3.0, "green ball")).abs().max() > 0.05
+
+
+def test_the_pictures_show_what_the_prompts_ask_for(pipe: Any) -> None:
+    seeds = range(500, 508)
+    clips = asked(seeds)
+    found = judge(decode(pipe, sample(pipe, clips.prompts(), seeds, world.LENGTH)), clips)
+    assert found["colour"] == found["sky"] == 1 and found["speed class"] >= 7 / 8
+    assert found["frames with one ball"] > 0.97
+
+
+def test_the_vae_goes_both_ways(pipe: Any) -> None:
+    found = codec(pipe)
+    assert found["decoder, dB"] > 30 and found["decoder inside the ball, dB"] > 26
+    assert found["encoder, root mean squared error"] < 0.1
+
+
+def test_the_record_of_its_evaluation() -> None:
+    """Sixty-four videos at the training length; the aims that the model card names."""
+    kept = json.loads((REPOSITORY / "benchmarks" / "results" / "toy-wan.json").read_text())
+    found = kept["rows"][0]
+    assert found["colour and speed class"] >= 0.95 and found["frames with one ball"] >= 0.98
+    assert found["decoder, dB"] >= 30 and found["decoder inside the ball, dB"] >= 26

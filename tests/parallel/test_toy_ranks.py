@@ -1,0 +1,22 @@
+"""Toy Wan, which is trained, on two ranks: the same video as on one."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.support.placements import ALL, FAMILIES
+from tests.support.worker import Result
+
+
+@pytest.mark.parametrize("strategy", ["ulysses2", "ring2"])
+def test_two_ranks_make_the_same_video(run: Callable[..., list[Result]], strategy: str) -> None:
+    toy = replace(FAMILIES["wan"], kind="toy-wan", blocks=4, long=161)
+    (one,) = run(toy, replace(ALL[strategy], ranks=1, parallel={}), "even")
+    results = run(toy, ALL[strategy], "even")
+    for result in (one, *results):
+        assert not result.error, result.error
+        assert result.calls
+    assert np.abs(one.output).max() > 0.1
+    np.testing.assert_allclose(results[0].output, one.output, rtol=0, atol=1e-4)
