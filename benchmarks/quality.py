@@ -10,7 +10,7 @@ Run it from the repository with the package installed:
 
 Every method makes the same videos, of the same prompts and seeds, by diffusers. In the latents the ball is found, and
 its distance to itself at all lags, its speed, its rests, leaps and breaches of the law of motion, the drift of what
-stands still (`toy/track.py` says how). The tables give mean and spread, then each method's paired difference from
+stands still (`toy_track.py` says how). The tables give mean and spread, then each method's paired difference from
 LVSA with a 95 % interval of the bootstrap over the videos; "truth" are videos of the world itself. What is done stands
 in the file of --json, and the same command goes on from there. --videos also decodes, writes mp4 files with a JSON
 beside each, and measures them by VQeval.
@@ -29,13 +29,14 @@ from typing import Any
 import numpy as np
 import root  # noqa: F401
 import torch
+import toy_track as track
 from report import Panel, Results, draw, names, numbers, parser_of, say, table
 from tqdm import tqdm
 
 from lvsa_core.diffusers import enable_lvsa
 from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.measure.machine import facts
-from toy import track, world
+from toy import world
 from toy.pipeline import GUIDANCE, asked, decode, pipeline, sample
 
 #: A reference of this many frames keeps every video dense.

@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("lvsa_core", "hooks", "configs", "lvsa_vllm_omni", "vqeval")
 SOURCES = {
     PurePosixPath(file.relative_to(REPOSITORY).as_posix()): file
-    for top in (*PACKAGES, "examples", "benchmarks")
+    for top in (*PACKAGES, "toy", "examples", "benchmarks")
     for file in sorted((REPOSITORY / top).rglob("*.py"))
 }
 
@@ -56,6 +56,7 @@ READERS = {
     PurePosixPath("lvsa_vllm_omni/settings.py"),
     PurePosixPath("lvsa_vllm_omni/offline/environment.py"),
     PurePosixPath("lvsa_vllm_omni/cli/doctor.py"),
+    PurePosixPath("lvsa_vllm_omni/cli/serve.py"),
     *(path for path in SOURCES if path.is_relative_to("lvsa_vllm_omni/cpu")),
 }
 #: Where classes that are not ours are changed, and each change says what it is and when it can go.

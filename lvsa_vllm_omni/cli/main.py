@@ -6,8 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
-from lvsa_vllm_omni import serve
-from lvsa_vllm_omni.cli import CommandError, bench, doctor, models, show
+from lvsa_vllm_omni.cli import CommandError, bench, doctor, models, serve, show
 from lvsa_vllm_omni.hooks import SPECS
 from lvsa_vllm_omni.tiny.checkpoint import KINDS, CheckpointError, write_checkpoint
 

@@ -10,8 +10,10 @@ import torch
 
 pytest.importorskip("diffusers", reason="Toy Wan is a pipeline of diffusers")
 
+import toy_track as track
+
 from lvsa_core.diffusers import enable_lvsa
-from toy import track, world
+from toy import world
 from toy.pipeline import asked, pipeline, sample
 
 #: Seeds that no setting was tuned on; latent frames of four times the training length.

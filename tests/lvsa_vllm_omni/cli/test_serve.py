@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lvsa_vllm_omni import serve
+from lvsa_vllm_omni.cli import serve
 from lvsa_vllm_omni.cli.main import main
 
 pytest.importorskip("vllm", reason="it starts vLLM's server")
