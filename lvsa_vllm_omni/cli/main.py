@@ -15,8 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run `lvsa`; returns the exit status: 0, or 2 with one sentence on stderr where the input is bad."""
     words = sys.argv[1:] if arguments is None else arguments
     if words[:1] == ["serve"]:  # most of its options are the engine's
-        return serve.main(words[1:])
-    options = _parser().parse_args(words)
+        options = argparse.Namespace(command="serve", run=serve.run, arguments=words[1:])
+    else:
+        options = _parser().parse_args(words)
     try:
         for line in options.run(options):
             print(line, flush=True)

@@ -9,11 +9,12 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 
 from lvsa_core.decide import decide
 from lvsa_vllm_omni.checkpoint import Checkpoint, CheckpointError
+from lvsa_vllm_omni.cli import CommandError
 from lvsa_vllm_omni.hooks import hook_field
 from lvsa_vllm_omni.presets import Preset, PresetError, preset_of
 from lvsa_vllm_omni.settings import PREFIX, LvsaSettings, SettingsError
@@ -39,17 +40,23 @@ All else goes to `vllm serve MODEL --omni`, as it is.
 example: lvsa serve Wan-AI/Wan2.1-T2V-14B-Diffusers --port 8000 --ulysses-degree 4 --max-seconds 7200"""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Become the server; returns 0 after a call for help, or 2 with one sentence on stderr where the input is bad."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(USAGE, file=sys.stdout if arguments else sys.stderr)
-        return 0 if arguments else 2
+def run(options: argparse.Namespace) -> Iterator[str]:
+    """Say what the server will do, and become the server.
+
+    Args:
+        options: with ``arguments``, those behind ``lvsa serve``.
+
+    Raises:
+        CommandError: a model or an option cannot be used.
+    """
+    if not options.arguments or options.arguments[0] in ("-h", "--help"):
+        yield USAGE
+        return
     try:
-        command, line = prepare(arguments, os.environ)
-    except (CheckpointError, PresetError, SettingsError, ValueError) as error:
-        print(f"lvsa serve: {str(error).removeprefix('--model ')}", file=sys.stderr)
-        return 2
-    print(line, flush=True)
+        command, line = prepare(options.arguments, os.environ)
+    except (CheckpointError, PresetError, SettingsError) as error:
+        raise CommandError(str(error).removeprefix("--model ")) from None
+    yield line
     os.execv(command[0], command)
 
 
@@ -63,17 +70,17 @@ def prepare(arguments: Sequence[str], environment: MutableMapping[str, str]) -> 
         The command that starts the engine's server, and what is said before.
 
     Raises:
-        ValueError: a model or an option that cannot be used, with a sentence for the user.
+        CommandError: a model or an option that cannot be used, with a sentence for the user.
     """
     if arguments[0].startswith("-"):
-        raise ValueError(f"the model comes first, got {arguments[0]}: lvsa serve MODEL {' '.join(arguments)}")
+        raise CommandError(f"the model comes first, got {arguments[0]}: lvsa serve MODEL {' '.join(arguments)}")
     model, rest = arguments[0], _settings(list(arguments[1:]), environment)
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--max-seconds")
     options, rest = parser.parse_known_args(rest)
     if options.max_seconds is not None:
         if not options.max_seconds.isdecimal() or not int(options.max_seconds):
-            raise ValueError(f"--max-seconds {options.max_seconds}: give a whole number of seconds, such as 7200")
+            raise CommandError(f"--max-seconds {options.max_seconds}: give a whole number of seconds, such as 7200")
         for name in TIMEOUTS:
             environment.setdefault(name, options.max_seconds)
     preset = preset_of(Checkpoint.read(model), None, LvsaSettings.load().preset)
@@ -87,7 +94,7 @@ def prepare(arguments: Sequence[str], environment: MutableMapping[str, str]) -> 
     program = shutil.which("vllm", path=os.pathsep.join([str(Path(sys.executable).parent), os.get_exec_path()[0]]))
     program = program or shutil.which("vllm")
     if program is None:
-        raise ValueError("vLLM is not installed here: uv pip install vllm==0.30.0 vllm-omni==0.30.0")
+        raise CommandError("vLLM is not installed here: uv pip install vllm==0.30.0 vllm-omni==0.30.0")
     omni = [] if "--omni" in rest else ["--omni"]
     return [program, "serve", model, *omni, *rest], _sentence(model, preset, settings)
 
@@ -103,7 +110,7 @@ def _settings(arguments: list[str], environment: MutableMapping[str, str]) -> li
         name, equals, value = word.removeprefix(FLAG).partition("=")
         if not equals:
             if not arguments or arguments[0].startswith("--"):
-                raise ValueError(f"{word} has no value: {word}=1 switches it on")
+                raise CommandError(f"{word} has no value: {word}=1 switches it on")
             value = arguments.pop(0)
         environment[PREFIX + name.replace("-", "_").upper()] = value
     return rest
