@@ -13,7 +13,7 @@ MODEL ?=
 PROMPT ?=
 export MODEL PROMPT
 
-.PHONY: help setup demo test test-fast test-all gpu check format clean
+.PHONY: help setup demo test test-fast test-all toy gpu check format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -62,6 +62,13 @@ test-all: $(READY) $(NEWEST) ## run every test, with all placements and on the n
 	    --record tests/data/newest_diffusers.json
 	@$(PYTEST) tests/parallel/test_placements.py --record tests/data/placements.json
 	@HYPOTHESIS_PROFILE=thorough $(PYTEST) --deselect tests/parallel/test_placements.py
+
+# One core each; called again it goes on where it was.
+toy: $(READY) ## train Toy Wan again, evaluate it, and put it into the package
+	@OMP_NUM_THREADS=1 $(BIN)/python -m toy.train_vae outputs/toy/vae.pt & vae=$$!; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m toy.train outputs/toy/transformer.pt && wait $$vae
+	@$(BIN)/python -m toy.pack outputs/toy/transformer.pt outputs/toy/vae.pt
+	@$(BIN)/python -m toy.evaluate --json benchmarks/results/toy-wan.json
 
 # Without a network: python3 benchmarks/gpu.py --all, with what benchmarks/carry.txt lists.
 gpu: $(READY) ## measure on one GPU, in parts; again to go on with what is left

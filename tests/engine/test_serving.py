@@ -1,5 +1,6 @@
 """The real HTTP server, as a user starts it."""
 
+import importlib
 import json
 import os
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.server import REQUEST, START_UP_SECONDS, Server, frames, launch, wait
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def stop(server: Server) -> None:
@@ -49,7 +52,6 @@ def test_lvsa_serve_says_what_the_server_does(server: Server) -> None:
     assert server.log.read_text().index("[LVSA] serving") < server.log.read_text().index("INFO")
     environment = Path(f"/proc/{server.process.pid}/environ").read_bytes().decode().split("\0")
     assert {"LVSA_WAN_HOOK=1", "VLLM_OMNI_ASYNC_OUTPUT_TIMEOUT=1200"} <= {*environment}
-    assert b"serve" in Path(f"/proc/{server.process.pid}/cmdline").read_bytes()
 
 
 def test_a_long_video_then_another_then_an_impossible_one(server: Server) -> None:
@@ -108,6 +110,44 @@ def test_the_openai_client_sends_knobs(server: Server) -> None:
     assert job.status == "completed", job
     assert frames(client.videos.download_content(job.id).read()) == (109, 64, 64)
     assert "attended_per_frame=10/28" in server.lines("[LVSA] total_lat_frames=28 ")[-1]
+
+
+def test_the_client_submits_waits_and_goes_on(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    client = importlib.import_module("online_client")
+    where = ["--url", f"http://127.0.0.1:{server.port}", "--output-dir", str(tmp_path / "out")]
+    sizes = ["--num-frames", "113", "--size", "64x64", "--seed", "3", "--steps", "2"]
+    both = ["--prompt", "a cat", "--prompt", "a dog", *sizes, "--lvsa", "sparsity_scale=0.5", *where]
+    assert client.main(both) == 0
+    files = sorted((tmp_path / "out").glob("*.mp4"))
+    assert [frames(file.read_bytes()) for file in files] == [(113, 64, 64)] * 2
+    made = server.lines("[LVSA] total_lat_frames=29 ")
+    assert len(made) == 2 and all("attended_per_frame=10/29" in line for line in made)
+
+    lost = files[0].read_bytes()
+    files[0].unlink()  # as if it had been interrupted before the download
+    assert client.main(both) == 0
+    assert files[0].read_bytes() == lost and len(server.lines("[LVSA] total_lat_frames=29 ")) == 2
+    assert client.main(["--id", files[0].stem, *where[:2], "--output-dir", str(tmp_path / "other")]) == 0
+    assert (tmp_path / "other" / files[0].name).read_bytes() == lost
+
+    capsys.readouterr()
+    for words, sentence in {
+        ("--prompt", "a", "--lvsa", "window"): "error: --lvsa window: give KEY=VALUE, such as sparsity_scale=0.75",
+        ("--prompts-file", "/nowhere"): "error: ",
+        ("--prompt", "a", "--url", "http://127.0.0.1:9"): "error: no server answers at http://127.0.0.1:9: start one",
+    }.items():
+        assert client.main([*where[:2], "--output-dir", str(tmp_path / "bad"), *sizes, *words]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(sentence) and said.count("\n") == 1
+    for job, sentence in {
+        ("--id", "video_nobody"): "failed: video_nobody: the server does not know it any more",
+        ("--prompt", "a", "--lvsa", "window=1"): "extra_params.lvsa has no knob 'window'; did you mean window_size?",
+    }.items():
+        assert client.main([*job, *where[:2], "--output-dir", str(tmp_path / "failed")]) == 1
+        assert sentence in capsys.readouterr().err
 
 
 def test_a_wrong_setting_stops_the_server_with_one_sentence(misspelt: Server) -> None:
