@@ -1,0 +1,82 @@
+"""The measure of Toy Wan's videos: it makes, measures, resumes and tells; what it finds is judged elsewhere."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("diffusers", reason="Toy Wan is a pipeline of diffusers")
+pytest.importorskip("av", reason="--videos writes mp4 files")
+import quality
+
+SMALL = ["--lengths", "1,1.5", "--methods", "dense,lvsa,window,riflex", "--seeds", "0-1", "--batch", "2"]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps: the numbers do not matter here."""
+    monkeypatch.setattr("toy.pipeline.STEPS", 3)
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["quality.py", *words])
+    return quality.main()
+
+
+def test_a_table_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "quality.json"
+    words = [*SMALL, "--commit", "abc", "--json", str(file), "--figure", str(tmp_path / "quality.png")]
+    assert run(monkeypatch, *words) == 0
+    said = capsys.readouterr().out
+    rows = json.loads(file.read_text())["rows"]
+    assert len(rows) == 2 * 4 * 2 and {row["training"] for row in rows} == {"toy-wan"}
+    found = {(row["length"], row["method"], row["seed"]): row for row in rows}
+    for name in quality.MEASURES:
+        assert found[1, "dense", 0][name] == found[1, "lvsa", 0][name]  # within the training length LVSA is dense
+    assert len({found[1.5, method, 0]["loop"] for method in ("dense", "lvsa", "window", "riflex")}) == 4
+    assert said.count("| truth |") == 2 and "| minus lvsa |" in said
+    assert (tmp_path / "quality.png").stat().st_size > 10_000
+
+    def forbidden(*_: Any) -> Any:
+        raise AssertionError("what is done is not made again")
+
+    monkeypatch.setattr(quality, "videos", forbidden)
+    assert run(monkeypatch, *words) == 0
+    assert "| minus lvsa |" in capsys.readouterr().out
+    assert run(monkeypatch, *words[:-4], "--json", str(file), "--batch", "3") == 2
+    assert "holds results of another command" in capsys.readouterr().err
+
+
+def test_videos_are_written_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["--lengths", "1.5", "--methods", "lvsa,wider", "--method", "wider=sparsity_scale:1.2", "--seeds", "5"]
+    assert run(monkeypatch, *words, "--videos", str(tmp_path), "--json", str(tmp_path / "q.json")) == 0
+    rows = json.loads((tmp_path / "q.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["lvsa", "wider"]
+    for row in rows:
+        file = tmp_path / "toy-wan" / "1.5x" / row["method"] / "0005.mp4"
+        beside = json.loads(file.with_suffix(".json").read_text())
+        assert file.stat().st_size > 0 and beside["vqeval"] == row["vqeval"]
+        assert beside["settings"]["seed"] == 5 and "ball" in beside["settings"]["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--methods", "best"], "best: not known; choose of dense, lvsa,"),
+        (["--method", "mine=window:3"], "window"),
+        (["--method", "mine=sparsity_scale:-1"], "-1"),
+        (["--seeds", "few"], "takes 0-15 or 3,5, got few"),
+        (["--trainings", "/nowhere.pt"], "--trainings /nowhere.pt: no such file; python -m toy.train"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, *words)
+    assert ended.value.code == 2
+    assert sentence in capsys.readouterr().err
