@@ -19,8 +19,7 @@ DEMO = [sys.executable, str(Path(__file__).parents[2] / "examples" / "demo.py")]
 @pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni")
 def test_two_videos_and_what_is_drawn_of_them(tmp_path: Path) -> None:
     command = [
-        sys.executable,
-        str(REPOSITORY / "examples" / "demo.py"),
+        *DEMO,
         "--horizon",
         "1.5",
         "--output-dir",
@@ -59,8 +58,7 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_a_model_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     command = [
-        sys.executable,
-        str(REPOSITORY / "examples" / "demo.py"),
+        *DEMO,
         "--model",
         "/nowhere",
         "--output-dir",
