@@ -53,7 +53,7 @@ def test_everything_is_in_the_wheel(wheel: Wheel) -> None:
     expected = {
         (Path(installed) / file.relative_to(REPOSITORY / place)).as_posix()
         for place, installed in PLACES.items()
-        for pattern in ("*.py", "*.toml", "*.html")
+        for pattern in ("*.py", "*.toml", "*.html", "*.safetensors")
         for file in (REPOSITORY / place).rglob(pattern)
     }
     typed = {f"{installed}/py.typed" for installed in PLACES.values()}

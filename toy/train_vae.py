@@ -21,7 +21,7 @@ from tqdm import tqdm
 from lvsa_vllm_omni.tiny.toy import toy_vae
 from toy import world
 
-DECODER_STEPS, ENCODER_STEPS, RATE = 6000, 1200, 3e-3
+DECODER_STEPS, ENCODER_STEPS, RATE = 6800, 1200, 3e-3
 #: Clips of a step and latent frames of a clip, in the first part of the steps and after it.
 SHORT, LONG, SHORT_SHARE = (4, 2), (2, 5), 0.55
 #: Weight of a pixel of the ball and around it; noise on the latents, which a transformer's are not free of.

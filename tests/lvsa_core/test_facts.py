@@ -18,6 +18,7 @@ FRAMES = {
     "cogvideox-1.5": (81, None),
     "cosmos3": (189, None),
     "hunyuan-video-1.5": (129, 121),
+    "toy-wan": (81, None),
     "wan": (81, None),
     "wan2.1-1.3b": (81, None),
     "wan2.1-14b": (81, None),

@@ -134,7 +134,7 @@ def test_a_preset_of_ones_own(tmp_path: Path) -> None:
     assert (shape.heads, shape.kv_heads, shape.hidden, shape.text_tokens, shape.cross_tokens) == (6, 2, 100, 256, 0)
 
 
-@pytest.mark.parametrize("name", sorted(set(PUBLISHED) - {"wan"}))
+@pytest.mark.parametrize("name", sorted(set(PUBLISHED) - {"wan", "toy-wan"}))
 def test_the_shapes_are_those_of_the_published_checkpoints(name: str) -> None:
     shape, published = shipped_presets()[name].shape, PUBLISHED[name]
     assert shape is not None
@@ -143,6 +143,17 @@ def test_the_shapes_are_those_of_the_published_checkpoints(name: str) -> None:
     assert (shape.head_size, shape.patch, shape.text_tokens, shape.cross_tokens) == (128, 2, 0, 512)
     assert shape.hidden == {12: 1536, 24: 3072, 40: 5120}[shape.heads]
     assert shape.vae_spatial_factor == (16 if published["in_channels"] == 48 else 8)
+
+
+def test_the_shape_of_the_toy_is_that_of_its_transformer() -> None:
+    from lvsa_vllm_omni.tiny.toy import toy_transformer
+
+    shape, config = shipped_presets()["toy-wan"].shape, toy_transformer().config
+    assert shape is not None
+    assert (shape.heads, shape.head_size, shape.blocks, shape.ffn) == (
+        config.num_attention_heads, config.attention_head_dim, config.num_layers, config.ffn_dim,
+    )  # fmt: skip
+    assert shape.patch == config.patch_size[-1]
 
 
 def test_the_preset_of_a_whole_family_has_no_shape() -> None:

@@ -24,7 +24,7 @@ WAN = ["--preset", "wan2.1-1.3b", "--size", "832x480"]
     [
         (
             ["--frames", "81"],
-            "name the model with --preset or --model; presets are cosmos3, hunyuan-video-1.5, wan2.1-1.3b, ",
+            "name the model with --preset or --model; presets are cosmos3, hunyuan-video-1.5, toy-wan, wan2.1-1.3b, ",
         ),
         (["--frames", "81", "--preset", "wan9"], "no preset is named 'wan9': choose one of cosmos3, "),
         (
