@@ -41,7 +41,7 @@ def components() -> Built:
     parts = {
         "scheduler": of_diffusers(flow_scheduler()),
         "text_encoder": ("transformers", "UMT5EncoderModel", word_encoder(tokenizer.size)),
-        "tokenizer": ("transformers", "T5TokenizerFast", tokenizer),
+        "tokenizer": ("transformers", "PreTrainedTokenizerFast", tokenizer),
         **{name: of_diffusers(model) for name, model in trained.items()},
     }
     return Built("WanPipeline", parts)

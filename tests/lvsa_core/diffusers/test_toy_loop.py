@@ -1,6 +1,7 @@
 """Toy Wan beyond its training length: dense attention repeats itself, LVSA less, in pairs of one prompt and seed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_dense_loops_and_lvsa_does_less(measured: Callable[..., Any]) -> None:
     more = lvsa["loop"] - dense["loop"]
     assert more.mean() > 0.2 and (more > 0).sum() >= 7
     assert lvsa["valid"].mean() > 0.95 and lvsa["colour"].mean() > 0.9
-    assert 0.85 < lvsa["speed"].mean() < 1.15
+    assert dense["speed"].mean() + 0.05 < lvsa["speed"].mean() < 1.15
 
 
 @pytest.mark.parametrize("height", [0.0, 0.3])
@@ -87,7 +88,7 @@ def test_the_tracker_finds_each_failure() -> None:
     assert found(looped)["loop"] < 1e-4
     assert {lag % 20 for lag in track.measure(looped, clips)["lag"]} == {0}
     assert found(looped)["leaps"] > 0
-    still = whole[:, :, 5:6].expand(-1, -1, LONG, -1, -1)
+    still = world.latents(replace(clips, velocity=0 * clips.velocity), LONG)
     assert found(still)["frozen"] > 0.9 and found(still)["loop"] < 0.3
     back = torch.cat([whole[:, :, :41], whole[:, :, :40].flip(2)], 2)
     assert found(back)["breaches"] > found(whole)["breaches"]

@@ -64,7 +64,8 @@ def test_prompts_in_words(pipe: Any) -> None:
         ).frames  # fmt: skip
 
     plain = video("a red ball, fast, blue sky")
-    assert torch.equal(plain, video("behold: the RED ball, it is Fast; under a Blue  sky of glass!"))
+    same = video("behold: the RED ball, it is Fast; under a Blue  sky of glass!")
+    assert (plain - same).abs().max() < 1e-4  # other places among the keys, another rounding
     for other in ("a green ball, fast, blue sky", "a red ball, slow, blue sky", "a red ball, fast, pink sky"):
         assert (plain - video(other)).abs().max() > 0.05
     assert torch.equal(video(""), video("nothing that it knows"))
