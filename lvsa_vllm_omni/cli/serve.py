@@ -83,16 +83,16 @@ def prepare(arguments: Sequence[str], environment: MutableMapping[str, str]) -> 
             raise CommandError(f"--max-seconds {options.max_seconds}: give a whole number of seconds, such as 7200")
         for name in TIMEOUTS:
             environment.setdefault(name, options.max_seconds)
-    preset = preset_of(Checkpoint.read(model), None, LvsaSettings.load().preset)
-    field = hook_field(preset.family)
-    if LvsaSettings.load().mode(preset.family) == "off" and LvsaSettings.load().hook(preset.family) is None:
-        environment[f"{PREFIX}{field.upper()}"] = "1"
     settings = LvsaSettings.load()
+    preset = preset_of(Checkpoint.read(model), None, settings.preset)
+    if settings.mode(preset.family) == "off" and settings.hook(preset.family) is None:
+        environment[PREFIX + hook_field(preset.family).upper()] = "1"
+        settings = LvsaSettings.load()
     settings.check_backend()
     if environment.get("VLLM_PLUGINS") and "lvsa" not in environment["VLLM_PLUGINS"].split(","):
         environment["VLLM_PLUGINS"] += ",lvsa"
-    program = shutil.which("vllm", path=os.pathsep.join([str(Path(sys.executable).parent), os.get_exec_path()[0]]))
-    program = program or shutil.which("vllm")
+    beside = Path(sys.executable).with_name("vllm")
+    program = str(beside) if beside.exists() else shutil.which("vllm")
     if program is None:
         raise CommandError("vLLM is not installed here: uv pip install vllm==0.30.0 vllm-omni==0.30.0")
     omni = [] if "--omni" in rest else ["--omni"]
