@@ -11,7 +11,7 @@ goes on where it stopped. What runs out of memory is a result too. Then, from al
 `results.csv`, `tables.md` and one figure are written; --report writes them again and makes nothing. Options behind `--`
 go to examples/offline_lvsa.py.
 
-A video's two times are that of its whole request, and of the denoising as the engine counts it where it does.
+A video's time is that of its whole request; the engine does not tell that of the denoising alone.
 """
 
 from __future__ import annotations
@@ -231,11 +231,9 @@ def of_record(record: dict[str, Any]) -> dict[str, Any]:
     """What the tables use of a video's JSON."""
     judged = record.get("vqeval", {})
     dimensions = judged.get("dimensions", {})
-    denoising = [value for name, value in record["engine_durations"].items() if "denois" in name or "diffus" in name]
     return {
         "frames": record["settings"]["frames"],
         "seconds": record["timings_s"]["generation"],
-        "denoising_seconds": denoising[0] / 1e3 if denoising else None,
         "peak_memory_gb": record["peak_memory_mib"] and record["peak_memory_mib"] * 2**20 / 1e9,
         "density": (record.get("pattern") or {}).get("density", 1.0),
         "sparse": bool((record.get("ran") or {}).get("sparse")),

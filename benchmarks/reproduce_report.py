@@ -58,15 +58,11 @@ def speed(rows: Sequence[dict[str, Any]]) -> list[str]:
             cells.append([
                 model, f"{horizon:g}x", method, str(len(of_it)),
                 number(seconds, 1) if seconds else state(of_it),
-                number(median(of_it, "denoising_seconds"), 1),
                 f"{dense / seconds:.2f}" if dense and seconds else "",
                 number(median(of_it, "density"), 3), number(median(of_it, "peak_memory_gb"), 1),
                 f"{said} s" if said else "",
             ])  # fmt: skip
-    header = (
-        "model | length | method | videos | seconds | of denoising | times as fast as dense | density | peak GB "
-        "| published, A100"
-    )
+    header = "model | length | method | videos | seconds | times as fast as dense | density | peak GB | published, A100"
     return table(header, cells)
 
 
