@@ -113,6 +113,11 @@ def fallback(origin: str, reason: str, seq_len: int, *, strict: bool, warn: bool
         logger.warning("%s", line)
 
 
+def not_kept(folder: str, problem: BaseException) -> None:
+    """Latents that should be kept cannot be written."""
+    logger.warning_once("[LVSA] LVSA_KEEP_LATENTS=%s cannot be written: %s", folder, str(problem))
+
+
 def reset() -> None:
     """Counters at zero."""
     counts.clear()

@@ -85,7 +85,7 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
             continue  # an engine that does not have a model cannot run it without LVSA either
         installed.append(family if mode == "always" else f"{family} (beyond the training horizon)")
     if installed:
-        _undo.setdefault(_RUNNER, runner.install(journal.not_used, settings.journal))
+        _undo.setdefault(_RUNNER, runner.install(journal.not_used, settings))
         journal.enabled(", ".join(installed), _shown(settings))
 
 

@@ -1,26 +1,59 @@
-"""What each request ran: collected from its transformer calls, and written as one line of ``LVSA_JOURNAL``."""
+"""What each request ran: collected from its calls, and told in its answer, in the metrics and in ``LVSA_JOURNAL``."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from lvsa_core import FrameGrid, Pattern
-from lvsa_vllm_omni import journal
+from lvsa_vllm_omni import journal, metrics
 from lvsa_vllm_omni.request_knobs import asked_by
 
 #: Bytes after which the file is put aside as ``.1``, and how many of these are kept.
 LARGEST, KEPT = 50 * 2**20, 5
+
+
+class DeviceTime:
+    """Seconds that calls took on their device. A GPU's own clock runs beside it: no call waits for the device."""
+
+    def __init__(self) -> None:
+        self._done = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def measured(self, device: torch.device) -> Iterator[None]:
+        """Around a call."""
+        if device.type == "cuda":
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            self._events.append((begin, end))
+            begin.record()
+            yield
+            end.record()
+            return
+        start = time.perf_counter()
+        yield
+        self._done += time.perf_counter() - start
+
+    def seconds(self) -> float:
+        """Of all calls that ended; waits for the last of them."""
+        for begin, end in self._events:
+            end.synchronize()
+            self._done += begin.elapsed_time(end) / 1e3
+        self._events.clear()
+        return self._done
 
 
 @dataclass
@@ -30,7 +63,8 @@ class Ran:
     Args:
         family: of the transformer. kernel, pattern: of the last sparse call. grid, reason: of the last call, and why it
             was sparse or dense. density: attended pairs of frames over all, by denoising step; 1 where the step was
-            dense. fallbacks: surprises by reason.
+            dense. fallbacks: surprises by reason. attention: time of LVSA's attention, all layers and calls; dense
+            attention is the engine's own, and not measured.
     """
 
     family: str = ""
@@ -40,6 +74,7 @@ class Ran:
     pattern: Pattern | None = None
     density: dict[int, float] = field(default_factory=dict)
     fallbacks: Counter[str] = field(default_factory=Counter)
+    attention: DeviceTime = field(default_factory=DeviceTime)
 
     def call(self, step: int, grid: FrameGrid | None, reason: str, pattern: Pattern | None = None) -> None:
         """A transformer call is about to run; a pattern says that it is sparse."""
@@ -62,51 +97,89 @@ class Ran:
             "kernel": self.kernel or None,
             "steps": len(self.density),
             "sparse_steps": sparse,
+            "attention_seconds": round(self.attention.seconds(), 4),
             "fallbacks": dict(self.fallbacks),
         }
 
 
-def write(
-    path: str, model: str, requests: Sequence[Any], ran: Ran, seconds: float, raised: str | None, result: Any = None
-) -> None:
-    """Write a line for each of the requests that ran together; by the first of the processes of an engine.
+def tell(
+    path: str | None,
+    model: str,
+    requests: Sequence[Any],
+    ran: Ran,
+    seconds: float,
+    raised: str | None = None,
+    result: Any = None,
+) -> bool:
+    """Tell of each of the requests that ran together: in its answer, in the metrics, and as a line of the journal.
 
-    Nothing that fails here reaches a request: the first failure is a warning. Prompts are not written.
+    Metrics and journal are the first process's of an engine. Nothing that fails here reaches a request: the first
+    failure is a warning. Prompts are not told.
 
     Args:
-        path: of the file. model: the pipeline's class. requests: the engine's; its trial runs are left out.
-        seconds: of the worker, for all of them together.
+        path: of the journal; None: there is none. model: the pipeline's class. requests: the engine's; its trial runs
+            are left out. seconds: of the worker, for all of them together.
         raised: the error that ended them all. result: what the engine answers, which tells of single ones' errors.
+
+    Returns:
+        Whether one of them has failed.
     """
+    failed = raised is not None
     try:
-        if dist.is_available() and dist.is_initialized() and dist.get_rank():
-            return
+        first = not (dist.is_available() and dist.is_initialized() and dist.get_rank())
         for request in requests:
             if getattr(request, "is_dummy_run", bool)():
                 continue
             name = str(getattr(request, "request_id", ""))
-            error = raised or _error(result, name)
+            answer, told = _answer(result, name), ran.told()
+            error = raised or _error(answer)
+            failed = failed or error is not None
+            _put(answer, told)
+            if not first:
+                continue
             line = {
                 "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
                 "request": name,
                 "model": model,
-                **ran.told(),
+                **told,
                 "batch": len(requests),
                 "knobs": asked_by(request),
                 "seconds": round(seconds, 3),
                 "error": error.strip().splitlines()[-1] if error and error.strip() else None,
             }
-            _lines(path).info(json.dumps(line, default=repr))
+            metrics.observe(line)
+            if path:
+                _lines(path).info(json.dumps(line, default=repr))
     except Exception as problem:  # whatever it is, the videos are made
-        _warn(path, problem)
+        _warn(path or "", problem)
+    return failed
 
 
-def _error(result: Any, request: str) -> str | None:
-    """Why a request has no video, from the engine's answer to it or to its batch."""
+def _answer(result: Any, request: str) -> Any:
+    """The engine's answer to a request, which may stand in that to its batch."""
     if hasattr(result, "get_request_output"):
-        result = getattr(result.get_request_output(request), "result", None)
-    error = getattr(result, "error", None) or getattr(result, "abort_message", None)
+        return getattr(result.get_request_output(request), "result", None)
+    return result
+
+
+def _error(answer: Any) -> str | None:
+    """Why a request has no video."""
+    error = getattr(answer, "error", None) or getattr(answer, "abort_message", None)
     return str(error) if error else None
+
+
+def _put(answer: Any, told: dict[str, Any]) -> None:
+    """Put what ran into an answer, where the engine has room for numbers: ``stage_durations``, which clients get.
+
+    What is no number is a name with the number 1.
+    """
+    durations = getattr(answer, "stage_durations", None)
+    if not isinstance(durations, dict):
+        return
+    found = {f"lvsa.{name}": float(value) for name, value in told.items() if isinstance(value, (int, float))}
+    names = {f"lvsa.{name}={told[name]}": 1.0 for name in ("outcome", "kernel", "reason") if told[name]}
+    lost = {f"lvsa.fallback={reason}": float(times) for reason, times in told["fallbacks"].items()}
+    answer.stage_durations = {**durations, **found, **names, **lost}
 
 
 def _warn(path: str, problem: BaseException | None) -> None:

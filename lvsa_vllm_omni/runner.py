@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from lvsa_core.kernels import release
-from lvsa_vllm_omni import request_journal, step
+from lvsa_vllm_omni import journal, request_journal, step
 from lvsa_vllm_omni.hooks import SPECS, dense_reason
+from lvsa_vllm_omni.latents import Keeper
 from lvsa_vllm_omni.request_knobs import asked_by, signature
-from lvsa_vllm_omni.seam import MARK, scope_of
+from lvsa_vllm_omni.scope import Scope
+from lvsa_vllm_omni.seam import MARK, scope_of, watch_decoder
+from lvsa_vllm_omni.settings import LvsaSettings
 
 
-def install(unused: Callable[[str, str, str], None], file: str | None = None) -> Callable[[], None]:
+def install(unused: Callable[[str, str, str], None], settings: LvsaSettings) -> Callable[[], None]:
     """Know the running pipeline and what its request asks of LVSA; tell of a model without it; answer clients' errors.
 
     Target: ``load_model``, ``execute_model`` and, where there is one, ``execute_model_batch`` of
@@ -34,7 +39,7 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
     Args:
         unused: called with the name of the pipeline's class, the setting that would switch LVSA on for it if there is
             one, and the reason where its model is known to stay dense.
-        file: that gets a line for each request, see :mod:`lvsa_vllm_omni.request_journal`.
+        settings: where requests are told of, and whether their latents are kept.
 
     Returns:
         A function that takes the patch off again.
@@ -45,6 +50,7 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
         from vllm_omni.errors import OmniClientError
     except ImportError:  # another version's runner: the lines about requests still tell what is dense
         return lambda: None
+    keeper = Keeper(Path(settings.keep_latents).expanduser(), journal.not_kept) if settings.keep_latents else None
     cls: Any = DiffusionModelRunner
     if MARK in vars(cls):
         return vars(cls)[MARK]
@@ -58,10 +64,12 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
     @functools.wraps(original_load)
     def load_model(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original_load(self, *args, **kwargs)
-        pipeline = getattr(self, "pipeline", None)
-        if isinstance(pipeline, torch.nn.Module) and not any(scope_of(module) for module in pipeline.modules()):
+        pipeline: Any = getattr(self, "pipeline", None)
+        if isinstance(pipeline, torch.nn.Module) and not _scopes(pipeline):
             classes = {type(module) for module in pipeline.modules()}
             unused(type(pipeline).__name__, _switch(classes), dense_reason({cls.__name__ for cls in classes}))
+        if hasattr(getattr(pipeline, "vae", None), "decode"):
+            watch_decoder(pipeline.vae, decoding(pipeline))
         return result
 
     @functools.wraps(original_execute)
@@ -84,9 +92,30 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
 
         return told(self, requests, run)
 
+    def decoding(pipeline: Any) -> Callable[..., AbstractContextManager[None]]:
+        """Around the decoder of a pipeline: the latents are kept, and long videos decoded in tiles."""
+        longest = min((scope.arguments["reference_frames"] for scope in _scopes(pipeline)), default=None)
+
+        @contextmanager
+        def around(vae: Any, latents: torch.Tensor, chunks: bool) -> Iterator[None]:
+            # Where the VAE hands frames on in chunks, its memory does not grow with the length, and tiles are refused.
+            long = longest is not None and latents.shape[2] > longest and not chunks
+            tiles = settings.tiled_decoding and long and getattr(vae, "use_tiling", None) is False
+            with ExitStack() as stack:
+                if keeper:
+                    stack.enter_context(keeper.decoding(vae, latents))
+                if tiles:
+                    vae.use_tiling = True
+                    stack.callback(setattr, vae, "use_tiling", False)
+                yield
+
+        return around
+
     def told(self: Any, requests: list[Any], run: Callable[[], Any]) -> Any:
-        """Run requests together; afterwards they are in the journal, and memory is free."""
+        """Run requests together; afterwards they are told of, and memory is free."""
         begin, result, raised = time.perf_counter(), None, None
+        if keeper:
+            keeper.begin(requests)
         try:
             result = run()
             return result
@@ -95,9 +124,10 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
             raise
         finally:
             release()
-            if file:
-                model, seconds = type(getattr(self, "pipeline", None)).__name__, time.perf_counter() - begin
-                request_journal.write(file, model, requests, step.ran(), seconds, raised, result)
+            model, seconds = type(getattr(self, "pipeline", None)).__name__, time.perf_counter() - begin
+            failed = request_journal.tell(settings.journal, model, requests, step.ran(), seconds, raised, result)
+            if keeper:
+                keeper.end(failed)
 
     def enter(self: Any, requests: list[Any]) -> None:
         """Requests are about to run; several of them bring the same knobs, see :func:`_install_scheduler`."""
@@ -174,12 +204,17 @@ def _check(pipeline: Any, asked: Any) -> None:
     Raises:
         ValueError: with the sentence for the client.
     """
-    modules = pipeline.modules() if isinstance(pipeline, torch.nn.Module) else ()
-    scopes = [found for module in modules if (found := scope_of(module))]
+    scopes = _scopes(pipeline)
     for scope in scopes:
         scope.choose(asked)
     if not scopes and not (isinstance(asked, dict) and asked.get("enabled") is False):
         raise ValueError(f"extra_params.lvsa: this server runs {type(pipeline).__name__} without LVSA, leave it out")
+
+
+def _scopes(pipeline: Any) -> list[Scope]:
+    """LVSA on the transformers of a pipeline."""
+    modules = pipeline.modules() if isinstance(pipeline, torch.nn.Module) else ()
+    return [found for module in modules if (found := scope_of(module))]
 
 
 def _switch(classes: set[type]) -> str:

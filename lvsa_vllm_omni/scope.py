@@ -22,6 +22,7 @@ from lvsa_core.sharded.attention import sharded_attend
 from lvsa_vllm_omni import compat, diagnostics, journal, ranks, step
 from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch, Rope, StaysDense, VideoTokens
 from lvsa_vllm_omni.presets import Preset
+from lvsa_vllm_omni.request_journal import DeviceTime
 from lvsa_vllm_omni.request_knobs import chosen
 from lvsa_vllm_omni.settings import LvsaSettings, Mode
 
@@ -34,6 +35,7 @@ class Forward:
     video: VideoTokens
     pattern: Pattern
     head_groups: HeadGroups
+    time: DeviceTime
 
     def attend(
         self, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float, layer: Any
@@ -43,8 +45,13 @@ class Forward:
         Raises:
             LvsaFallbackError: instead of running dense, if LVSA_STRICT=1.
         """
-        if layer.divides:
-            return self._exchange(q, k, v, text, scale, layer)
+        with self.time.measured(q.device):
+            if layer.divides:
+                return self._exchange(q, k, v, text, scale, layer)
+            return self._attend(q, k, v, scale, layer)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, layer: Any) -> Tensor:
+        """As :meth:`attend`, where every rank has the whole keys."""
         place = compat.WHOLE if layer.whole else self.scope.place
         padding = 0 if layer.whole else getattr(compat.forward_context(), "sp_padding_size", 0) or 0
         try:
@@ -210,7 +217,7 @@ class Scope:
             request.ran.family, request.ran.kernel = self.spec.name, self.kernel.name
             if new:
                 journal.engaged(self.blocks, video.grid, pattern, self.spec.name, self.kernel.name)
-            return Forward(self, video, pattern, own.head_groups)
+            return Forward(self, video, pattern, own.head_groups, request.ran.attention)
         request.ran.call(request.step, grid, decision.reason)
         request.ran.family = self.spec.name
         if new:

@@ -6,6 +6,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -115,6 +116,35 @@ def retune_rope(rope: Rope, slowed: Callable[[], riflex.SlowedFrequency | None])
         return now.applied(table, frames, rope.width) if now and frames > now.length else table
 
     rope.module.forward = forward
+
+
+def watch_decoder(vae: Any, around: Callable[[Any, torch.Tensor, bool], AbstractContextManager[None]]) -> None:
+    """Stand around a VAE's decoder; again does nothing.
+
+    Target: ``decode`` and, where there is one, ``decode_with_chunks`` of one VAE.
+    Why: there a request's latents are complete, and there long videos run out of memory, which is when they are lost;
+        the engine has no hook between denoising and decoding.
+    How: on the instance; the engine's methods run unchanged inside.
+    Remove when: the engine keeps a request's latents until its video is there.
+
+    Args:
+        around: gets the VAE, the latents [B, channels, T, h, w], and whether the VAE hands its frames on in chunks.
+    """
+    if MARK in vars(vae):
+        return
+    for name in ("decode", "decode_with_chunks"):
+        if hasattr(vae, name):
+            setattr(vae, name, _watched(vae, getattr(vae, name), around, chunks=name != "decode"))
+    setattr(vae, MARK, True)
+
+
+def _watched(vae: Any, original: Callable[..., Any], around: Callable[..., Any], *, chunks: bool) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def decode(z: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        with around(vae, z, chunks):
+            return original(z, *args, **kwargs)
+
+    return decode
 
 
 def register_name(path: str) -> None:

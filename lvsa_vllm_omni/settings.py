@@ -102,6 +102,10 @@ class LvsaSettings(BaseSettings):
     """requests may bring knobs of their own, as extra_params={"lvsa": {...}}"""
     journal: str | None = None
     """file that gets a line of JSON for each request: what ran, and why; several processes may share it"""
+    keep_latents: str | None = None
+    """folder for a request's latents until its video is there; `lvsa decode` makes the video of those that stay"""
+    tiled_decoding: bool = True
+    """decode requests beyond the training horizon in tiles, where the VAE can: longer ones fit into memory"""
     strict: bool = False
     """a fallback in a running request is an error"""
     warn_fallback: bool = True

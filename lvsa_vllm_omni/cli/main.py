@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
-from lvsa_vllm_omni.cli import CommandError, bench, doctor, models, serve, show
+from lvsa_vllm_omni.cli import CommandError, bench, decode, doctor, models, serve, show
 from lvsa_vllm_omni.hooks import SPECS
 from lvsa_vllm_omni.tiny.checkpoint import KINDS, CheckpointError, write_checkpoint
 
@@ -73,6 +73,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     doctor.add_options(checked)
     checked.set_defaults(run=doctor.run)
+
+    late = commands.add_parser(
+        "decode",
+        help="make the video of latents that LVSA_KEEP_LATENTS has left",
+        description="Decode the latents of a request that ran out of memory in the decoder, or whose server died in "
+        "it, in tiles, on a GPU or on the CPU. The file stays.",
+        epilog="example: lvsa decode latents/video-1.safetensors --model Wan-AI/Wan2.1-T2V-14B-Diffusers -o one.mp4",
+    )
+    decode.add_options(late)
+    late.set_defaults(run=decode.run)
 
     listed = commands.add_parser(
         "models",

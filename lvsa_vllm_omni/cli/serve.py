@@ -9,6 +9,7 @@ import argparse
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from lvsa_vllm_omni.settings import PREFIX, LvsaSettings, SettingsError
 FLAG = "--lvsa-"
 #: Variables of the engine that end a request of several workers, after 600 s where nobody says otherwise.
 TIMEOUTS = ("VLLM_OMNI_DLO_DP_WAVE_TIMEOUT", "VLLM_OMNI_ASYNC_OUTPUT_TIMEOUT")
+
+#: Folder in which the server's processes share their metrics, so that /metrics shows what its workers count.
+METRICS = "PROMETHEUS_MULTIPROC_DIR"
 
 #: Latent frames beyond which no request is looked at.
 LONGEST = 1024
@@ -83,6 +87,8 @@ def prepare(arguments: Sequence[str], environment: MutableMapping[str, str]) -> 
             raise CommandError(f"--max-seconds {options.max_seconds}: give a whole number of seconds, such as 7200")
         for name in TIMEOUTS:
             environment.setdefault(name, options.max_seconds)
+    if METRICS not in environment:
+        environment[METRICS] = tempfile.mkdtemp(prefix="lvsa-metrics-")
     settings = LvsaSettings.load()
     preset = preset_of(Checkpoint.read(model), None, settings.preset)
     if settings.mode(preset.family) == "off" and settings.hook(preset.family) is None:

@@ -51,6 +51,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     lvsa.add_argument("--reference-latent-frames", type=int, metavar="N", help="training length in latent frames")
     lvsa.add_argument("--no-rotate", action="store_true", help="keep the anchors of the first step")
 
+    kept = "keep each video's latents there until it is decoded: `lvsa decode` goes on where memory ran out"
+    lvsa.add_argument("--keep-latents", type=Path, metavar="DIR", help=kept)
+
     engine = top.add_argument_group("engine")
     engine.add_argument("--offload", choices=tuple(OFFLOAD), default="none", help="weights wait on the host")
     engine.add_argument("--eager", action="store_true", help="without torch.compile")

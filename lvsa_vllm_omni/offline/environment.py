@@ -12,7 +12,7 @@ from lvsa_vllm_omni.settings import PREFIX, Family, LvsaSettings
 #: Settings that change no video (where LVSA is on, the platform, what is printed) or stand in fields of their own.
 _NOT_DECISIVE = {
     *("enable", "auto", "wan_hook", "hunyuan_hook", "cosmos3_hook", "cpu", "preset", "backend"),
-    *("skip_kernels", "extra_memory"),
+    *("skip_kernels", "extra_memory", "keep_latents"),
     *("allow_request_knobs", "journal", "strict", "warn_fallback", "mem_log", "step_time_log", "mask_log"),
 }
 

@@ -29,13 +29,14 @@ def lvsa_flags(arguments: argparse.Namespace) -> dict[str, Any]:
         "sparsity_scale": arguments.sparsity_scale,
         "reference_latent_frames": arguments.reference_latent_frames,
         "rotate_keyframes": False if arguments.no_rotate else None,
+        "keep_latents": arguments.keep_latents,
     }
     if arguments.backend != "dense":
         return {"backend": arguments.backend, **flags}
     if any(value is not None for value in flags.values()):
         raise ValueError(
-            "--backend dense is the baseline without LVSA: leave out --sparsity-scale, --reference-latent-frames and "
-            "--no-rotate"
+            "--backend dense is the baseline without LVSA: leave out --sparsity-scale, --reference-latent-frames, "
+            "--no-rotate and --keep-latents"
         )
     return {}
 

@@ -33,7 +33,7 @@ def dense_video(starting: Any) -> np.ndarray:
     from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanTransformer3DModel
 
     unused: list[tuple[str, ...]] = []
-    stop_watching = runner.install(lambda *model: unused.append(model))
+    stop_watching = runner.install(lambda *model: unused.append(model), LvsaSettings.load())
     with starting() as engine:
         assert unused == [("Wan22Pipeline", "LVSA_WAN_HOOK", "")]
         stop_watching()

@@ -5,11 +5,14 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 
 FRAMES, SHORT = 161, 33  # 41 and 9 latent frames
 
@@ -32,8 +35,11 @@ def workers() -> list[Any]:
     return [child for child in multiprocessing.active_children() if child.name.startswith("DiffusionWorker")]
 
 
-def test_ulysses(starting: Any, alone: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str]) -> None:
-    with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}, ulysses_degree=2) as engine:
+def test_ulysses(
+    starting: Any, alone: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    shared = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}  # workers are processes of their own: so are their metrics
+    with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1", **shared}, ulysses_degree=2) as engine:
         assert len(workers()) == 2
         video = engine.video(FRAMES)
     assert np.abs(video - alone[0]).max() < 1e-4
@@ -42,6 +48,10 @@ def test_ulysses(starting: Any, alone: tuple[np.ndarray, np.ndarray], capfd: pyt
         "[LVSA] total_lat_frames=41 window=3 n_first=1 kfi=3 global_count=14 attended_per_frame=21/41 density=51.2%"
     )
     assert log.count(pattern) == 2, "each worker says its pattern once"
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(tmp_path))
+    (requests,) = [family for family in registry.collect() if family.name == "lvsa_requests"]
+    assert [sample.value for sample in requests.samples if sample.labels["outcome"] == "sparse"] == [1]
 
 
 def test_ring_and_a_worker_that_dies(

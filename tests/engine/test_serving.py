@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.server import REQUEST, START_UP_SECONDS, Server, frames, launch, wait
@@ -110,6 +111,25 @@ def test_the_openai_client_sends_knobs(server: Server) -> None:
     assert job.status == "completed", job
     assert frames(client.videos.download_content(job.id).read()) == (109, 64, 64)
     assert "attended_per_frame=10/28" in server.lines("[LVSA] total_lat_frames=28 ")[-1]
+    ran = {name: value for name, value in job.model_dump()["stage_durations"].items() if name.startswith("lvsa.")}
+    assert ran["lvsa.outcome=sparse"] == ran["lvsa.kernel=sdpa"] == 1 and 0 < ran["lvsa.density"] < 1
+    assert (ran["lvsa.attended_per_frame"], ran["lvsa.latent_frames"], ran["lvsa.sparse_steps"]) == (10, 28, 2)
+    assert ran["lvsa.attention_seconds"] > 0 and "lvsa.reason=beyond the attention budget of 11 latent frames" in ran
+
+
+def test_metrics_tell_what_ran(server: Server) -> None:
+    """``lvsa serve`` gives its processes a folder for their metrics, so that every layout shows them."""
+    assert server.post(**REQUEST, num_frames=97, fps=16)[0] == server.post(**REQUEST, num_frames=17, fps=16)[0] == 200
+    page = httpx.get(f"http://127.0.0.1:{server.port}/metrics", timeout=30, trust_env=False).text
+    counted = [line for line in page.splitlines() if line.startswith("lvsa_requests_total{")]
+    for outcome, reason in {
+        "sparse": "beyond the attention budget of N latent frames",
+        "dense": "within the attention budget of N latent frames (training horizon N)",
+    }.items():
+        labels = f'model="WanPipeline",outcome="{outcome}",reason="{reason}"'
+        assert any(labels in line.replace("Wan22Pipeline", "WanPipeline") for line in counted), page[:3000]
+    for metric in ("lvsa_request_density_bucket{", "lvsa_attention_seconds_sum{"):
+        assert metric in page
 
 
 def test_the_client_submits_waits_and_goes_on(

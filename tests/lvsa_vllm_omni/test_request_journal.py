@@ -32,7 +32,7 @@ def some() -> request_journal.Ran:
 
 def test_a_line_says_what_ran(tmp_path: Path) -> None:
     file = tmp_path / "logs" / "journal.jsonl"
-    request_journal.write(str(file), "WanPipeline", [REQUEST, REQUEST], some(), 1.23456, None)
+    request_journal.tell(str(file), "WanPipeline", [REQUEST, REQUEST], some(), 1.23456, None)
     first, second = lines(file)
     assert first == second | {"time": first["time"]} and first["request"] == "one" and first["batch"] == 2
     assert (first["outcome"], first["steps"], first["sparse_steps"], first["kernel"]) == ("fallback", 4, 3, "sdpa")
@@ -47,7 +47,7 @@ def test_what_never_ran_and_what_ran_dense(tmp_path: Path) -> None:
     file, dense = tmp_path / "journal.jsonl", request_journal.Ran("wan")
     dense.call(0, FrameGrid(9, 12), "within the horizon")
     for what, error in ((request_journal.Ran(), "ValueError: no"), (dense, None)):
-        request_journal.write(str(file), "WanPipeline", [SimpleNamespace(request_id="x")], what, 0.0, error)
+        request_journal.tell(str(file), "WanPipeline", [SimpleNamespace(request_id="x")], what, 0.0, error)
     bad, short = lines(file)
     assert (bad["outcome"], bad["density"], bad["error"], bad["knobs"]) == ("not run", None, "ValueError: no", None)
     assert (short["outcome"], short["reason"], short["sparse_steps"]) == ("dense", "within the horizon", 0)
@@ -73,10 +73,10 @@ def test_each_of_a_batch_has_its_own_error(tmp_path: Path) -> None:
     answer = SimpleNamespace(
         get_request_output=lambda name: SimpleNamespace(result=SimpleNamespace(**errors[name])), error=None
     )
-    request_journal.write(str(file), "Pipeline", requests, some(), 0.0, None, answer)
-    request_journal.write(str(file), "Pipeline", requests[:1], some(), 0.0, None, SimpleNamespace(error="alone"))
+    request_journal.tell(str(file), "Pipeline", requests, some(), 0.0, None, answer)
+    request_journal.tell(str(file), "Pipeline", requests[:1], some(), 0.0, None, SimpleNamespace(error="alone"))
     trial = SimpleNamespace(request_id="trial", is_dummy_run=lambda: True)
-    request_journal.write(str(file), "Pipeline", [trial], some(), 0.0, None)
+    request_journal.tell(str(file), "Pipeline", [trial], some(), 0.0, None)
     assert [line["error"] for line in lines(file)] == [None, "OutOfMemoryError: x", "gone", "alone"]
 
 
@@ -86,7 +86,7 @@ def test_several_processes_and_files_that_are_put_aside(tmp_path: Path) -> None:
         "from lvsa_vllm_omni import request_journal as ran; ran.LARGEST = 20_000\n"
         "for number in range(100):\n"
         "    one = N(request_id=f'{sys.argv[2]}-{number}')\n"
-        "    ran.write(sys.argv[1], 'Pipeline', [one], ran.Ran(), 0.0, None)\n"
+        "    ran.tell(sys.argv[1], 'Pipeline', [one], ran.Ran(), 0.0, None)\n"
     )
     file = tmp_path / "journal.jsonl"
     writers = [subprocess.Popen([sys.executable, "-c", program, str(file), str(n)]) for n in range(2)]
@@ -103,6 +103,6 @@ def test_a_file_that_cannot_be_written_is_one_warning(tmp_path: Path, place: str
     (tmp_path / "file").write_text("")
     with Log() as log:
         for _ in range(3):
-            request_journal.write(str(tmp_path / place), "Pipeline", [REQUEST], some(), 0.0, None)
+            request_journal.tell(str(tmp_path / place), "Pipeline", [REQUEST], some(), 0.0, None)
     (line,) = log.starting("[LVSA] LVSA_JOURNAL=")
     assert f"{place} cannot be written: " in line
