@@ -173,13 +173,12 @@ def _put(answer: Any, told: dict[str, Any]) -> None:
 
     What is no number is a name with the number 1.
     """
-    durations = getattr(answer, "stage_durations", None)
-    if not isinstance(durations, dict):
+    if not hasattr(answer, "stage_durations"):
         return
     found = {f"lvsa.{name}": float(value) for name, value in told.items() if isinstance(value, (int, float))}
     names = {f"lvsa.{name}={told[name]}": 1.0 for name in ("outcome", "kernel", "reason") if told[name]}
     lost = {f"lvsa.fallback={reason}": float(times) for reason, times in told["fallbacks"].items()}
-    answer.stage_durations = {**durations, **found, **names, **lost}
+    answer.stage_durations = {**(answer.stage_durations or {}), **found, **names, **lost}
 
 
 def _warn(path: str, problem: BaseException | None) -> None:
