@@ -13,7 +13,7 @@ MODEL ?=
 PROMPT ?=
 export MODEL PROMPT
 
-.PHONY: help setup demo test test-fast test-all toy gpu check format clean
+.PHONY: help setup demo test test-fast test-all toy gpu docs check format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -23,7 +23,7 @@ setup: $(READY) ## make .venv with vLLM, vLLM-Omni and this package
 $(READY): pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "== setting up: vLLM and vLLM-Omni as in constraints.txt, and this package (8 GB the first time)"
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
-	    -c constraints.txt -e '.[engine,examples,vqeval,test,lint]' \
+	    -c constraints.txt -e '.[engine,examples,vqeval,test,lint,docs]' \
 	  || { echo "error: the packages could not be installed; see the lines above, then run make again" >&2; exit 1; }
 	@touch $@
 
@@ -73,6 +73,10 @@ toy: $(READY) ## train Toy Wan again, evaluate it, and put it into the package
 # Without a network: python3 benchmarks/gpu.py --all, with what benchmarks/carry.txt lists.
 gpu: $(READY) ## measure on one GPU, in parts; again to go on with what is left
 	@$(BIN)/python benchmarks/gpu.py --all
+
+docs: $(READY) ## write the generated parts of docs/, and make a site of it in build/site
+	@$(BIN)/python docs/pages.py
+	@$(BIN)/python -m mkdocs build --strict --quiet
 
 check: $(READY) ## lint and check types
 	@$(BIN)/ruff check .

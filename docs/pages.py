@@ -1,0 +1,168 @@
+"""What a program writes in these pages, and what mkdocs needs to make a site of them.
+
+python docs/pages.py      # writes docs/commands.md and the table of docs/tuning.md anew
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+DOCS = Path(__file__).parent
+#: The request of the table of docs/tuning.md, and the settings of its rows.
+REQUEST = ("--preset", "wan2.1-14b", "--frames", "321", "--size", "832x480")
+ROWS: tuple[dict[str, str], ...] = (
+    {},
+    {"LVSA_SPARSITY_SCALE": "0.5"},
+    {"LVSA_SPARSITY_SCALE": "0.75"},
+    {"LVSA_SPARSITY_SCALE": "1.5"},
+    {"LVSA_WINDOW_SIZE": "4"},
+    {"LVSA_WINDOW_SIZE": "24"},
+    {"LVSA_N_FIRST_FRAMES": "0"},
+    {"LVSA_N_FIRST_FRAMES": "16"},
+    {"LVSA_ROTATE_KEYFRAMES": "0"},
+    {"LVSA_EXPAND_WINDOW": "0"},
+    {"LVSA_AUTO_KEYFRAMES": "0", "LVSA_KEY_FRAME_INTERVAL": "16"},
+    {"LVSA_AUTO_KEYFRAMES": "0", "LVSA_KEY_FRAME_INTERVAL": "48"},
+    {"LVSA_EXTRA_MEMORY": "1"},
+)
+MARKS = ("<!-- knobs: written by docs/pages.py -->\n", "<!-- end of knobs -->")
+
+#: A link out of docs/, but for pictures.
+LEAVING = re.compile(r"(?<!!)\[([^\]]+)\]\(\.\./([^)]*)\)")
+
+
+def on_page_markdown(markdown: str, config: Any, **_: Any) -> str:
+    """Called by mkdocs: links out of docs/ lead to ``repo_url`` of mkdocs.yml; without it only their words stay."""
+    base = config["repo_url"]
+    return LEAVING.sub(lambda link: f"[{link[1]}]({base}/blob/HEAD/{link[2]})" if base else link[1], markdown)
+
+
+def commands() -> str:
+    """The text of docs/commands.md: every command and its options, from the parsers themselves."""
+    from lvsa_vllm_omni.cli.main import main as lvsa
+    from lvsa_vllm_omni.offline.arguments import parser as batch
+    from vqeval.cli.main import main as vqeval
+
+    return (
+        "\n".join(
+            [
+                "# Commands",
+                "",
+                "Every command and option, as `--help` tells them; `make docs` writes this page. Exit status: 0, 1 if",
+                "a part failed, 2 with one sentence if the input cannot be used.",
+                "",
+                *_program("lvsa", lvsa),
+                *_program("vqeval", vqeval),
+                *_section("examples/offline_lvsa.py", "make videos from prompts: [batches.md](batches.md)", batch("")),
+            ]
+        ).rstrip("\n")
+        + "\n"
+    )
+
+
+def _program(name: str, main: Callable[[Sequence[str]], int]) -> Iterator[str]:
+    """The sections of a program's subcommands."""
+    top = _parser_behind(main, ["--help"])
+    assert isinstance(top, argparse.ArgumentParser)
+    (subcommands,) = (action for action in top._actions if isinstance(action, argparse._SubParsersAction))
+    for command in subcommands._choices_actions:
+        found = _parser_behind(main, [command.dest, "--help"])
+        yield from _section(f"{name} {command.dest}", command.help or "", found)
+
+
+def _parser_behind(main: Callable[[Sequence[str]], int], arguments: list[str]) -> argparse.ArgumentParser | str:
+    """The parser that answers ``--help``, or what is printed where none does."""
+    asked: list[argparse.ArgumentParser] = []
+    printed = io.StringIO()
+    with (
+        patch.object(argparse.ArgumentParser, "print_help", lambda self, file=None: asked.append(self)),
+        redirect_stdout(printed),
+        suppress(SystemExit),
+    ):
+        main(arguments)
+    return asked[0] if asked else printed.getvalue()
+
+
+def _section(title: str, what: str, found: argparse.ArgumentParser | str) -> Iterator[str]:
+    yield from (f"## {title}", "")
+    if isinstance(found, str):
+        yield from (f"{what[0].upper()}{what[1:]}.", "", "```text", found.strip(), "```", "")
+        return
+    text = _plain(found.description or what)
+    yield from (f"{text[0].upper()}{text[1:]}{'' if text.endswith('.') else '.'}", "")
+    yield from ("| option | meaning |", "|---|---|")
+    for action in found._actions:
+        if not isinstance(action, argparse._HelpAction):
+            yield f"| {_names(action)} | {_meaning(action)} |"
+    yield ""
+
+
+def _names(action: argparse.Action) -> str:
+    value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())
+    if action.choices and not action.metavar:
+        value = ",".join(map(str, action.choices))
+    names = [f"{name} {value}".strip() for name in action.option_strings] or [value]
+    return ", ".join(f"`{name}`".replace("|", "\\|") for name in names)
+
+
+def _meaning(action: argparse.Action) -> str:
+    text = (action.help or "") % {**vars(action), "prog": ""}
+    if action.option_strings and action.required:
+        text = f"{text} (required)".strip()
+    return _plain(text)
+
+
+def _plain(text: str) -> str:
+    """A line of text in which Markdown sees nothing of its own."""
+    return re.sub(r"([|*])", r"\\\1", " ".join(text.split())).replace("<", "&lt;")
+
+
+def knobs() -> str:
+    """The table of docs/tuning.md: what ``lvsa show`` says of one request under some settings."""
+    rows = [
+        "| settings | anchors | frames attended to | density | memory beside | at most |",
+        "|---|---|---|---|---|---|",
+    ]
+    for settings in ROWS:
+        told = _show(settings)
+        named = "<br>".join(f"`{name}={value}`" for name, value in settings.items()) or "as they are"
+        density, memory, speed = told["mean_density"], told["lvsa"]["memory"] / 1e9, told["largest_speedup"]
+        attended = f"{density * told['latent_frames']:.1f} of {told['latent_frames']}"
+        rows.append(
+            f"| {named} | {len(told['anchors'])} | {attended} | {density:.1%} | {memory:.2f} GB | {speed:.2f} times |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def _show(settings: dict[str, str]) -> dict[str, Any]:
+    """What ``lvsa show --json`` prints with these variables, and no others of LVSA."""
+    from lvsa_vllm_omni.cli.main import main
+
+    others = {name: value for name, value in os.environ.items() if not name.startswith("LVSA_")}
+    printed = io.StringIO()
+    with patch.dict(os.environ, {**others, **settings}, clear=True), redirect_stdout(printed):
+        assert main(["show", *REQUEST, "--json"]) == 0
+    result: dict[str, Any] = json.loads(printed.getvalue())
+    return result
+
+
+def with_knobs(page: str) -> str:
+    """docs/tuning.md with its table as it is now."""
+    before, begin, rest = page.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    return f"{before}{begin}\n{knobs()}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    (DOCS / "commands.md").write_text(commands(), "utf-8")
+    tuning = DOCS / "tuning.md"
+    tuning.write_text(with_knobs(tuning.read_text("utf-8")), "utf-8")
