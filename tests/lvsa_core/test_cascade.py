@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
-from lvsa_core.cascade import MIN_BATCHES, Batch, Cascade, _tables, cascade, frame_indices, spans, stream, tables
+from lvsa_core.cascade import MIN_BATCHES, Batch, Cascade, cascade
 from lvsa_core.reference import token_mask
+from lvsa_core.tables import _tables, frame_indices, spans, stream, tables
 from tests.support.strategies import examples, layouts, patterns
 
 
