@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lvsa_core.grid import check_int
 from lvsa_core.riflex import SlowedFrequency, frequencies
@@ -19,6 +20,7 @@ class TemporalAxis:
     frequencies: tuple[float, ...]
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, channels: int, theta: float, slowed: SlowedFrequency | None = None) -> TemporalAxis:
         """Of an embedding with ``theta`` as the base of its frequencies.
 

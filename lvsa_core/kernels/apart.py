@@ -135,7 +135,7 @@ def turn_(x: Tensor, positions: tuple[int, ...], axis: TemporalAxis) -> None:
     for first in range(0, len(positions), each):
         part = x[first : first + each, ..., : axis.channels]
         pairs = torch.view_as_complex(part.to(wide).reshape(*part.shape[:-1], -1, 2).contiguous())
-        part.copy_(torch.view_as_real(pairs.mul_(rotation[first : first + each])).flatten(-2))
+        part.copy_(torch.view_as_real(pairs * rotation[first : first + each]).flatten(-2))
 
 
 @lru_cache(maxsize=256)

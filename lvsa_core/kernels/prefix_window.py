@@ -90,8 +90,6 @@ class PrefixWindow:
             k, v = (self.prefix_first(x, layout, order) for x in (k, v))
         prefix = layout.kv_before + layout.kv_after + len(calls.anchors) * layout.grid.patches
         out, lse = self._prefix(q, k[:, :prefix], v[:, :prefix], pattern, layout, scale, arriving, out)
-        if arriving is not None:
-            arriving.wait()
         if calls.remaining:
             for i in range(len(q)):
                 self.windows(q[i], k[i, prefix:], v[i, prefix:], out[i], lse[i], calls, scale)
@@ -101,7 +99,10 @@ class PrefixWindow:
         self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float,
         arriving: Arriving | None, out: Tensor | None,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """All queries on the prefix: one call, and more for what arrives and boosted anchors behind other tokens."""
+        """All queries on the prefix: one call, and more for what arrives and boosted anchors behind other tokens.
+
+        All keys have arrived afterwards.
+        """
         others, ready = layout.kv_before + layout.kv_after, k.shape[1] if arriving is None else arriving.ready
         ends = {ready, k.shape[1], *([others] if pattern.bias and others else ())}
         video = slice(layout.q_before, layout.q_before + layout.video_rows)
@@ -109,6 +110,7 @@ class PrefixWindow:
         for start, end in pairwise((0, *sorted(ends))):
             if arriving is not None and end > ready:
                 arriving.wait()
+                arriving = None
             piece = (q, k[:, start:end], v[:, start:end], scale)
             found, lse = self.attention(*piece) if start or out is None else (out, self.attention_into(out, *piece))
             if pattern.bias and start >= others:
@@ -118,6 +120,8 @@ class PrefixWindow:
             else:
                 self.merge(*joined, found, lse)
                 joined = joined[0], torch.logaddexp(joined[1], lse)
+        if arriving is not None:
+            arriving.wait()
         assert joined is not None
         return joined
 

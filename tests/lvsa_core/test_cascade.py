@@ -150,7 +150,7 @@ def test_one_small_copy_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
         copies.append(len(values))
         return torch.tensor(values, dtype=torch.int32, device=device)
 
-    monkeypatch.setattr("lvsa_core.cascade._on_device", watched)
+    monkeypatch.setattr("lvsa_core.tables._on_device", watched)
     _tables.cache_clear()
     cpu, layout = torch.device("cpu"), TokenLayout(FrameGrid(121, 1560), kv_after=9, q_after=9)
     patterns = [plan(121, reference_frames=21, step=step) for step in range(50)]
@@ -182,7 +182,7 @@ def test_each_stream_has_tables_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert stream(torch.device("cuda")) == 7
     found = []
     for number in (1, 2, 1):
-        monkeypatch.setattr("lvsa_core.cascade.stream", lambda device, number=number: number)
+        monkeypatch.setattr("lvsa_core.tables.stream", lambda device, number=number: number)
         found.append((tables(pattern, layout, cpu).order, frame_indices((1, 2), cpu)))
     assert found[0][0] is found[2][0] is not found[1][0] and found[0][1] is found[2][1] is not found[1][1]
 
