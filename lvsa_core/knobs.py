@@ -132,7 +132,7 @@ class Knobs:
             "keyframe_interval": interval,
             "expand_window": self.expand_window,
             "rotate": self.rotate_keyframes,
-            "anchor_boost": self.anchor_boost,
+            **({"anchor_boost": self.anchor_boost} if self.anchor_boost else {}),
         }
 
 
