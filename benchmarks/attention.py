@@ -45,12 +45,12 @@ from torch import Tensor
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
 from lvsa_core.attention import compute
 from lvsa_core.call import handle, lvsa_attend, running
-from lvsa_core.cascade import Tables
 from lvsa_core.checks import check_call
 from lvsa_core.kernels import select
 from lvsa_core.kernels.prefix_window import GatheredWindow, VarlenWindow
 from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_core.memory import HeadGroups
+from lvsa_core.tables import Tables
 from lvsa_vllm_omni.measure import dense
 from lvsa_vllm_omni.measure.machine import facts
 

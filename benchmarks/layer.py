@@ -16,11 +16,12 @@ from torch import Tensor
 
 from lvsa_core import Pattern, TokenLayout, plan
 from lvsa_core.attention import compute
-from lvsa_core.cascade import _frame_indices, _tables, cascade, frame_indices, spans, tables
+from lvsa_core.cascade import cascade
 from lvsa_core.kernels import Kernel, selftest
 from lvsa_core.kernels.prefix_window import PrefixWindow, VarlenWindow
 from lvsa_core.memory import GB, CallSize, HeadGroups
 from lvsa_core.pattern import _pattern
+from lvsa_core.tables import _frame_indices, _tables, frame_indices, spans, tables
 from lvsa_vllm_omni.measure.apart import first_line
 from lvsa_vllm_omni.measure.cost import attended_pairs
 from lvsa_vllm_omni.measure.dense import Dense

@@ -57,6 +57,17 @@ METHODS: dict[str, Method] = {
         "reference_latent_frames": DENSE, "riflex_s": times, "riflex_train_len": world.LENGTH,
     },
     "lvsa+riflex": lambda times: {"riflex_s": times},
+    "boost": lambda _: {"anchor_boost": 1.5},
+    "held": lambda _: {"rotate_after": 0.6},
+    "wide": lambda _: {"window_size": 16},
+    "remap": lambda _: {"anchor_positions": "remap"},
+    "remap+boost": lambda _: {"anchor_positions": "remap", "anchor_boost": 1.5},
+    "remap+held": lambda _: {"anchor_positions": "remap", "rotate_after": 0.6},
+    "boost+held": lambda _: {"anchor_boost": 1.5, "rotate_after": 0.6},
+    "long": lambda _: {"recipe": "long"},
+    "long-true": lambda _: {"recipe": "long", "anchor_positions": "true"},
+    "long-unboosted": lambda _: {"recipe": "long", "anchor_boost": 0.0},
+    "long-rotating": lambda _: {"recipe": "long", "rotate_after": 0.0},
 }  # fmt: skip
 #: What is measured, with digits; the difference of the first few is what the paired table shows.
 MEASURES = {

@@ -15,6 +15,7 @@ from lvsa_core.kernels import Kernel, select
 from lvsa_core.kernels.prefix_window import Arriving, PrefixWindow
 from lvsa_core.memory import CallSize, HeadGroups
 from lvsa_core.pattern import Pattern
+from lvsa_core.positions import Remap, TemporalAxis
 
 
 def attend(
@@ -51,7 +52,7 @@ def attend(
     Raises:
         ValueError: if shapes, heads, layout or scale do not fit, or an input requires a gradient while gradients are
             recorded.
-        KernelUnavailable: if no kernel runs on this device, dtype and head size.
+        KernelUnavailable: if no kernel runs on this device, dtype and head size, or none of these computes the pattern.
 
     Source: arXiv 2605.31057; joining by log-sum-exp as in FlashAttention's split keys.
     """
@@ -65,7 +66,7 @@ def attend(
     scale = check_call(q, k, v, pattern, layout, scale)
     if not q.numel():
         return torch.empty_like(q)
-    chosen = select(kernel, q.device, q.dtype, q.shape[3]).kernel
+    chosen = select(kernel, q.device, q.dtype, q.shape[3], pattern.plain).kernel
     with torch.no_grad() if torch.is_grad_enabled() else nullcontext():
         return compute(chosen, q, k, v, pattern, layout, scale, head_groups)
 
@@ -87,7 +88,7 @@ def compute(
         arriving: what of the keys is not there yet; only for kernels that are :class:`PrefixWindow`.
     """
     q, k, v = (x if x.stride(3) == 1 else x.contiguous() for x in (q, k, v))
-    size = CallSize.of(q, k)
+    size = CallSize.of(q, k, moved=pattern.grouping is not None)
     count = 1 if head_groups is None else head_groups.count(size, q.device)
 
     def of_heads(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> Tensor:
@@ -136,8 +137,11 @@ def _as_operator(
     around = [layout.kv_before, layout.kv_after, layout.q_before, layout.q_after, layout.pad, layout.q_offset]
     tokens = [layout.grid.frames, layout.grid.patches, *around]
     kv_frames = None if layout.kv_frames is None else list(layout.kv_frames)
+    remap = pattern.remap
+    positions = None if remap is None else [float(remap.length), *remap.axis.frequencies]
+    anchors = (pattern.anchor_boost, positions)
     out: Tensor = _attend_operator(
-        q, k, v, frames, pattern.expand_window, tokens, layout.q_rows, kv_frames, scale, kernel
+        q, k, v, frames, pattern.expand_window, *anchors, tokens, layout.q_rows, kv_frames, scale, kernel
     )
     return out
 
@@ -149,6 +153,8 @@ def _attend_operator(
     v: Tensor,
     frames: Sequence[int],
     expand_window: bool,
+    anchor_boost: float,
+    positions: Sequence[float] | None,
     tokens: Sequence[int],
     q_rows: int | None,
     kv_frames: Sequence[int] | None,
@@ -158,10 +164,13 @@ def _attend_operator(
     """:func:`attend` as torch.compile sees it: an operator takes numbers, no objects.
 
     Args:
-        frames, expand_window: the pattern. tokens, q_rows, kv_frames: the layout; both in the order of their fields.
+        frames, expand_window, anchor_boost: the pattern. positions: its ``remap``, the length and then the frequencies.
+        tokens, q_rows, kv_frames: the layout, in the order of its fields as the pattern is.
     """
     count, window, n_first, interval, offset = frames
-    pattern = Pattern(count, window, n_first, interval, offset, expand_window)
+    length, *frequencies = positions or [0.0]
+    remap = None if positions is None else Remap(int(length), TemporalAxis(tuple(frequencies)))
+    pattern = Pattern(count, window, n_first, interval, offset, expand_window, anchor_boost, remap)
     count, patches, kv_before, kv_after, q_before, q_after, pad, q_offset = tokens
     grid, held = FrameGrid(count, patches), None if kv_frames is None else tuple(kv_frames)
     layout = TokenLayout(grid, kv_before, kv_after, q_before, q_after, pad, q_offset, q_rows, held)

@@ -4,19 +4,19 @@ The keys are put in the order ``[other tokens | anchors | remaining frames]``. E
 parts (the prefix) and to one contiguous span of the third: what the window of its frame holds besides anchors.
 Neighbouring frames with the same span form one group of query rows. Groups whose spans start at equal distances form
 one batched call on strided views, so there is no loop over frames and no span is copied.
+
+Where anchors are seen at other positions, the windows are spans of all frames instead, and the anchors outside of them
+spans of a list that has every anchor twice: what comes after a window and then what comes before it is one piece of it.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import accumulate, groupby
-from typing import NamedTuple
-
-import torch
-from torch import Tensor
+from itertools import groupby
+from typing import Literal, NamedTuple, TypeAlias
 
 from lvsa_core.grid import TokenLayout
 from lvsa_core.pattern import Pattern
@@ -25,11 +25,16 @@ from lvsa_core.pattern import Pattern
 MIN_BATCHES = 6
 
 
+#: What spans are parts of: the remaining frames; all frames that the keys hold, in time order; or the anchors, in time
+#: order, twice: first as those after a window, then as those before one.
+Part: TypeAlias = Literal["remaining", "frames", "anchors"]
+
+
 class Batch(NamedTuple):
     """``size`` equally spaced groups of query rows, each with its own span of key rows.
 
     Group ``i`` has the ``q_rows`` query rows from ``q_start + i * q_step`` on and the ``k_rows`` key rows from
-    ``k_start + i * k_step`` on. Key rows are counted within the remaining frames.
+    ``k_start + i * k_step`` on. Key rows are counted within what the spans are parts of.
     """
 
     size: int
@@ -92,10 +97,22 @@ class Cascade:
     @cached_property
     def batches(self) -> tuple[Batch, ...]:
         """The windows as batched calls on views."""
-        if not self.remaining:
-            return ()
-        frames = _frame_batches(self.pattern, self.layout)
-        return (*frames, *_other_batches(self.layout, len(self.remaining)))
+        return _batches(self.pattern, self.layout, "remaining") if self.remaining else ()
+
+    @cached_property
+    def apart(self) -> dict[Part, tuple[Batch, ...]]:
+        """Where anchors are seen at other positions: the windows, and the anchors, as batched calls on views."""
+        return {part: _batches(self.pattern, self.layout, part) for part in ("frames", "anchors")}
+
+    def order_of(self, part: Part) -> tuple[int, ...]:
+        """Where the frames of a part stand among the frames of the keys; for the remaining frames, the prefix too."""
+        if part == "remaining":
+            return self.order
+        held = self.layout.held_frames
+        places = {frame: place for place, frame in enumerate(held)}
+        if part == "frames":
+            return tuple(places[frame] for frame in sorted(held))
+        return 2 * tuple(places[frame] for frame in self.pattern.anchors)
 
 
 @lru_cache(maxsize=1024)
@@ -104,101 +121,30 @@ def cascade(pattern: Pattern, layout: TokenLayout) -> Cascade:
     return Cascade(pattern, layout)
 
 
-class Spans(NamedTuple):
-    """All query rows of a call in successive groups, each with one span of the remaining frames' key rows.
-
-    Group ``i`` has the query rows ``q_starts[i]`` to ``q_starts[i + 1]`` and ``k_rows[i]`` keys from ``k_starts[i]``
-    on. Padding is a group without keys.
-    """
-
-    q_starts: tuple[int, ...]  # one more than there are groups
-    k_starts: tuple[int, ...]  # one more too, because varlen kernels expect it; the last one is not used
-    k_rows: tuple[int, ...]
+def _batches(pattern: Pattern, layout: TokenLayout, part: Part) -> tuple[Batch, ...]:
+    """The spans of a part as batched calls."""
+    return (*_frame_batches(pattern, layout, part), *_other_batches(layout, every_row(pattern, layout, part)))
 
 
-@lru_cache(maxsize=1024)
-def spans(pattern: Pattern, layout: TokenLayout) -> Spans:
-    """The spans of ``pattern``, in the order of the queries, for kernels that take a start and a length for each."""
-    patches, every = layout.grid.patches, len(_not_anchors(pattern, layout)) * layout.grid.patches
-    first, end = layout.q_offset, layout.q_offset + layout.real_rows
-    groups = [(layout.q_before, 0, every)]
-    held, every_span = query_frames(layout), _frame_spans(pattern, layout)
-    for (start, length), sharing in groupby(held, key=every_span.__getitem__):
-        low, *others = sharing
-        high = others[-1] if others else low
-        rows = min((high + 1) * patches, end) - max(low * patches, first)
-        groups.append((rows, start * patches, length * patches))
-    groups += [(layout.video_rows - layout.real_rows, 0, 0), (layout.q_after, 0, every)]
-    q_rows, k_starts, k_rows = zip(*(group for group in groups if group[0]), strict=True)
-    # A group without keys would start where its frames are not held: kernels get a place that there is.
-    k_starts = tuple(start if rows else 0 for start, rows in zip(k_starts, k_rows, strict=True))
-    return Spans((0, *accumulate(q_rows)), (*k_starts, k_starts[-1]), k_rows)
+def every_row(pattern: Pattern, layout: TokenLayout, part: Part) -> int:
+    """Key rows of a part that other tokens than the video's see: all, but as anchors they see none, only as frames."""
+    frames = {"remaining": len(_not_anchors(pattern, layout)), "frames": len(layout.held_frames), "anchors": 0}
+    return frames[part] * layout.grid.patches
 
 
-class Tables(NamedTuple):
-    """:class:`Spans` and the order of the frames as int32 tensors on a device; all are parts of one tensor."""
-
-    order: Tensor  # one number for each frame of the keys
-    q_starts: Tensor
-    k_starts: Tensor
-    k_rows: Tensor
-    max_rows: tuple[int, int]  # the most query rows and the most key rows of a group
-
-
-def tables(pattern: Pattern, layout: TokenLayout, device: torch.device) -> Tables:
-    """What kernels read about a pattern on ``device``; copied there once for all layers and steps that share it."""
-    return _tables(pattern, layout, device, stream(device))
-
-
-def stream(device: torch.device) -> int:
-    """The current stream of a CUDA device; 0 elsewhere.
-
-    What is copied to a device once and kept is there for the stream that copied it: another may be ahead of the copy,
-    and so has one of its own.
-    """
-    return torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
-
-
-@lru_cache(maxsize=256)
-def _tables(pattern: Pattern, layout: TokenLayout, device: torch.device, stream: int) -> Tables:
-    groups = spans(pattern, layout)
-    parts = (cascade(pattern, layout).order, *groups)
-    packed = _on_device([value for part in parts for value in part], device)
-    q_rows = map(operator.sub, groups.q_starts[1:], groups.q_starts)
-    order, q_starts, k_starts, k_rows = torch.split(packed, [len(part) for part in parts])
-    return Tables(order, q_starts, k_starts, k_rows, (max(q_rows), max(groups.k_rows)))
-
-
-def frame_indices(frames: tuple[int, ...], device: torch.device) -> Tensor:
-    """``frames`` as an int32 index tensor on ``device``."""
-    return _frame_indices(frames, device, stream(device))
-
-
-@lru_cache(maxsize=256)
-def _frame_indices(frames: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
-    return _on_device(frames, device)
-
-
-def _on_device(values: Sequence[int], device: torch.device) -> Tensor:
-    """``values`` as int32, usable inside and outside inference mode; the host does not wait for the device."""
-    with torch.inference_mode(False):
-        host = torch.tensor(values, dtype=torch.int32, device="cpu", pin_memory=device.type == "cuda")
-        return host.to(device, non_blocking=True)
-
-
-def _other_batches(layout: TokenLayout, remaining: int) -> Iterator[Batch]:
-    """Batches of the query tokens that are not video: they attend to every remaining frame."""
-    keys = remaining * layout.grid.patches
-    if layout.q_before:
+def _other_batches(layout: TokenLayout, keys: int) -> Iterator[Batch]:
+    """Batches of the query tokens that are not video, on so many keys."""
+    if layout.q_before and keys:
         yield Batch(1, 0, 0, layout.q_before, 0, 0, keys)
-    if layout.q_after:
+    if layout.q_after and keys:
         yield Batch(1, layout.q_before + layout.video_rows, 0, layout.q_after, 0, 0, keys)
 
 
-def _frame_batches(pattern: Pattern, layout: TokenLayout) -> list[Batch]:
-    """Batches of the video's rows that this call holds: the fewer of two ways to join the groups."""
-    groups = [*_groups(pattern, layout)]
-    spacings = {1, max(1, pattern.keyframe_interval - 1)}  # in a period, a group for each non-anchor
+def _frame_batches(pattern: Pattern, layout: TokenLayout, part: Part) -> list[Batch]:
+    """Batches of the video's rows that this call holds: the fewest of some ways to join the groups."""
+    groups, interval = [*_groups(pattern, layout, part)], pattern.keyframe_interval
+    # In a period, a group for each non-anchor; of all frames for each frame; and two sets of anchors outside windows.
+    spacings = {1, max(1, interval - 1), *(() if part == "remaining" else (interval, 2))}
     limit = layout.real_rows // MIN_BATCHES
     splits = ([batch for i in range(d) for batch in _joined(groups[i::d], limit)] for d in spacings)
     return min(splits, key=len)
@@ -211,12 +157,12 @@ class _Group(NamedTuple):
     k_rows: int
 
 
-def _groups(pattern: Pattern, layout: TokenLayout) -> Iterator[_Group]:
+def _groups(pattern: Pattern, layout: TokenLayout, part: Part) -> Iterator[_Group]:
     """Groups of neighbouring frames that share a span, with the rows of them that this call holds."""
     patches, first_row, end_row = layout.grid.patches, layout.q_offset, layout.q_offset + layout.real_rows
     widest = max(1, pattern.frames // MIN_BATCHES)
     frame = 0
-    for (start, length), sharing in groupby(_frame_spans(pattern, layout)):
+    for (start, length), sharing in groupby(frame_spans(pattern, layout, part)):
         end = frame + sum(1 for _ in sharing)
         while frame < end:
             wide = min(widest, end - frame)
@@ -227,11 +173,19 @@ def _groups(pattern: Pattern, layout: TokenLayout) -> Iterator[_Group]:
             frame += wide
 
 
-def _frame_spans(pattern: Pattern, layout: TokenLayout) -> list[tuple[int, int]]:
-    """Start and length of every frame's span, in remaining frames; only valid for frames that have query rows here.
+def frame_spans(pattern: Pattern, layout: TokenLayout, part: Part) -> list[tuple[int, int]]:
+    """Start and length of every frame's span, in a part's frames; only valid for frames that have query rows here.
 
     The keys may lack frames before and after all the spans that this call needs, but none in between.
     """
+    if part == "frames":
+        held = sorted(layout.held_frames)
+        places = ((bisect_left(held, low), bisect_right(held, high)) for low, high in pattern.windows)
+        return [(first, end - first) for first, end in places]
+    if part == "anchors":
+        anchors = pattern.anchors
+        around = ((bisect_left(anchors, low), bisect_right(anchors, high)) for low, high in pattern.windows)
+        return [(after, len(anchors) + before - after) for before, after in around]
     before, remaining = pattern.nonanchors_before, _not_anchors(pattern, layout)
     first = before[remaining[0]] if remaining else 0
     return [(before[low] - first, before[high + 1] - before[low]) for low, high in pattern.windows]

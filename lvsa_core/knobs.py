@@ -10,8 +10,15 @@ from typing import Any
 from lvsa_core.budget import scaled_reference
 from lvsa_core.grid import check_int
 from lvsa_core.kernels import KernelUnavailable, candidates
+from lvsa_core.pattern import check_boost
 from lvsa_core.riflex import check_scale
 
+#: Sets of knobs by name. They are the best that was found on toy models; on Wan nothing is measured.
+RECIPES: dict[str, dict[str, Any]] = {
+    "long": {"anchor_positions": "remap", "window_size": 16, "anchor_boost": 1.5, "rotate_after": 0.6},
+}
+#: Where anchors may be seen: where they are, or at distances that the model was trained on.
+POSITIONS = ("true", "remap")
 #: Video frames between anchors where the user asks for no automatic interval and names none.
 DEFAULT_INTERVAL = 16
 
@@ -36,6 +43,10 @@ class Knobs:
         riflex_s: factor s of RIFLEx for videos longer than its training length; None or 1: off.
         riflex_k: index of the temporal frequency that RIFLEx changes; None: the intrinsic one.
         riflex_train_len: latent frames L of RIFLEx's training length; None: the reference.
+        anchor_positions: where anchors outside of a frame's window are seen: ``true``, where they are, or ``remap``, at
+            distances that the model was trained on.
+        anchor_boost: added to the scores of anchors; below 0 they count less.
+        rotate_after: share of the denoising steps in which the anchors stand still before they rotate.
 
     Raises:
         ValueError: if a value is out of range, or would have no effect.
@@ -54,6 +65,9 @@ class Knobs:
     riflex_s: float | None = None
     riflex_k: int | None = None
     riflex_train_len: int | None = None
+    anchor_positions: str = "true"
+    anchor_boost: float = 0.0
+    rotate_after: float = 0.0
 
     def __post_init__(self) -> None:
         optional = {"key_frame_interval": 1, "reference_latent_frames": 1, "riflex_k": 0, "riflex_train_len": 1}
@@ -76,14 +90,22 @@ class Knobs:
             check_scale(self.riflex_s)
         elif self.riflex_k is not None or self.riflex_train_len is not None:
             raise ValueError("riflex_k and riflex_train_len have an effect with riflex_s only: give that too")
+        if self.anchor_positions not in POSITIONS:
+            raise ValueError(f"anchor_positions must be one of {', '.join(POSITIONS)}, got {self.anchor_positions!r}")
+        check_boost(self.anchor_boost)
+        if isinstance(self.rotate_after, bool) or not 0 <= self.rotate_after <= 1:
+            raise ValueError(f"rotate_after must be a share of the steps from 0 to 1, got {self.rotate_after!r}")
+        if self.rotate_after and not self.rotate_keyframes:
+            raise ValueError("rotate_after has an effect with rotate_keyframes only: leave one of both out")
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Knobs:
-        """The knobs of a call.
+        """The knobs of a call, which may name a recipe; what is given beside it goes before it.
 
         Raises:
             TypeError: if there is no knob of a name, with the nearest that there is.
         """
+        given = with_recipe(given)
         names = [field.name for field in fields(cls)]
         for name in given:
             if name not in names:
@@ -110,4 +132,20 @@ class Knobs:
             "keyframe_interval": interval,
             "expand_window": self.expand_window,
             "rotate": self.rotate_keyframes,
+            **({"anchor_boost": self.anchor_boost} if self.anchor_boost else {}),
         }
+
+
+def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Knobs with those of the recipe that ``given`` names as ``recipe``, where it does not say otherwise.
+
+    Raises:
+        ValueError: if there is no recipe of that name.
+    """
+    rest = {name: value for name, value in given.items() if name != "recipe"}
+    recipe = given.get("recipe")
+    if recipe is None:
+        return rest
+    if recipe not in RECIPES:
+        raise ValueError(f"there is no recipe {recipe!r}: there is {', '.join(RECIPES)}")
+    return {**RECIPES[recipe], **rest}

@@ -21,6 +21,7 @@ class CallSize(NamedTuple):
     Args:
         entries: of the batch. rows, keys: tokens of queries and keys. heads, kv_heads: of queries and keys.
         head_size: numbers of a head. itemsize: bytes of a number.
+        moved: whether anchors are seen at other positions, for which the queries of an entry are copied.
     """
 
     entries: int
@@ -30,12 +31,13 @@ class CallSize(NamedTuple):
     kv_heads: int
     head_size: int
     itemsize: int
+    moved: bool = False
 
     @classmethod
-    def of(cls, q: Tensor, k: Tensor) -> CallSize:
+    def of(cls, q: Tensor, k: Tensor, moved: bool = False) -> CallSize:
         """That of queries [B, Sq, H, D] and keys [B, Sk, Hkv, D]."""
         entries, rows, heads, head_size = q.shape
-        return cls(entries, rows, k.shape[1], heads, k.shape[2], head_size, q.itemsize)
+        return cls(entries, rows, k.shape[1], heads, k.shape[2], head_size, q.itemsize, moved)
 
     def extra(self, groups: int = 1) -> int:
         """Bytes that the call takes at most beside inputs and output, if it works in so many groups of heads.
@@ -49,7 +51,7 @@ class CallSize(NamedTuple):
         row, kv_row = (count * self.head_size * self.itemsize for count in (heads, kv_heads))
         copies, outputs = 2 * self.entries * self.keys * kv_row, self.rows * row * (self.entries if groups > 1 else 1)
         log_sum_exps = (self.entries + 1) * self.rows * heads * 4
-        return copies + outputs + log_sum_exps
+        return copies + outputs + log_sum_exps + self.moved * self.rows * row
 
     def groups_within(self, allowed: float) -> int:
         """The fewest groups of heads that take no more than these bytes; one head of keys each if none does."""

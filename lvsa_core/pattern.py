@@ -1,4 +1,4 @@
-"""Which latent frames each latent frame attends to: rotating anchors, and a window around the frame."""
+"""Which latent frames each latent frame attends to, and at which distance: rotating anchors, and a window around it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cached_property, lru_cache
 
 from lvsa_core.budget import keyframe_interval as automatic_interval
 from lvsa_core.grid import check_int
+from lvsa_core.positions import Remap
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,11 @@ class Pattern:
         keyframe_interval: distance between anchors; 1: every frame is an anchor.
         offset: how far the anchors have moved; the step modulo the interval if they rotate.
         expand_window: whether each window grows until it holds 2W+1 frames that are not anchors.
+        anchor_boost: added to the scores of anchors.
+        remap: the positions at which anchors outside of a frame's window are seen; None: their own. With it an anchor
+            in the window is one of the window's frames, and not boosted.
+
+    A pattern that lets every frame attend to every frame is plain dense attention, whatever the last two say.
 
     Raises:
         ValueError: if a number is out of range.
@@ -36,6 +42,8 @@ class Pattern:
     keyframe_interval: int = 1
     offset: int = 0
     expand_window: bool = True
+    anchor_boost: float = 0.0
+    remap: Remap | None = None
 
     def __post_init__(self) -> None:
         check_int("frames", self.frames, 1)
@@ -43,6 +51,9 @@ class Pattern:
         check_int("n_first", self.n_first, 0)
         check_int("keyframe_interval", self.keyframe_interval, 1)
         check_int("offset", self.offset, 0)
+        check_boost(self.anchor_boost)
+        if self.remap is not None:
+            self.remap.grouping(self.frames, self.window)
 
     @cached_property
     def anchors(self) -> tuple[int, ...]:
@@ -90,6 +101,35 @@ class Pattern:
         low, high = self.window_bounds(q_frame)
         return low <= self._check(k_frame) <= high or k_frame in self.anchors
 
+    @cached_property
+    def bias(self) -> float:
+        """What is added to the scores of anchors."""
+        return 0.0 if self.is_dense else self.anchor_boost
+
+    @cached_property
+    def grouping(self) -> tuple[int, int] | None:
+        """:meth:`Remap.grouping` of this pattern; None: anchors are seen where they are."""
+        return None if self.remap is None or self.is_dense else self.remap.grouping(self.frames, self.window)
+
+    def boost(self, q_frame: int, k_frame: int) -> float:
+        """What is added to the scores of ``q_frame`` with ``k_frame``."""
+        low, high = self.window_bounds(q_frame)
+        windows_own = self.grouping is not None and low <= k_frame <= high
+        return self.bias if k_frame in self.anchors and not windows_own else 0.0
+
+    def distance(self, q_frame: int, k_frame: int) -> int:
+        """At which distance in time ``q_frame`` sees ``k_frame``: positive, if that is before it."""
+        low, high = self.window_bounds(q_frame)
+        if self.grouping is None or low <= self._check(k_frame) <= high:
+            return q_frame - k_frame
+        group, shift = self.grouping
+        return q_frame // group - k_frame // group + (shift if k_frame < low else -shift)
+
+    @property
+    def plain(self) -> bool:
+        """Whether anchors are seen where they are, and are not boosted."""
+        return self.grouping is None and not self.bias
+
     def attended(self, frame: int) -> tuple[int, ...]:
         """The frames that ``frame`` attends to, in time order."""
         low, high = self.window_bounds(frame)
@@ -127,6 +167,8 @@ def plan(
     expand_window: bool = True,
     step: int = 0,
     rotate: bool = True,
+    anchor_boost: float = 0.0,
+    remap: Remap | None = None,
 ) -> Pattern:
     """The pattern of one denoising step. Cached: the same arguments give the same object.
 
@@ -140,6 +182,7 @@ def plan(
         expand_window: whether the windows grow past anchors.
         step: denoising step, from 0.
         rotate: whether the anchors move by one frame in each step.
+        anchor_boost, remap: see :class:`Pattern`.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -152,10 +195,30 @@ def plan(
         else check_int("keyframe_interval", keyframe_interval, 1)
     )
     offset = check_int("step", step, 0) % interval if rotate else 0
-    return _pattern(frames, window, n_first, interval, offset, expand_window)
+    return _pattern(frames, window, n_first, interval, offset, expand_window, anchor_boost, remap)
 
 
 @lru_cache(maxsize=1024, typed=True)
-def _pattern(frames: int, window: int, n_first: int, interval: int, offset: int, expand_window: bool) -> Pattern:
+def _pattern(
+    frames: int,
+    window: int,
+    n_first: int,
+    interval: int,
+    offset: int,
+    expand_window: bool,
+    anchor_boost: float,
+    remap: Remap | None,
+) -> Pattern:
     """The one Pattern, with its tables, that all steps and layers with these arguments share."""
-    return Pattern(frames, window, n_first, interval, offset, expand_window)
+    return Pattern(frames, window, n_first, interval, offset, expand_window, anchor_boost, remap)
+
+
+def check_boost(boost: float) -> float:
+    """Return ``boost`` if it is a finite number.
+
+    Raises:
+        ValueError: if not.
+    """
+    if isinstance(boost, bool) or not isinstance(boost, int | float) or not math.isfinite(boost):
+        raise ValueError(f"anchor_boost must be a finite number (0 is off), got {boost!r}")
+    return boost

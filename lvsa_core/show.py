@@ -26,7 +26,21 @@ def summary(pattern: Pattern) -> str:
         f"total_lat_frames={pattern.frames} window={pattern.window} n_first={pattern.n_first} "
         f"kfi={pattern.keyframe_interval} global_count={len(pattern.anchors)} "
         f"attended_per_frame={pattern.attended_count(0)}/{pattern.frames} density={pattern.density:.1%}"
+        f"{' ' if anchors(pattern) else ''}{anchors(pattern)}"
     )
+
+
+def anchors(pattern: Pattern) -> str:
+    """How anchors are seen, if not where they are and with their own weight."""
+    group, shift = pattern.grouping or (0, 0)
+    positions = [f"anchor_positions=remap group={group} shift={shift}"] if group else []
+    return " ".join([*positions, *([f"anchor_boost={pattern.bias:g}"] if pattern.bias else [])])
+
+
+def distances(pattern: Pattern, frame: int) -> list[tuple[int, int]]:
+    """The anchors outside of a frame's window, each with the distance at which the frame sees it."""
+    low, high = pattern.window_bounds(frame)
+    return [(anchor, pattern.distance(frame, anchor)) for anchor in pattern.anchors if not low <= anchor <= high]
 
 
 def text(pattern: Pattern) -> str:

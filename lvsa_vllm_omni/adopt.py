@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lvsa_core.kernels import KernelUnavailable, Selection, release, select
+from lvsa_core.kernels.prefix_window import PrefixWindow
 from lvsa_vllm_omni import compat, journal, parallelism, presets, ranks, seam
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
 from lvsa_vllm_omni.presets import Preset
@@ -40,14 +41,16 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
     scope = seam.scope_of(transformer)
     if scope is None:
         preset = _preset(transformer, spec, settings, config)
-        kernel = _kernel(settings, config, blocks[0][0].head_size if blocks else 128)
+        kernel = _kernel(settings, config, _head_size(blocks))
         decision = placement.decide(spec.text, lse=hasattr(kernel.kernel, "attention"))
         if decision.verdict == "refused":
             raise HookError(
                 f"LVSA cannot run here: {decision.reason} (LVSA_BACKEND={settings.backend} chose {kernel.name})"
             )
-        scope = Scope(spec, preset, settings, mode, kernel, compat.sequence_rank(placement))
+        joining = _joining(settings, config, kernel, blocks)
+        scope = Scope(spec, preset, settings, mode, kernel, compat.sequence_rank(placement), joining)
         _retune(transformer, scope)
+        _check_anchors(scope)
         seam.give_scope(transformer, scope)
         if shared := parallelism.titles(placement):
             journal.placed(shared, decision.verdict, decision.reason)
@@ -136,12 +139,36 @@ def _preset(transformer: Any, spec: FamilySpec, settings: LvsaSettings, config: 
     return presets.match_preset(facts, spec.name)
 
 
-def _kernel(settings: LvsaSettings, config: Any, head_size: int) -> Selection:
+def _check_anchors(scope: Scope) -> None:
+    """Stop start-up where the settings ask of anchors what cannot be done with this model or kernel."""
+    try:
+        scope.choose(None)
+    except ValueError as error:
+        names = ", ".join(f"LVSA_{name.upper()}" for name in ("anchor_positions", "anchor_boost", "recipe"))
+        raise HookError(f"{error} ({names})") from None
+
+
+def _head_size(blocks: list[list[Any]]) -> int:
+    """Channels of a head; a stage without blocks has none to ask."""
+    return blocks[0][0].head_size if blocks else 128
+
+
+def _joining(settings: LvsaSettings, config: Any, kernel: Selection, blocks: list[list[Any]]) -> Selection | None:
+    """The kernel for anchors that are boosted or seen at other positions, None if there is none."""
+    if isinstance(kernel.kernel, PrefixWindow):
+        return kernel
+    try:
+        return _kernel(settings, config, _head_size(blocks), plain=False)
+    except KernelUnavailable:
+        return None
+
+
+def _kernel(settings: LvsaSettings, config: Any, head_size: int, plain: bool = True) -> Selection:
     """The kernel that will run, or KernelUnavailable."""
     dtype = getattr(config, "dtype", None)
     dtype = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
     try:
-        selection = select(settings.kernel, compat.device(), dtype, head_size)
+        selection = select(settings.kernel, compat.device(), dtype, head_size, plain)
     except KernelUnavailable as error:
         raise KernelUnavailable(f"LVSA_BACKEND={settings.kernel}: {error}") from None
     release()  # the self-test's workspaces; not after a failure, as a broken device cannot even do that

@@ -76,14 +76,16 @@ def unclaimed() -> None:
     counts["unclaimed"] += 1
 
 
-def engaged(blocks: int, grid: FrameGrid, pattern: Pattern, family: str, kernel: str) -> None:
+def engaged(
+    blocks: int, grid: FrameGrid, pattern: Pattern, family: str, kernel: str, rotate_after: float = 0.0
+) -> None:
     """A request runs sparse: once a request, or a batch of them that runs in lock-step."""
     counts["request:sparse"] += 1
     logger.info(
         "[LVSA] installed on %d blocks num_patches=%d total_lat_frames=%d backend=%s family=%s",
         *(blocks, grid.patches, grid.frames, kernel, family),
     )
-    logger.info("[LVSA] %s", show.summary(pattern))
+    logger.info("[LVSA] %s%s", show.summary(pattern), f" rotate_after={rotate_after:g}" if rotate_after else "")
 
 
 def grouped(sentence: str) -> None:

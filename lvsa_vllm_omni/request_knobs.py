@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from lvsa_core.knobs import RECIPES
 from lvsa_vllm_omni.settings import LvsaSettings
 from lvsa_vllm_omni.validation import sentence
 
@@ -17,7 +18,8 @@ KEY, NAMED = "lvsa", "extra_params.lvsa"
 #: Settings that a request may bring; with ``enabled``, which is its own.
 KNOBS = (
     "sparsity_scale", "window_size", "n_first_frames", "key_frame_interval", "auto_keyframes", "rotate_keyframes",
-    "expand_window", "reference_latent_frames", "riflex_scale",
+    "expand_window", "reference_latent_frames", "riflex_scale", "anchor_positions", "anchor_boost", "rotate_after",
+    "recipe",
 )  # fmt: skip
 NAMES = ("enabled", *KNOBS)
 
@@ -55,7 +57,7 @@ def chosen(settings: LvsaSettings, asked: Any) -> Chosen:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}."
             raise ValueError(f"{NAMED} has no knob {name!r}; {hint}")
     try:
-        found = _MODEL.model_validate(dict(asked))
+        found = _MODEL.model_validate({**RECIPES.get(str(asked.get("recipe")), {}), **asked})
         values = {name: getattr(found, name) for name in found.model_fields_set & {*KNOBS}}
         if found.enabled is False:  # type: ignore[attr-defined]
             values.setdefault("riflex_scale", None)  # the server's belongs to what the request does not want

@@ -141,7 +141,9 @@ def install(unused: Callable[[str, str, str], None], settings: LvsaSettings) -> 
                 _check(pipeline, asked)
             except ValueError as error:
                 raise OmniClientError(str(error)) from None
-        step.enter(pipeline, asked)
+        step.enter(
+            pipeline, asked, step.steps_asked(getattr(requests[0], "sampling_params", None)) if requests else None
+        )
 
     def undo() -> None:
         if vars(cls).get(MARK) is undo:

@@ -17,8 +17,10 @@ from lvsa_core.call import running
 from lvsa_core.decide import Decision, decide
 from lvsa_core.kernels import Selection
 from lvsa_core.memory import HeadGroups
+from lvsa_core.positions import Remap, TemporalAxis
 from lvsa_core.riflex import SlowedFrequency
 from lvsa_core.sharded.attention import sharded_attend
+from lvsa_core.steps import rotation_step
 from lvsa_vllm_omni import compat, diagnostics, journal, ranks, step
 from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch, Rope, StaysDense, VideoTokens
 from lvsa_vllm_omni.presets import Preset
@@ -102,11 +104,14 @@ class OfRequest(NamedTuple):
 
     Args:
         arguments: of the pattern, see :meth:`LvsaSettings.plan_arguments`. mode: whether LVSA is on.
+        remapped: whether anchors are seen at other positions. rotate_after: share of the steps before they rotate.
         slowed: RIFLEx, None if it has none. head_groups: of its calls; memory is looked at anew in each request.
     """
 
     arguments: dict[str, Any]
     mode: Mode
+    remapped: bool
+    rotate_after: float
     slowed: SlowedFrequency | None
     head_groups: HeadGroups
 
@@ -120,6 +125,8 @@ class Scope:
         agreed: whether the other ranks are known to have the same settings.
         blocks: how many attention layers are LVSA's.
         settled: whether all layers of the transformer have been looked at, which its first call makes sure of.
+        joining: the kernel that joins parts of the keys, for anchors that are boosted or seen at other positions; None:
+            there is none here.
         place: of this process among those whose attention holds parts of one sequence.
         rope: the transformer's rotary embedding, if RIFLEx knows it; without its module.
     """
@@ -132,8 +139,10 @@ class Scope:
         mode: Mode,
         kernel: Selection,
         place: compat.SequenceRank = compat.WHOLE,
+        joining: Selection | None = None,
     ) -> None:
         self.spec, self.preset, self.settings, self.mode, self.kernel = spec, preset, settings, mode, kernel
+        self.joining = joining
         self.place = place
         self.rope: Rope | None = None
         self.arguments = settings.plan_arguments(preset)
@@ -157,8 +166,21 @@ class Scope:
                 )
             length = arguments["reference_frames"]
             slowed = SlowedFrequency.of(self.rope.channels, self.rope.theta, length=length, scale=scale)
+        remapped = settings.anchor_positions == "remap"
+        if remapped and self.rope is None:
+            raise ValueError(
+                f"anchor_positions=remap does not know the rotary embedding of {self.spec.name}: leave it out"
+            )
+        if remapped:
+            Remap(arguments["reference_frames"], TemporalAxis(())).grouping(1, arguments["window"])
+        if (remapped or settings.anchor_boost) and self.joining is None:
+            raise ValueError(
+                f"LVSA_BACKEND={settings.kernel} knows neither anchor_boost nor anchor_positions on this device: leave "
+                f"them out, or let the server choose the kernel"
+            )
         mode: Mode = self.mode if enabled is None else "always" if enabled else "off"
-        return OfRequest(arguments, mode, slowed, HeadGroups(self.settings.extra_memory, journal.grouped))
+        groups = HeadGroups(self.settings.extra_memory, journal.grouped)
+        return OfRequest(arguments, mode, remapped, settings.rotate_after, slowed, groups)
 
     def running(self) -> OfRequest:
         """What holds for the running request."""
@@ -202,7 +224,14 @@ class Scope:
             grid = video.grid
             if own.mode == "off":
                 raise StaysDense("the request asks for it (lvsa.enabled is false)")
-            pattern, decision = decide(grid.frames, request.step, own.arguments, beyond_only=own.mode == "beyond")
+            rotated = rotation_step(request.step, step.steps(request), own.rotate_after)
+            planned = {**own.arguments, **self._positions(own, video)}
+            pattern, decision = decide(grid.frames, rotated or 0, planned, beyond_only=own.mode == "beyond")
+            if rotated is None and decision.verdict == "sparse":
+                raise ImpossibleRequest(
+                    "lvsa.rotate_after needs the number of denoising steps, which neither the request nor the pipeline "
+                    "tells: give num_inference_steps, or leave rotate_after out"
+                )
         except StaysDense as reason:
             decision = Decision("dense", str(reason))
         except ImpossibleRequest as error:
@@ -214,15 +243,24 @@ class Scope:
         new = self._once(request, (id(self), decision.verdict, grid))
         if decision.verdict == "sparse":
             request.ran.call(request.step, video.grid, decision.reason, pattern)
-            request.ran.family, request.ran.kernel = self.spec.name, self.kernel.name
+            kernel = self.kernel if pattern.plain or self.joining is None else self.joining
+            request.ran.family, request.ran.kernel = self.spec.name, kernel.name
             if new:
-                journal.engaged(self.blocks, video.grid, pattern, self.spec.name, self.kernel.name)
+                journal.engaged(self.blocks, video.grid, pattern, self.spec.name, kernel.name, own.rotate_after)
             return Forward(self, video, pattern, own.head_groups, request.ran.attention)
         request.ran.call(request.step, grid, decision.reason)
         request.ran.family = self.spec.name
         if new:
             journal.dense(grid, decision.reason)
         return None
+
+    def _positions(self, own: OfRequest, video: VideoTokens) -> dict[str, Remap]:
+        """Where anchors are seen; RIFLEx counts VACE's reference images, which have positions, as frames."""
+        if not own.remapped or self.rope is None:
+            return {}
+        slows = own.slowed is not None and video.frames + video.before // video.patches > own.slowed.length
+        axis = TemporalAxis.of(self.rope.channels, self.rope.theta, own.slowed if slows else None)
+        return {"remap": Remap(own.arguments["reference_frames"], axis)}
 
     @staticmethod
     def _once(request: step.Request, what: object) -> bool:

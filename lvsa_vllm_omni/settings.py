@@ -11,11 +11,11 @@ from dataclasses import fields
 from typing import Any, Literal, TypeAlias
 
 import torch
-from pydantic import Field, ValidationError, create_model, field_validator
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lvsa_core.kernels import KERNELS, KernelUnavailable, candidates
-from lvsa_core.knobs import Knobs
+from lvsa_core.knobs import RECIPES, Knobs
 from lvsa_vllm_omni.cpu import omni_platform
 from lvsa_vllm_omni.hooks import SPECS, family_names, hook_field
 from lvsa_vllm_omni.presets import Preset
@@ -94,6 +94,14 @@ class LvsaSettings(BaseSettings):
     """training horizon in latent frames; the preset's if unset: Wan 21, TI2V-5B 31, HunyuanVideo 1.5 33, Cosmos 3 48"""
     riflex_scale: float | None = Field(None, ge=1, allow_inf_nan=False)
     """RIFLEx for requests beyond the training horizon: their length over it, such as 4; off if unset or 1"""
+    anchor_positions: Literal["true", "remap"] = "true"
+    """where anchors outside of a frame's window are seen: true, where they are; remap, at distances of the training"""
+    anchor_boost: float = Field(0.0, allow_inf_nan=False)
+    """added to the scores of anchors; below 0 they count less"""
+    rotate_after: float = Field(0.0, ge=0, le=1)
+    """share of the denoising steps in which the anchors stand still before they rotate"""
+    recipe: Literal["long"] | None = None
+    """a set of settings for long videos, where they are not set themselves; best on toy models, not measured on Wan"""
     vae_temporal_factor: int | None = Field(None, ge=1)
     """video to latent frames, for the settings given in video frames; the preset's if unset: 4"""
     preset: str | None = None
@@ -118,6 +126,12 @@ class LvsaSettings(BaseSettings):
     """print the pattern: 1 (each step), once (first step of a request), steps as N, N-M or N,M,K"""
     cpu: bool = False
     """run the engine on the CPU where there is no accelerator"""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_recipe(cls, given: Any) -> Any:
+        """What the recipe sets, where nothing else is given; a name that there is not is the field's error."""
+        return {**RECIPES.get(str(given.get("recipe")), {}), **given}
 
     @field_validator("mask_log")
     @classmethod

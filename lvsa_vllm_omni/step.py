@@ -16,12 +16,13 @@ class Request:
     The engine makes one forward context for each request (or batch of requests in lock-step): a new context is step 0.
     """
 
-    def __init__(self, context: Any, asked: Any = None) -> None:
+    def __init__(self, context: Any, asked: Any = None, steps: int | None = None) -> None:
         self._context = weakref.ref(context, self._ended) if context is not None else None
         self._noise: float | None = None
         self._count = -1
         self.step = 0
         self.asked = asked  # what it brings for LVSA, see request_knobs.py
+        self.steps = steps  # denoising steps that it asks for, None if it leaves them to the pipeline
         self.reported: set[Any] = set()  # what has been logged about this request
         self.ran = Ran()
 
@@ -60,18 +61,33 @@ def running_request() -> Request:
     global _running
     context = compat.forward_context()
     if _running is None or not _running.runs_in(context):
-        _running = Request(context, None if context is None else _asked)
+        _running = Request(context) if context is None else Request(context, _asked, _steps)
     return _running
 
 
 _pipeline: weakref.ref[Any] | None = None
 _asked: Any = None
+_steps: int | None = None
 
 
-def enter(pipeline: Any, asked: Any = None) -> None:
-    """A pipeline is about to run a request, or several that bring the same knobs."""
-    global _pipeline, _asked, _running
-    _pipeline, _asked, _running = None if pipeline is None else weakref.ref(pipeline), asked, None
+def enter(pipeline: Any, asked: Any = None, steps: int | None = None) -> None:
+    """A pipeline is about to run a request, or several that bring the same knobs and ask for as many steps."""
+    global _pipeline, _asked, _steps, _running
+    _pipeline, _asked, _steps, _running = None if pipeline is None else weakref.ref(pipeline), asked, steps, None
+
+
+def steps(request: Request) -> int | None:
+    """How many denoising steps a request has: as the pipeline tells, else as it asks; None if neither is known."""
+    told = getattr(None if _pipeline is None else _pipeline(), "_num_timesteps", None)
+    return told if isinstance(told, int) and told > 0 else request.steps
+
+
+def steps_asked(sampling: Any) -> int | None:
+    """The number of steps in a request's sampling parameters, as the engine itself counts them; None: not there."""
+    for name in ("num_inference_steps", "timesteps", "sigmas"):
+        if (found := getattr(sampling, name, None)) is not None:
+            return found if isinstance(found, int) else len(found)
+    return None
 
 
 def ran() -> Ran:

@@ -116,7 +116,8 @@ class Call:
             around: dict[str, Any] = {"ahead": self.tokens.ahead, "behind": self.tokens.behind}
             out = ulysses_attend(q, k, v, self.pattern, layout, self.groups, **around, **how)
         if not self.pattern.is_dense:
-            self.generation.ran_sparse(self.pattern, select(self.kernel, q.device, q.dtype, q.shape[3]).name)
+            chosen = select(self.kernel, q.device, q.dtype, q.shape[3], self.pattern.plain)
+            self.generation.ran_sparse(self.pattern, chosen.name)
         return torch.nn.functional.pad(out, (0, 0, 0, 0, 0, padding)) if padding else out
 
 

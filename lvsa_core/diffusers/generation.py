@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lvsa_core import show
 from lvsa_core.grid import FrameGrid
 from lvsa_core.memory import HeadGroups
 from lvsa_core.pattern import Pattern
@@ -30,6 +31,7 @@ class Report:
         kernel: that computed them, None if there was none.
         reason: why the latest dense step was dense, or why there is nothing to tell; empty if neither.
         ranks: that made the video together.
+        anchors: how they were seen in the latest sparse step, empty if where they are and with their own weight.
     """
 
     family: str
@@ -42,12 +44,14 @@ class Report:
     kernel: str | None = None
     reason: str = ""
     ranks: int = 1
+    anchors: str = ""
 
     def __str__(self) -> str:
         if not self.steps:
             what = self.reason or "no step has run yet"
             return f"LVSA on {self.family} (trained on {self.reference} latent frames): {what}"
-        sparse = f"density {self.density:.1%}, kernel {self.kernel}" if self.sparse_steps else ""
+        anchors = f", {self.anchors}" if self.anchors else ""
+        sparse = f"density {self.density:.1%}, kernel {self.kernel}{anchors}" if self.sparse_steps else ""
         dense = f"dense: {self.reason}" if self.reason else ""
         shared = f"shared by {self.ranks} ranks" if self.ranks > 1 else ""
         return (
@@ -117,6 +121,13 @@ class Generation:
         self._value = timestep.clone() if isinstance(timestep, torch.Tensor) else timestep
         return self.step
 
+    @property
+    def steps(self) -> int | None:
+        """How many steps the call has, None if its scheduler does not tell."""
+        if getattr(self._scheduler, "num_inference_steps", None) is None or self._schedule is None:
+            return None  # the timesteps of its training may stand where a call's will be
+        return len(self._schedule) - (getattr(self._scheduler, "begin_index", None) or 0)
+
     def ran_sparse(self, pattern: Pattern, kernel: str) -> None:
         """Note that a layer of this step ran sparse."""
         self.pattern, self.kernel = pattern, kernel
@@ -140,6 +151,7 @@ class Generation:
             kernel=self.kernel,
             reason=self.reason,
             ranks=self.ranks,
+            anchors=show.anchors(self.pattern) if self.pattern else "",
         )
 
 

@@ -27,7 +27,9 @@ from lvsa_core.diffusers.sharding import divide
 from lvsa_core.grid import FrameGrid
 from lvsa_core.knobs import Knobs
 from lvsa_core.memory import HeadGroups
+from lvsa_core.positions import Remap, TemporalAxis
 from lvsa_core.riflex import SlowedFrequency
+from lvsa_core.steps import rotation_step
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,8 @@ def enable_lvsa(pipe: Any, **knobs: Any) -> Lvsa:
 
     Args:
         pipe: a pipeline of Wan 2.1 or 2.2, HunyuanVideo 1.5, Cosmos 3 or CogVideoX.
-        knobs: see :class:`lvsa_core.knobs.Knobs`.
+        knobs: see :class:`lvsa_core.knobs.Knobs`; ``recipe="long"`` is a set of them, see
+            :data:`lvsa_core.knobs.RECIPES`.
 
     Returns:
         The handle: ``report()`` says what ran, ``disable()`` gives the untouched pipeline back.
@@ -97,7 +100,8 @@ class Lvsa:
         self._surprises: set[str] = set()
         self._groups: SequenceGroups | None = None  # of the running call
         self._transformers = weakref.WeakSet(transformers)  # weakly: a pipeline that is dropped frees its memory
-        slowed = self._slowed_frequency(first)
+        self._slowed = slowed = self._slowed_frequency(first)
+        self._axis = self._temporal_axis(first)
         self._hooks = [retune_rope(transformer, slowed, self._generation) for transformer in transformers if slowed]
         for transformer in transformers:
             signature = inspect.signature(type(transformer).forward)
@@ -123,6 +127,29 @@ class Lvsa:
         length = knobs.riflex_train_len or self.reference_latent_frames
         slowed = SlowedFrequency.of(*rope(transformer), length=length, scale=knobs.riflex_s, k=knobs.riflex_k)
         return None if knobs.riflex_s == 1 else slowed
+
+    def _temporal_axis(self, transformer: Any) -> tuple[int, float] | None:
+        """Channels and theta of the axis along which anchors move, None if they stay where they are.
+
+        Raises:
+            ValueError: if the family's embedding is not known, or the window leaves no distance for anchors.
+        """
+        if self._knobs.anchor_positions == "true":
+            return None
+        if self._family.rope is None:
+            known = " and ".join(other.name for other in FAMILIES if other.rope)
+            raise ValueError(
+                f"anchor_positions='remap' is for {known}, whose rotary embeddings LVSA knows, and this is "
+                f"{self.family}: leave it out"
+            )
+        found = self._family.rope(transformer)
+        self._remap(found, 1).grouping(1, self._arguments["window"])
+        return found
+
+    def _remap(self, axis: tuple[int, float], frames: int) -> Remap:
+        """Positions of the anchors of a video; its tables have RIFLEx's frequency where :func:`retune_rope` puts it."""
+        slowed = self._slowed if self._slowed and frames > self._slowed.length else None
+        return Remap(self.reference_latent_frames, TemporalAxis.of(*axis, slowed))
 
     def report(self) -> Report:
         """What ran in the latest call of the pipeline."""
@@ -168,7 +195,9 @@ class Lvsa:
         self._groups = groups = SequenceGroups.of(transformer)
         try:
             self._generation.grid = grid = self._family.grid(transformer, arguments)
-            pattern, decision = decide(grid.frames, self._generation.step, self._arguments)
+            remap = {} if self._axis is None else {"remap": self._remap(self._axis, grid.frames)}
+            step = rotation_step(self._generation.step, self._generation.steps, self._knobs.rotate_after)
+            pattern, decision = decide(grid.frames, step or 0, {**self._arguments, **remap})
             if pattern.is_dense:
                 self._generation.reason = decision.reason
                 if groups is None:
@@ -177,6 +206,11 @@ class Lvsa:
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             self._surprise("the transformer's arguments are not those of a video", repr(error))
             return None
+        if step is None and not pattern.is_dense:
+            raise ValueError(
+                "rotate_after needs the number of denoising steps, which this pipeline's scheduler does not tell: call "
+                "disable(), then enable_lvsa() without it"
+            )
         if groups:
             self._meet(groups, transformer, grid, self._family.latents(arguments))
         return Call(pattern, tokens, self._knobs.backend, self._generation, self._surprise, groups)

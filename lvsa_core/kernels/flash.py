@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvsa_core.cascade import Tables
 from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.prefix_window import GatheredWindow, VarlenWindow
+from lvsa_core.tables import Tables
 
 #: The arguments of FlashAttention-3's ``fwd`` that are not given and may not be None: dense attention in one pass over
 #: the keys (each split would need a float32 copy of the output).

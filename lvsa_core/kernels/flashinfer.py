@@ -14,12 +14,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from lvsa_core.cascade import cascade, frame_indices, spans, stream
+from lvsa_core.cascade import cascade
 from lvsa_core.grid import TokenLayout
+from lvsa_core.kernels.copies import frames_in_order
 from lvsa_core.kernels.cuda import HALF, capability, unfit
 from lvsa_core.kernels.merge import merge_
-from lvsa_core.kernels.prefix_window import frames_in_order
 from lvsa_core.pattern import Pattern
+from lvsa_core.tables import frame_indices, spans, stream
 
 WORKSPACE_BYTES = 128 * 2**20  # what FlashInfer recommends
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+#: What joins an output and its log-sum-exp with others, see :func:`merge_`.
+Merge: TypeAlias = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 
 #: How many elements PyTorch's operators merge at a time, so that their float32 copies stay small.
 CHUNK = 2**24
@@ -24,6 +28,17 @@ def merge_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
         lse, other_lse: [N, H, S], float32 or wider.
     """
     _merge_on(out.device)[0](out, lse, other, other_lse)
+
+
+def merging(merge: Merge, bias: float = 0.0) -> Merge:
+    """``merge`` with a bias of the other part's scores, which leaves in ``lse`` that of both, for more to come."""
+
+    def merge_more(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> None:
+        other_lse = other_lse + bias if bias else other_lse
+        merge(out, lse, other, other_lse)
+        lse.copy_(torch.where(other_lse.isinf(), lse, torch.logaddexp(lse, other_lse)))
+
+    return merge_more
 
 
 def passed_over(device: torch.device) -> str | None:
@@ -51,7 +66,7 @@ def _merge_rows_(out: Tensor, lse: Tensor, other: Tensor, other_lse: Tensor) -> 
 
 
 @lru_cache(maxsize=64)
-def _merge_on(device: torch.device) -> tuple[Callable[[Tensor, Tensor, Tensor, Tensor], None], str | None]:
+def _merge_on(device: torch.device) -> tuple[Merge, str | None]:
     """The fastest merge that works on a device, and why a faster one does not, if there is one."""
     if device.type != "cuda":
         return merge_eager_, None

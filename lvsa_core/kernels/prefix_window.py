@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lvsa_core.cascade import Batch, Cascade, Spans, Tables, cascade, frame_indices, spans, tables
+from lvsa_core.cascade import Batch, Cascade, Part, cascade
 from lvsa_core.grid import TokenLayout
-from lvsa_core.kernels.merge import merge_
+from lvsa_core.kernels.apart import attend_apart
+from lvsa_core.kernels.copies import frames_in_order
+from lvsa_core.kernels.merge import Merge, merge_
 from lvsa_core.pattern import Pattern
+from lvsa_core.tables import Spans, Tables, frame_indices, spans, tables
 
 
 class Arriving(NamedTuple):
@@ -70,30 +74,56 @@ class PrefixWindow:
 
         Keys that do not have the order ``[other tokens | anchors | remaining frames]`` are copied in that order. One
         call of all queries on the first two parts gives the output. The windows, which are spans of the third part, are
-        then merged into it.
+        then merged into it. Boosted anchors are a call of their own, if there are other tokens. Anchors that are seen
+        at other positions are :func:`lvsa_core.kernels.apart.attend_apart`'s.
 
         Args:
             arriving: which part of the keys is still to come; if given, the keys must already have that order.
             out: where the result is written, such as some heads of a larger output; None: new memory.
         """
+        if pattern.grouping is not None:
+            assert arriving is None, "keys that arrive must be waited for"
+            return attend_apart(self, q, k, v, pattern, layout, scale, out)
         calls = cascade(pattern, layout)
         if layout.pad or (calls.remaining and not calls.in_order):
             order = self.frame_order(calls, q.device)
             k, v = (self.prefix_first(x, layout, order) for x in (k, v))
         prefix = layout.kv_before + layout.kv_after + len(calls.anchors) * layout.grid.patches
-        ready = prefix if arriving is None else arriving.ready
-        first = (q, k[:, :ready], v[:, :ready], scale)
-        out, lse = self.attention(*first) if out is None else (out, self.attention_into(out, *first))
-        if arriving is not None:
-            arriving.wait()
-            if ready < prefix:
-                other, other_lse = self.attention(q, k[:, ready:prefix], v[:, ready:prefix], scale)
-                self.merge(out, lse, other, other_lse)
-                lse = torch.logaddexp(lse, other_lse)
+        out, lse = self._prefix(q, k[:, :prefix], v[:, :prefix], pattern, layout, scale, arriving, out)
         if calls.remaining:
             for i in range(len(q)):
                 self.windows(q[i], k[i, prefix:], v[i, prefix:], out[i], lse[i], calls, scale)
         return out
+
+    def _prefix(
+        self, q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float,
+        arriving: Arriving | None, out: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """All queries on the prefix: one call, and more for what arrives and boosted anchors behind other tokens.
+
+        All keys have arrived afterwards.
+        """
+        others, ready = layout.kv_before + layout.kv_after, k.shape[1] if arriving is None else arriving.ready
+        ends = {ready, k.shape[1], *([others] if pattern.bias and others else ())}
+        video = slice(layout.q_before, layout.q_before + layout.video_rows)
+        joined: tuple[Tensor, Tensor] | None = None
+        for start, end in pairwise((0, *sorted(ends))):
+            if arriving is not None and end > ready:
+                arriving.wait()
+                arriving = None
+            piece = (q, k[:, start:end], v[:, start:end], scale)
+            found, lse = self.attention(*piece) if start or out is None else (out, self.attention_into(out, *piece))
+            if pattern.bias and start >= others:
+                lse[..., video] += pattern.bias
+            if joined is None:
+                joined = found, lse
+            else:
+                self.merge(*joined, found, lse)
+                joined = joined[0], torch.logaddexp(joined[1], lse)
+        if arriving is not None:
+            arriving.wait()
+        assert joined is not None
+        return joined
 
     @staticmethod
     def prefix_first(x: Tensor, layout: TokenLayout, order: Tensor) -> Tensor:
@@ -109,39 +139,55 @@ class PrefixWindow:
         frames_in_order(video, order, 1, copy[:, before + after :].view(video.shape))
         return copy
 
-    def frame_order(self, calls: Cascade, device: torch.device) -> Tensor:
-        """Places of the anchors and then of the remaining frames among the keys, as an index on the device."""
-        return frame_indices(calls.order, device)
+    def frame_order(self, calls: Cascade, device: torch.device, part: Part = "remaining") -> Tensor:
+        """Places of a part's frames among the keys, as an index on the device; see :meth:`Cascade.order_of`."""
+        return frame_indices(calls.order_of(part), device)
 
-    def windows(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float) -> None:
-        """Merge one entry's windows into its output, in place.
+    def windows(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        out: Tensor,
+        lse: Tensor,
+        calls: Cascade,
+        scale: float,
+        part: Part = "remaining",
+        merge: Merge | None = None,
+    ) -> None:
+        """Merge one entry's windows, or other spans, into its output, in place.
 
         Args:
-            q, out: [Sq, H, D]. lse: [H, Sq], that of ``out``. k, v: [S, Hkv, D], the remaining frames in time order.
+            q, out: [Sq, H, D]. lse: [H, Sq], that of ``out``. k, v: [S, Hkv, D], the frames of ``part``.
+            part: what the spans are parts of. merge: as :func:`lvsa_core.kernels.merge.merge_`, which it is by default.
         """
-        rows_lse = lse.transpose(0, 1)
-        for batch in calls.batches:
+        merge, rows_lse = merge or self.merge, lse.transpose(0, 1)
+        for batch in calls.batches if part == "remaining" else calls.apart[part]:
             window, window_lse = self.attention(_groups(q, batch), _spans(k, batch), _spans(v, batch), scale)
-            self.merge(_groups(out, batch), _groups(rows_lse, batch).transpose(1, 2), window, window_lse)
+            merge(_groups(out, batch), _groups(rows_lse, batch).transpose(1, 2), window, window_lse)
 
 
 class GatheredWindow(PrefixWindow):
     """Copies the spans of a few frames at a time, for kernels that cannot read overlapping keys."""
 
-    def windows(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float) -> None:
+    def windows(
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float,
+        part: Part = "remaining", merge: Merge | None = None,
+    ) -> None:  # fmt: skip
         """See :meth:`PrefixWindow.windows`. There are few different shapes, for kernels that compile one each."""
-        for first, rows, starts, length in _chunks(spans(calls.pattern, calls.layout), q.shape[0]):
+        merge = merge or self.merge
+        for first, rows, starts, length in _chunks(spans(calls.pattern, calls.layout, part), q.shape[0]):
             held = slice(first, first + rows * len(starts))
-            self._gathered_windows(q[held], k, v, out[held], lse[:, held], rows, starts, length, scale)
+            self._gathered_windows(q[held], k, v, out[held], lse[:, held], rows, starts, length, scale, merge)
 
     def _gathered_windows(
         self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, rows: int, starts: tuple[int, ...],
-        length: int, scale: float,
+        length: int, scale: float, merge: Merge,
     ) -> None:  # fmt: skip
         """Some of the spans, ``rows`` queries each. In a function, so that its copies are freed before the next."""
         keys, values = (_gathered(x, starts, length) for x in (k, v))
         window, window_lse = self.attention(_split(q, rows), keys, values, scale)
-        self.merge(_split(out, rows), lse.view(lse.shape[0], -1, rows).transpose(0, 1), window, window_lse)
+        merge(_split(out, rows), lse.view(lse.shape[0], -1, rows).transpose(0, 1), window, window_lse)
 
 
 class VarlenWindow(PrefixWindow):
@@ -160,14 +206,17 @@ class VarlenWindow(PrefixWindow):
         """
         raise NotImplementedError
 
-    def frame_order(self, calls: Cascade, device: torch.device) -> Tensor:
+    def frame_order(self, calls: Cascade, device: torch.device, part: Part = "remaining") -> Tensor:
         """See :meth:`PrefixWindow.frame_order`."""
-        return tables(calls.pattern, calls.layout, device).order
+        return tables(calls.pattern, calls.layout, device, part).order
 
-    def windows(self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float) -> None:
+    def windows(
+        self, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, calls: Cascade, scale: float,
+        part: Part = "remaining", merge: Merge | None = None,
+    ) -> None:  # fmt: skip
         """See :meth:`PrefixWindow.windows`."""
-        window, window_lse = self.varlen(q, k, v, tables(calls.pattern, calls.layout, q.device), scale)
-        self.merge(out[None], lse[None], window[None], window_lse[None])
+        window, window_lse = self.varlen(q, k, v, tables(calls.pattern, calls.layout, q.device, part), scale)
+        (merge or self.merge)(out[None], lse[None], window[None], window_lse[None])
 
 
 def _split(x: Tensor, rows: int) -> Tensor:
@@ -200,29 +249,6 @@ def _chunks(spans: Spans, rows: int) -> Iterator[tuple[int, int, tuple[int, ...]
         if q_rows and k_rows:
             yield spans.q_starts[at], q_rows, spans.k_starts[at:end], k_rows
         at = end
-
-
-def frames_in_order(video: Tensor, order: Tensor, dim: int, out: Tensor | None = None) -> Tensor:
-    """Frames of ``video`` [.., T, P, H, D] in the given order, copied, [.., len(order), P, H, D].
-
-    Args:
-        order: frames, int32. dim: the dimension of ``video`` that counts frames. out: where to; None: new memory.
-    """
-    if _on_cpu(video) or not _in_16_bytes(video) or (out is not None and not _in_16_bytes(out)):
-        return torch.index_select(video, dim, order, out=out)
-    # PyTorch copies number by number, so larger numbers are faster.
-    dtype, out = video.dtype, None if out is None else out.view(torch.complex128)
-    return torch.index_select(video.view(torch.complex128), dim, order, out=out).view(dtype)
-
-
-def _on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu"
-
-
-def _in_16_bytes(x: Tensor) -> bool:
-    """Whether the tensor can be viewed as numbers of 16 bytes."""
-    counts = (x.shape[-1], x.storage_offset(), *x.stride()[:-1])
-    return x.stride(-1) == 1 and all(count * x.itemsize % 16 == 0 for count in counts)
 
 
 def _groups(x: Tensor, batch: Batch) -> Tensor:

@@ -23,6 +23,7 @@ from lvsa_core.kernels.flash import (
     GatheredFlashAttention4,
 )
 from lvsa_core.kernels.flashinfer import FlashInferKernel
+from lvsa_core.kernels.prefix_window import PrefixWindow
 from lvsa_core.kernels.sdpa import AscendKernel, ConcatenatedKernel, SdpaKernel
 from lvsa_core.kernels.selftest import self_test
 from lvsa_core.pattern import Pattern
@@ -119,11 +120,13 @@ def candidates(choice: str) -> list[Kernel]:
 
 
 @lru_cache(maxsize=64)
-def select(choice: str, device: torch.device, dtype: torch.dtype, head_size: int) -> Selection:
+def select(choice: str, device: torch.device, dtype: torch.dtype, head_size: int, plain: bool = True) -> Selection:
     """The fastest kernel that is available and passes its self-test; the test happens once in each process.
 
     Args:
         choice: see :func:`candidates`.
+        plain: whether anchors are seen where they are and are not boosted; other patterns need the log-sum-exps of
+            prefix + window.
 
     Raises:
         KernelUnavailable: with the reason of every kernel tried; or if one, or the merge that all of them share, has
@@ -142,7 +145,10 @@ def select(choice: str, device: torch.device, dtype: torch.dtype, head_size: int
         raise KernelUnavailable(_broken[device])
     reasons: list[tuple[str, str]] = []
     for kernel in found:
-        reason = kernel.available(device, dtype, head_size) or self_test(kernel, device, dtype, head_size)
+        reason = kernel.available(device, dtype, head_size)
+        if reason is None and not (plain or isinstance(kernel, PrefixWindow)):
+            reason = "it knows neither anchor_boost nor anchor_positions"
+        reason = reason or self_test(kernel, device, dtype, head_size)
         if reason is None:
             if slow_merge:
                 reasons.append(("Triton's merge", slow_merge))

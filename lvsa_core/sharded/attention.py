@@ -72,7 +72,7 @@ def sharded_attend(
     if dist.get_world_size(group) != shards.ranks:
         raise ValueError(f"the group has {dist.get_world_size(group)} ranks, the sequence {shards.ranks}")
     scale = check_shard(q, k, v, text, pattern, shards, scale)
-    chosen = select(kernel, q.device, q.dtype, q.shape[3]).kernel
+    chosen = select(kernel, q.device, q.dtype, q.shape[3], pattern.plain).kernel
     plan, text_rows = exchange(pattern, shards), 0 if text is None else text[0].shape[1]
     others = q[:, shards.rows :]
     if others.shape[1] and not hasattr(chosen, "attention"):
@@ -94,7 +94,7 @@ def sharded_attend(
         arriving_rows, heads = plan.received_rows(rank), (q.shape[2], k.shape[2])
         overlap = q.device.type != "cpu" and _pays(q.shape[1], ready, arriving_rows, heads, q.itemsize)
     arriving = None
-    if overlap and ready and q.shape[1] and isinstance(chosen, PrefixWindow):
+    if overlap and ready and q.shape[1] and pattern.grouping is None and isinstance(chosen, PrefixWindow):
         arriving = Arriving(ready, pending)
     else:
         pending()

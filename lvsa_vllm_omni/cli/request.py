@@ -10,9 +10,10 @@ from typing import Any
 
 from lvsa_core import Decision, FrameGrid, Pattern
 from lvsa_core.decide import decide
+from lvsa_core.positions import Remap, TemporalAxis
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.cli import CommandError
-from lvsa_vllm_omni.hooks import hook_field
+from lvsa_vllm_omni.hooks import hook_field, load_family
 from lvsa_vllm_omni.offline.geometry import check_frames, check_size
 from lvsa_vllm_omni.presets import Preset, load_preset, preset_of, shape_of, shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings, Mode
@@ -102,7 +103,7 @@ def requests(options: argparse.Namespace) -> Iterator[Request]:
         model = _model(options, settings)
         width, height = _size(options.size, model)
         lengths = [_frames(text, model.preset) for text in options.frames.split(",")]
-        arguments = settings.plan_arguments(model.preset)
+        arguments = {**settings.plan_arguments(model.preset), **_positions(settings, model.preset)}
         family: Any = model.preset.family
         mode, hint = settings.mode(family), None
     except ValueError as error:
@@ -114,6 +115,20 @@ def requests(options: argparse.Namespace) -> Iterator[Request]:
         latent = (frames - 1) // model.preset.vae_temporal_factor + 1
         grid = FrameGrid(latent, model.shape.patches(height, width))
         yield Request(model, frames, width, height, grid, arguments, mode, hint, settings.extra_memory)
+
+
+def _positions(settings: LvsaSettings, preset: Preset) -> dict[str, Remap]:
+    """Where anchors are seen; without the channels that turn by time, which only a transformer tells."""
+    if settings.anchor_positions == "true":
+        return {}
+    if load_family(preset.family).rope is None:
+        raise CommandError(
+            f"LVSA_ANCHOR_POSITIONS=remap does not know the rotary embedding of {preset.family}: leave it out"
+        )
+    length, factor = settings.reference_latent_frames or preset.reference_latent_frames, preset.vae_temporal_factor
+    remap = Remap(length, TemporalAxis(()))
+    remap.grouping(1, settings.window_size // (settings.vae_temporal_factor or factor))
+    return {"remap": remap}
 
 
 def _model(options: argparse.Namespace, settings: LvsaSettings) -> Model:

@@ -47,6 +47,8 @@ def numbers(
         "step": step,
         **_anchors(pattern),
         "window": _window(pattern),
+        "anchor_boost": pattern.bias,
+        "distances": _distances(pattern),
         "steps_of_rotation": len(rotation),
         "mean_density": sum(each.density for each in rotation) / len(rotation),
         **{name: _side(side, shape.blocks, rates) for name, side in sides.items()},
@@ -74,6 +76,11 @@ def text(result: dict[str, Any]) -> Iterator[str]:
     if result["verdict"] == "sparse":
         yield f"anchors at step {result['step']}: {_listed(result['anchors'])}"
         yield f"window: {result['window']}"
+        for frame, pairs in result["distances"].items():
+            yield f"frame {frame} sees anchors outside of its window at: {_pairs(pairs)}"
+        if result["anchor_boost"]:
+            which = "these" if result["distances"] else "the"
+            yield f"{result['anchor_boost']:g} is added to the scores of {which} anchors."
         steps, mean = result["steps_of_rotation"], result["mean_density"]
         yield f"density: {result['density']:.1%}, on average over the {steps} steps of a rotation {mean:.1%}"
     yield from ("", *table(_rows(result)), "")
@@ -144,6 +151,16 @@ def _window(pattern: Pattern) -> str:
     if not pattern.expand_window:
         return f"the {width} frames around each, anchors among them"
     return f"{min(width, pattern.frames - len(pattern.anchors))} frames around each, not counting anchors"
+
+
+def _distances(pattern: Pattern) -> dict[int, list[tuple[int, int]]]:
+    """Of three frames, the anchors that they see at other positions than where these are, and at which distance."""
+    frames = (0, pattern.frames // 2, pattern.frames - 1)
+    return {} if pattern.grouping is None else {frame: show.distances(pattern, frame) for frame in frames}
+
+
+def _pairs(pairs: Sequence[tuple[int, int]]) -> str:
+    return ", ".join(f"{anchor} at {distance:+d}" for anchor, distance in pairs)
 
 
 def _steps(result: dict[str, Any]) -> Iterator[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lvsa_core import plan
+from lvsa_core.positions import Remap, TemporalAxis
 from tests.support.attended import Attended
 from tests.support.engine import ROUNDING, VISIBLE
 from tests.support.log import Log
@@ -68,6 +69,9 @@ def test_a_model_without_riflex_and_one_without_lvsa(tmp_path: Any) -> None:
     with start(folder, {"LVSA_COSMOS3_HOOK": "1"}, **family.options) as engine:
         engine.submit("asking", frames=201, extra_args={"lvsa": {"riflex_scale": 2}}, **family.request())
         assert "leave riflex_scale out" in str(engine.outcomes({"asking"})["asking"])
+        engine.submit("moved", frames=201, extra_args={"lvsa": {"anchor_positions": "remap"}}, **family.request())
+        said = str(engine.outcomes({"moved"})["moved"])
+        assert "does not know the rotary embedding of cosmos3: leave it out" in said
     with start(folder, {"LVSA_WAN_HOOK": "1"}, **family.options) as engine:
         engine.submit("asking", frames=17, extra_args={"lvsa": {"sparsity_scale": 2}}, **family.request())
         assert "without LVSA" in str(engine.outcomes({"asking"})["asking"])
@@ -104,6 +108,23 @@ def test_a_request_is_the_video_of_a_server_with_its_settings(
     attended.clear()
     assert np.array_equal(engine.denoised(**asking(enabled=False)), dense) and not attended
     assert np.array_equal(engine.denoised(**REQUEST), plain)
+
+
+def test_the_recipe_of_a_request(engine: Any, attended: list[Attended], log: Log) -> None:
+    """Anchors are at other positions, boosted, and stand still for 60 % of five steps; nobody else's are."""
+    five = {**REQUEST, "steps": 5}
+    plain = engine.denoised(**five)
+    attended.clear()
+    log.records.clear()
+    video = engine.denoised(**{**five, "extra_args": {"lvsa": {"recipe": "long"}}})
+    patterns = {call.step: call.pattern for call in attended}
+    assert [patterns[step].offset for step in range(5)] == [0, 0, 0, 0, 1]
+    assert {(p.window, p.bias, p.grouping) for p in patterns.values()} == {(4, 1.5, (2, 2))}
+    assert {p.remap for p in patterns.values()} == {Remap(21, TemporalAxis.of(12, 1e4))}
+    line = log.starting("[LVSA] total_lat_frames=33")[0]
+    assert line.endswith("anchor_positions=remap group=2 shift=2 anchor_boost=1.5 rotate_after=0.6")
+    assert np.abs(video - plain).max() > VISIBLE
+    assert np.array_equal(engine.denoised(**five), plain)
 
 
 @pytest.mark.parametrize("bad", [{"sparsity": 1}, {"window_size": -4}, {"enabled": "perhaps"}, [1]])

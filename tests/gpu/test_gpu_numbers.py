@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
-from lvsa_core.cascade import Tables
 from lvsa_core.kernels import KERNELS, merge
 from lvsa_core.kernels.merge import merge_eager_, passed_over
 from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow, VarlenWindow
 from lvsa_core.kernels.selftest import TOLERANCE, self_test
+from lvsa_core.tables import Tables
 from lvsa_vllm_omni.measure.timing import poison
 from tests.support.gpu_calls import BF16, CUDA, JOINT, names, pattern_of, random_qkv, running
 

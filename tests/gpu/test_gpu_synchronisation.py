@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from lvsa_core import attend, reference_attend
-from lvsa_core.cascade import _frame_indices, _tables
 from lvsa_core.kernels.selftest import TOLERANCE
+from lvsa_core.tables import _frame_indices, _tables
 from tests.support.gpu_calls import CUDA, JOINT, names, pattern_of, random_qkv, running
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]

@@ -1,11 +1,14 @@
 """``attend`` under torch.compile, and where gradients are recorded."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
+from lvsa_core.positions import Remap, TemporalAxis
 
 LAYOUT = TokenLayout(FrameGrid(12, 4), kv_after=3, q_after=3)
 
@@ -39,6 +42,10 @@ def test_it_compiles_as_one_graph() -> None:
         check(step, LAYOUT)
     assert counter.frame_count == 2
     check(1, TokenLayout(FrameGrid(12, 4), kv_before=2, pad=3, q_offset=4, q_rows=8))
+    for changed in ({"anchor_boost": 1.5}, {"remap": Remap(5, TemporalAxis.of(4, 256.0))}):
+        q, k, v = tensors()
+        pattern = replace(pattern_at(1), **changed)
+        assert torch.equal(layer(q, k, v, pattern, LAYOUT), attend(q * 2, k, v, pattern, LAYOUT) + 1)
     check(1, TokenLayout(FrameGrid(12, 5), kv_frames=tuple(reversed(range(12)))))
 
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
-from lvsa_core.cascade import MIN_BATCHES, Batch, Cascade, _tables, cascade, frame_indices, spans, stream, tables
+from lvsa_core.cascade import MIN_BATCHES, Batch, Cascade, cascade
 from lvsa_core.reference import token_mask
+from lvsa_core.tables import _tables, frame_indices, spans, stream, tables
 from tests.support.strategies import examples, layouts, patterns
 
 
@@ -149,7 +150,7 @@ def test_one_small_copy_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
         copies.append(len(values))
         return torch.tensor(values, dtype=torch.int32, device=device)
 
-    monkeypatch.setattr("lvsa_core.cascade._on_device", watched)
+    monkeypatch.setattr("lvsa_core.tables._on_device", watched)
     _tables.cache_clear()
     cpu, layout = torch.device("cpu"), TokenLayout(FrameGrid(121, 1560), kv_after=9, q_after=9)
     patterns = [plan(121, reference_frames=21, step=step) for step in range(50)]
@@ -181,7 +182,7 @@ def test_each_stream_has_tables_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
     assert stream(torch.device("cuda")) == 7
     found = []
     for number in (1, 2, 1):
-        monkeypatch.setattr("lvsa_core.cascade.stream", lambda device, number=number: number)
+        monkeypatch.setattr("lvsa_core.tables.stream", lambda device, number=number: number)
         found.append((tables(pattern, layout, cpu).order, frame_indices((1, 2), cpu)))
     assert found[0][0] is found[2][0] is not found[1][0] and found[0][1] is found[2][1] is not found[1][1]
 

@@ -31,6 +31,10 @@ TABLE = {
     "SPARSITY_SCALE": 1.0,
     "REFERENCE_LATENT_FRAMES": None,
     "RIFLEX_SCALE": None,
+    "ANCHOR_POSITIONS": "true",
+    "ANCHOR_BOOST": 0.0,
+    "ROTATE_AFTER": 0.0,
+    "RECIPE": None,
     "VAE_TEMPORAL_FACTOR": None,
     "PRESET": None,
     "ALLOW_REQUEST_KNOBS": True,
@@ -79,6 +83,10 @@ VALUES = {
     "SPARSITY_SCALE": ("0.5", 0.5),
     "REFERENCE_LATENT_FRAMES": ("33", 33),
     "RIFLEX_SCALE": ("2.5", 2.5),
+    "ANCHOR_POSITIONS": ("remap", "remap"),
+    "ANCHOR_BOOST": ("-0.5", -0.5),
+    "ROTATE_AFTER": ("0.25", 0.25),
+    "RECIPE": ("long", "long"),
     "VAE_TEMPORAL_FACTOR": ("8", 8),
     "PRESET": ("wan", "wan"),
     "MASK_LOG": ("3,5-7", "3,5-7"),
@@ -102,6 +110,18 @@ def test_each_setting_is_read_from_the_object_which_wins(name: str, monkeypatch:
     monkeypatch.setenv(f"LVSA_{name}", VALUES.get(name, ("off", None))[0])
     monkeypatch.setenv("LVSA_CONFIG", json.dumps({name.lower(): value}))
     assert getattr(LvsaSettings.load(), name.lower()) == value
+
+
+def test_a_recipe_sets_what_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LVSA_RECIPE", "long")
+    monkeypatch.setenv("LVSA_WINDOW_SIZE", "8")
+    found = LvsaSettings.load()
+    assert (found.anchor_positions, found.window_size, found.anchor_boost, found.rotate_after) == ("remap", 8, 1.5, 0.6)
+    monkeypatch.setenv("LVSA_CONFIG", '{"anchor_boost": 0}')
+    assert (LvsaSettings.load().anchor_boost, LvsaSettings.load().knobs.anchor_positions) == (0, "remap")
+    monkeypatch.setenv("LVSA_RECIPE", "short")
+    with pytest.raises(SettingsError, match="LVSA_RECIPE"):
+        LvsaSettings.load()
 
 
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:

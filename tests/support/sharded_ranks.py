@@ -15,9 +15,12 @@ import torch
 import torch.distributed as dist
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan, reference_attend
+from lvsa_core.positions import Remap, TemporalAxis
 from lvsa_core.sharded.attention import sharded_attend
 from lvsa_core.sharded.exchange import Shards
 from lvsa_core.sharded.transfers import traffic
+
+REMAP = Remap(9, TemporalAxis.of(8, 10000.0))
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,18 @@ def cases(ranks: int) -> dict[str, Case]:
         "ranks of padding alone": replace(
             behind, pattern=Pattern(3), shards=Shards(tiny, ranks, pad=6 * (ranks - 1)), overlap=True
         ),
+        **{
+            f"{name}, {what}": replace(case, pattern=replace(case.pattern, **changes))
+            for name, case in (
+                ("rows within frames", Case(cut_pattern, cut, overlap=True)),
+                ("text behind", behind),
+                ("control", Case(pattern, Shards(whole.grid, ranks, before=whole.grid.tokens), text=3, heads=(4, 2))),
+            )
+            for what, changes in {
+                "boosted": {"anchor_boost": 1.5},
+                "remapped": {"anchor_boost": 1.5, "remap": REMAP},
+            }.items()
+        },
         "concatenated": replace(base, kernel="sdpa-concatenated", text=4, overlap=True),
     }  # fmt: skip
 

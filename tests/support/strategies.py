@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
+from lvsa_core.positions import Remap, TemporalAxis
 
 #: Whether a run takes its time, as that before a release does.
 THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
@@ -32,6 +33,17 @@ def patterns(draw: st.DrawFn, max_frames: int = 60) -> Pattern:
         offset=draw(st.integers(0, frames + 3)),
         expand_window=draw(st.sampled_from([True, True, True, False])),
     )
+
+
+@st.composite
+def with_anchors_moved(draw: st.DrawFn, pattern: Pattern, head_size: int) -> Pattern:
+    """The same pattern with anchors that are boosted, seen at other distances, or both."""
+    pairs = draw(st.integers(1, head_size // 2))
+    axis = TemporalAxis.of(2 * pairs, draw(st.sampled_from([10000.0, 256.0])))
+    remap = Remap(draw(st.integers(pattern.window + 2, pattern.window + 20)), axis)
+    boost = draw(st.sampled_from([1.5, -2.0, 0.25]))
+    boost, remap_or_none = draw(st.sampled_from([(boost, None), (0.0, remap), (boost, remap)]))
+    return replace(pattern, anchor_boost=boost, remap=remap_or_none)
 
 
 @st.composite
@@ -76,12 +88,17 @@ class Call:
 
 
 @st.composite
-def calls(draw: st.DrawFn, max_frames: int = 14) -> Call:
-    """Any call: batch, grouped-query heads, head size, dtype, scale, and how the tensors lie in memory."""
+def calls(draw: st.DrawFn, max_frames: int = 14, anchors_moved: bool = False) -> Call:
+    """Any call: batch, grouped-query heads, head size, dtype, scale, and how the tensors lie in memory.
+
+    Args:
+        anchors_moved: the anchors are boosted, or seen at other distances.
+    """
     pattern = draw(patterns(max_frames))
     layout = draw(layouts(pattern))
     batch, kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 2)), draw(st.integers(1, 3))
-    size = draw(st.sampled_from([1, 5, 8, 16, 32]))
+    size = draw(st.sampled_from([5, 8, 16, 32] if anchors_moved else [1, 5, 8, 16, 32]))
+    pattern = draw(with_anchors_moved(pattern, size)) if anchors_moved else pattern
     dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.bfloat16, torch.float16, torch.float64]))
     memory = draw(st.sampled_from(["contiguous", "fused", "heads first", "size not last"]))
     noise = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))

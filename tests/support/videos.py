@@ -204,12 +204,19 @@ def masked(kind: str, pipe: Any, pattern: Callable[[int], Pattern] = pattern_at)
         blocks = rows.repeat_interleave(spec.patches, 0).repeat_interleave(spec.patches, 1)
         mask[q_start : q_start + video, k_start : k_start + video] = blocks
         steps.append(now[0])
-        return mask
+        if not chosen.bias:
+            return mask
+        boosts = torch.tensor([[chosen.boost(q, k) for k in range(chosen.frames)] for q in range(chosen.frames)])
+        added = torch.zeros(q_rows, k_rows)
+        blocks = boosts.repeat_interleave(spec.patches, 0).repeat_interleave(spec.patches, 1)
+        added[q_start : q_start + video, k_start : k_start + video] = blocks
+        return added.masked_fill(~mask, -torch.inf)
 
     def sdpa(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:
         mask = None if options.get("is_causal") else mask_of(q.shape[2], k.shape[2])
         if mask is not None:
-            attn_mask = mask if attn_mask is None else mask & attn_mask
+            joined = attn_mask is None or (mask & attn_mask if mask.dtype == torch.bool else attn_mask.log() + mask)
+            attn_mask = mask if attn_mask is None else joined
         return function(q, k, v, attn_mask=attn_mask, **options)
 
     def dispatch(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None = None, **options: Any) -> Tensor:

@@ -51,6 +51,17 @@ def stand_ins() -> Iterator[None]:
 @examples(30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(call=calls(max_frames=20))
 def test_equals_reference(name: str, call: Call) -> None:
+    assert_kernel_equals_reference(name, call)
+
+
+@pytest.mark.parametrize("name", FLASH)
+@examples(6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(call=calls(max_frames=20, anchors_moved=True))
+def test_moved_anchors_equal_reference(name: str, call: Call) -> None:
+    assert_kernel_equals_reference(name, call)
+
+
+def assert_kernel_equals_reference(name: str, call: Call) -> None:
     if call.q.numel():
         q, k, v = (x.contiguous() for x in (call.q, call.k, call.v))
         scale = call.q.shape[3] ** -0.5 if call.scale is None else call.scale

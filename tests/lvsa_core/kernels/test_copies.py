@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from lvsa_core.kernels import prefix_window
-from lvsa_core.kernels.prefix_window import _in_16_bytes, frames_in_order
+from lvsa_core.kernels import copies
+from lvsa_core.kernels.copies import _in_16_bytes, frames_in_order
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_copies_in_numbers_of_16_bytes(monkeypatch: pytest.MonkeyPatch, gaps: bo
     order = torch.tensor([4, 0, 2], dtype=torch.int32)
     video, out = x.view(2, 5, 3, 2, 8), torch.zeros(2, 1 + 9, 2, 8, dtype=dtype)
 
-    monkeypatch.setattr(prefix_window, "_on_cpu", lambda x: False)
+    monkeypatch.setattr(copies, "_on_cpu", lambda x: False)
     frames_in_order(video, order, 1, out[:, 1:].view(2, 3, 3, 2, 8))
     new = frames_in_order(video, order, 1)
     assert seen == [torch.complex128] * 2 and new.dtype == dtype and torch.equal(new, video[:, [4, 0, 2]])
