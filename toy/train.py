@@ -22,7 +22,7 @@ from tqdm import tqdm
 from lvsa_vllm_omni.tiny.toy import TEXT, toy_transformer
 from toy import world
 
-BATCH, STEPS = 16, 6500
+BATCH, STEPS = 16, 5500
 MATRIX_RATE, OTHER_RATE, DECAY_FROM = 4e-3, 2e-3, 0.3
 #: Weight of the past in the average of the weights, and in that of the usual error.
 AVERAGE, USUAL = 0.997, 0.99
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("file", type=Path, help="where the state is kept")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--head-dim", type=int, default=48)
+    parser.add_argument("--head-dim", type=int, default=32)
     arguments = parser.parse_args()
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     torch.manual_seed(arguments.seed)

@@ -34,7 +34,7 @@ COLOURS = {
     "yellow": (1, 1, -1), "purple": (1, -1, 1), "cyan": (-1, 1, 1),
 }  # fmt: skip
 #: Cells in a latent frame.
-SPEEDS = {"slow": 0.65, "fast": 1.3}
+SPEEDS = {"slow": 0.35, "fast": 0.7}
 #: Height of the sky's channel, and its colour in pixels, 0 to 1.
 SKIES = {
     "blue sky": (-1.0, (0.45, 0.68, 0.95)),

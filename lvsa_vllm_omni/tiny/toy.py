@@ -47,8 +47,9 @@ def components() -> Built:
     return Built("WanPipeline", parts)
 
 
-def toy_transformer(*, heads: int = 2, head_dim: int = 48) -> Any:
-    """Build the transformer, untrained; with 48 channels a head one of its temporal periods is the training length."""
+def toy_transformer(*, head_dim: int = 32) -> Any:
+    """Build the transformer, untrained; with 32 channels a head a rotary period is 1.4 training lengths, 29 frames."""
+    heads = max(96 // head_dim, 2)
     return WanTransformer3DModel(
         patch_size=(1, 2, 2), in_channels=CHANNELS, out_channels=CHANNELS, num_attention_heads=heads,
         attention_head_dim=head_dim, num_layers=4, ffn_dim=288, text_dim=TEXT, freq_dim=64, cross_attn_norm=True,
