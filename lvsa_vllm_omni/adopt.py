@@ -76,15 +76,18 @@ def _adopt_layer(layer: Any, scope: Scope, *, ring: bool) -> bool:
 
     _check_options(layer)
     whole = bool(getattr(layer, "skip_sequence_parallel", False))
-    if not isinstance(layer.attention, LvsaImpl):
-        layer.attention = LvsaImpl(layer.attention, layer.softmax_scale)
-    layer.attention.whole = whole
+    before = getattr(layer.attention, "scope", None)
+    for name in compat.IMPLEMENTATIONS:
+        impl = getattr(layer, name, None)
+        if impl is None:
+            continue
+        if not isinstance(impl, LvsaImpl):
+            impl = LvsaImpl(impl, layer.softmax_scale)
+            setattr(layer, name, impl)
+        impl.whole, impl.scope = whole, impl.scope or scope
     if ring and not whole:
         _adopt_ring(layer, scope.spec)
-    if layer.attention.scope is not None:
-        return False
-    layer.attention.scope = scope
-    return True
+    return before is None
 
 
 def _adopt_ring(layer: Any, spec: FamilySpec) -> None:

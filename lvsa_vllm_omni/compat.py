@@ -13,6 +13,10 @@ from lvsa_core import Placement
 #: By which the engine's attention configuration chooses LVSA; see :mod:`lvsa_vllm_omni.by_name`.
 BACKEND_NAME = "LVSA"
 
+#: Attributes of an attention layer that hold what computes it. Older layers send every call in float32 to the second,
+#: whatever was chosen.
+IMPLEMENTATIONS = ("attention", "sdpa_fallback")
+
 
 def default_backend(head_size: int) -> tuple[Any, dict[str, Any]]:
     """The dense backend class of a layer that chose ``LVSA`` by name: the configured default, else the platform's.

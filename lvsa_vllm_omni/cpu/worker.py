@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from vllm.logger import init_logger
-from vllm_omni.diffusion.data import AsyncDiffusionOutput, AsyncOutputKind
+from vllm_omni.diffusion.attention import layer
 from vllm_omni.diffusion.ipc import pack_diffusion_output_shm
 from vllm_omni.diffusion.worker.diffusion_worker import DiffusionWorker, WorkerProc
+
+from lvsa_vllm_omni.cpu.attention import CpuSdpaBackend
 
 logger = init_logger("vllm.lvsa.cpu")
 
@@ -22,6 +24,7 @@ class CpuDiffusionWorker(DiffusionWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         replace_async_output_loop()
         register_ring_kernel()
+        replace_float32_backend()
         super().__init__(*args, **kwargs)
 
 
@@ -31,6 +34,8 @@ def async_output_loop(self: Any) -> None:
     Each item is (output, id, event). The output is packed into shared memory and announced as OUTPUT_READY, or the
     error is; then one pending output less is counted, whatever happened.
     """
+    from vllm_omni.diffusion.data import AsyncDiffusionOutput, AsyncOutputKind  # older releases have no such loop
+
     while (item := self._async_output_queue.get()) is not None:
         output, output_id, _ = item
         try:
@@ -76,6 +81,18 @@ def replace_async_output_loop() -> None:
     replacement = functools.wraps(original)(async_output_loop)
     replacement.__lvsa__ = original  # type: ignore[attr-defined]
     WorkerProc._async_output_loop = replacement
+
+
+def replace_float32_backend() -> None:
+    """Let float32 be computed on the CPU; a second call does nothing.
+
+    Target: vllm_omni.diffusion.attention.layer.SDPABackend, in this process only.
+    Why: up to 0.28 a layer sends every call in float32 to a backend of that name, which no platform chooses, and whose
+        dispatch by platform knows no branch for one from outside its tree.
+    How: the name stands for the CPU platform's own SDPA in the module that builds the layers.
+    Remove when: no supported release does so.
+    """
+    layer.SDPABackend = CpuSdpaBackend
 
 
 def register_ring_kernel() -> None:
