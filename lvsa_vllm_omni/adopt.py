@@ -40,7 +40,7 @@ def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mod
     scope = seam.scope_of(transformer)
     if scope is None:
         preset = _preset(transformer, spec, settings, config)
-        kernel = _kernel(settings, config, blocks[0][0].head_size if blocks else 128)
+        kernel = _kernel(settings, config, compat.head_size(blocks[0][0]) if blocks else 128)
         decision = placement.decide(spec.text, lse=hasattr(kernel.kernel, "attention"))
         if decision.verdict == "refused":
             raise HookError(
@@ -103,7 +103,7 @@ def _adopt_ring(layer: Any, spec: FamilySpec) -> None:
             f"same degree, or set {spec.setting}=0"
         )
     if str(getattr(runner, "attn_backend_pref", "")).upper() == compat.BACKEND_NAME:
-        backend, chosen = compat.default_backend(layer.head_size)
+        backend, chosen = compat.default_backend(compat.head_size(layer))
         runner.attn_backend_pref, runner.attn_backend_explicit = backend.get_name(), chosen["backend_explicit"]
     layer.ring_runner = LvsaRing(layer.attention, runner)
 

@@ -46,6 +46,12 @@ def default_backend(head_size: int) -> tuple[Any, dict[str, Any]]:
     return resolve_obj_by_qualname(resolve(name, head_size, **options)), chosen
 
 
+def head_size(layer: Any) -> int:
+    """Channels of one head of an attention layer; older ones keep only the scale, which is its inverse square root."""
+    found = getattr(layer, "head_size", None)
+    return int(found if found is not None else round(layer.softmax_scale**-2))
+
+
 def diffusion_config() -> Any:
     """The engine's configuration: while a model is built, or of the running request; None outside both."""
     from vllm_omni.diffusion.config import get_current_diffusion_config_or_none
@@ -63,22 +69,28 @@ def forward_context() -> Any:
 
 def client_error(sentence: str) -> Exception:
     """What to raise inside a request that cannot be served as it was asked: the server answers it with status 400."""
+    return client_error_class()(sentence)
+
+
+def client_error_class() -> type[Exception]:
+    """The engine's class of such errors; a built-in one where the engine knows none, and answers with status 500."""
     try:
         from vllm_omni.errors import OmniClientError
     except ImportError:
-        return ValueError(sentence)
-    return OmniClientError(sentence)
+        return ValueError
+    return OmniClientError
 
 
 def pipeline_index(config: Any) -> Mapping[str, Any]:
     """``model_index.json`` of the running model, empty where it cannot be read."""
-    from vllm_omni.diffusion.utils.hf_utils import get_diffusion_model_index
+    from vllm_omni.diffusion.utils import hf_utils
 
     model = getattr(config, "model", None)
     if not model:
         return {}
     try:
-        return get_diffusion_model_index(model) or {}
+        read = getattr(hf_utils, "get_diffusion_model_index", None) or hf_utils.load_diffusers_config
+        return read(model) or {}
     except Exception:  # a hub that does not answer: only the choice between presets of one reference depends on it
         return {}
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from lvsa_core.kernels import release
-from lvsa_vllm_omni import request_journal, step
+from lvsa_vllm_omni import compat, request_journal, step
 from lvsa_vllm_omni.hooks import SPECS, dense_reason
 from lvsa_vllm_omni.request_knobs import asked_by, signature
 from lvsa_vllm_omni.seam import MARK, scope_of
@@ -42,10 +42,10 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
     try:
         from vllm_omni.diffusion.data import DiffusionOutput
         from vllm_omni.diffusion.worker.diffusion_model_runner import DiffusionModelRunner
-        from vllm_omni.errors import OmniClientError
     except ImportError:  # another version's runner: the lines about requests still tell what is dense
         return lambda: None
     cls: Any = DiffusionModelRunner
+    client_error = compat.client_error_class()
     if MARK in vars(cls):
         return vars(cls)[MARK]
     originals = {
@@ -70,7 +70,9 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
             try:
                 enter(self, [req])
                 return original_execute(self, req, *args, **kwargs)
-            except OmniClientError as error:
+            except client_error as error:
+                if not hasattr(DiffusionOutput, "from_exception"):
+                    raise
                 return DiffusionOutput.from_exception(error)
 
         return told(self, [req], run)
@@ -105,12 +107,12 @@ def install(unused: Callable[[str, str, str], None], file: str | None = None) ->
         step.enter(pipeline)  # what ran before is told
         asked = asked_by(requests[0]) if requests else None
         if len({*map(signature, requests)}) > 1:  # an engine whose scheduler is another one
-            raise OmniClientError("extra_params.lvsa: the requests of a batch bring different knobs, send them alone")
+            raise client_error("extra_params.lvsa: the requests of a batch bring different knobs, send them alone")
         if asked is not None:
             try:
                 _check(pipeline, asked)
             except ValueError as error:
-                raise OmniClientError(str(error)) from None
+                raise client_error(str(error)) from None
         step.enter(pipeline, asked)
 
     def undo() -> None:

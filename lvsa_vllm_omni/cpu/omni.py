@@ -61,7 +61,7 @@ class CpuOmniPlatform(OmniPlatform, CpuVllmPlatform):
 
     @classmethod
     def get_default_stage_config_path(cls) -> str:
-        """Return the engine's folder of stages, where releases up to 0.28 look for a model's own (it need have none)."""
+        """Return the engine's folder of stages, where older releases look for what a model may have."""
         return "vllm_omni/deploy"
 
     @classmethod

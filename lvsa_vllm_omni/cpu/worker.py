@@ -36,6 +36,8 @@ def async_output_loop(self: Any) -> None:
     """
     from vllm_omni.diffusion.data import AsyncDiffusionOutput, AsyncOutputKind  # older releases have no such loop
 
+    send = getattr(self, "_enqueue_result", None) or self.result_mq.enqueue
+    done = getattr(self, "_async_output_done", None)  # older releases do not count
     while (item := self._async_output_queue.get()) is not None:
         output, output_id, _ = item
         try:
@@ -49,14 +51,15 @@ def async_output_loop(self: Any) -> None:
                 error=f"Packing the output into shared memory failed: {error}",
             )
         try:
-            self._enqueue_result(message)
+            send(message)
         except Exception:
             # The thread must live on, or every later request waits for ever.
             logger.exception("Sending output %s to the engine failed.", output_id)
         finally:
-            with self._async_output_done:
-                self._async_output_pending = max(0, self._async_output_pending - 1)
-                self._async_output_done.notify_all()
+            if done is not None:
+                with done:
+                    self._async_output_pending = max(0, self._async_output_pending - 1)
+                    done.notify_all()
         del item, output, message  # a decoded video is large, and the next get() may wait for long
 
 
