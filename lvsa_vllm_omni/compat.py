@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 import torch
 
 from lvsa_core import Placement
+from lvsa_vllm_omni.hooks import HookError
+
+#: The oldest and the newest vLLM-Omni that the tests run on: docs/install.md has the table.
+TESTED = ("0.22", "0.30")
 
 #: By which the engine's attention configuration chooses LVSA; see :mod:`lvsa_vllm_omni.by_name`.
 BACKEND_NAME = "LVSA"
@@ -16,6 +22,39 @@ BACKEND_NAME = "LVSA"
 #: Attributes of an attention layer that hold what computes it. Older layers send every call in float32 to the second,
 #: whatever was chosen.
 IMPLEMENTATIONS = ("attention", "sdpa_fallback")
+
+
+def check_release(*, allow: bool) -> str:
+    """A sentence about an installed vLLM-Omni that the tests do not run on, empty for one that they do.
+
+    A newer one runs if every hook fits; an older one only if the user asks for it.
+
+    Args:
+        allow: whether the user does (LVSA_ALLOW_UNTESTED).
+
+    Raises:
+        HookError: if it is older, and the user does not.
+    """
+    try:
+        found = version("vllm-omni")
+    except PackageNotFoundError:  # a copy of the sources on the path
+        return ""
+    oldest, newest, number = (_number(text) for text in (*TESTED, found))
+    if oldest <= number <= newest:
+        return ""
+    tested = f"LVSA is tested with {TESTED[0]} to {TESTED[1]}"
+    if number > newest:
+        return f"vLLM-Omni {found} is newer: {tested}. It runs, as every hook fits"
+    if not allow:
+        raise HookError(
+            f"vLLM-Omni {found} is too old: {tested}. Install one of these, or set LVSA_ALLOW_UNTESTED=1 to try"
+        )
+    return f"vLLM-Omni {found} is older: {tested}. It is tried, as LVSA_ALLOW_UNTESTED=1 asks"
+
+
+def _number(text: str) -> tuple[int, ...]:
+    """Major and minor number of a release."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 def default_backend(head_size: int) -> tuple[Any, dict[str, Any]]:
