@@ -56,8 +56,7 @@ def main() -> int:
     if not model:
         model = str(output / "toy-wan")
         print(f"== no model named: Toy Wan, a small trained model, in {model}", flush=True)
-        if not (output / "toy-wan" / "model_index.json").exists():
-            write_checkpoint("toy-wan", output / "toy-wan", force=True)
+        write_checkpoint("toy-wan", output / "toy-wan", force=True)  # one that stands there may be an older package's
     options = () if arguments.model or torch.accelerator.is_available() else CPU
 
     videos, prompts, log = output / "videos", output / "prompts.jsonl", output / "engine.log"

@@ -36,7 +36,8 @@ def video(transformer: Any, arguments: Mapping[str, Any]) -> VideoTokens:
 COSMOS3 = FamilySpec(
     name="cosmos3",
     transformer="vllm_omni.diffusion.models.cosmos3.transformer_cosmos3:Cosmos3VFMTransformer",
-    forward_parameters=("video_shape", "timestep", "control_latents", "action_latents", "sound_latents"),
+    forward_parameters=("video_shape", "timestep", "action_latents", "sound_latents"),
+    optional_parameters=("control_latents",),  # before 0.24 there is no control
     attention=("Cosmos3CrossAttention",),
     attention_layers=("attn", "multi_control_attn"),
     video=video,

@@ -79,15 +79,18 @@ def _adopt_layer(layer: Any, scope: Scope, *, ring: bool) -> bool:
 
     _check_options(layer)
     whole = bool(getattr(layer, "skip_sequence_parallel", False))
-    if not isinstance(layer.attention, LvsaImpl):
-        layer.attention = LvsaImpl(layer.attention, layer.softmax_scale)
-    layer.attention.whole = whole
+    before = getattr(layer.attention, "scope", None)
+    for name in compat.IMPLEMENTATIONS:
+        impl = getattr(layer, name, None)
+        if impl is None:
+            continue
+        if not isinstance(impl, LvsaImpl):
+            impl = LvsaImpl(impl, layer.softmax_scale)
+            setattr(layer, name, impl)
+        impl.whole, impl.scope = whole, impl.scope or scope
     if ring and not whole:
         _adopt_ring(layer, scope.spec)
-    if layer.attention.scope is not None:
-        return False
-    layer.attention.scope = scope
-    return True
+    return before is None
 
 
 def _adopt_ring(layer: Any, spec: FamilySpec) -> None:
@@ -103,7 +106,7 @@ def _adopt_ring(layer: Any, spec: FamilySpec) -> None:
             f"same degree, or set {spec.setting}=0"
         )
     if str(getattr(runner, "attn_backend_pref", "")).upper() == compat.BACKEND_NAME:
-        backend, chosen = compat.default_backend(layer.head_size)
+        backend, chosen = compat.default_backend(compat.head_size(layer))
         runner.attn_backend_pref, runner.attn_backend_explicit = backend.get_name(), chosen["backend_explicit"]
     layer.ring_runner = LvsaRing(layer.attention, runner)
 
@@ -150,7 +153,7 @@ def _check_anchors(scope: Scope) -> None:
 
 def _head_size(blocks: list[list[Any]]) -> int:
     """Channels of a head; a stage without blocks has none to ask."""
-    return blocks[0][0].head_size if blocks else 128
+    return compat.head_size(blocks[0][0]) if blocks else 128
 
 
 def _joining(settings: LvsaSettings, config: Any, kernel: Selection, blocks: list[list[Any]]) -> Selection | None:

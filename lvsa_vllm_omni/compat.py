@@ -3,15 +3,58 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
 import torch
 
 from lvsa_core import Placement
+from lvsa_vllm_omni.hooks import HookError
+
+#: The oldest and the newest vLLM-Omni that the tests run on: docs/install.md has the table.
+TESTED = ("0.22", "0.30")
 
 #: By which the engine's attention configuration chooses LVSA; see :mod:`lvsa_vllm_omni.by_name`.
 BACKEND_NAME = "LVSA"
+
+#: Attributes of an attention layer that hold what computes it. Older layers send every call in float32 to the second,
+#: whatever was chosen.
+IMPLEMENTATIONS = ("attention", "sdpa_fallback")
+
+
+def check_release(*, allow: bool) -> str:
+    """A sentence about an installed vLLM-Omni that the tests do not run on, empty for one that they do.
+
+    A newer one runs if every hook fits; an older one only if the user asks for it.
+
+    Args:
+        allow: whether the user does (LVSA_ALLOW_UNTESTED).
+
+    Raises:
+        HookError: if it is older, and the user does not.
+    """
+    try:
+        found = version("vllm-omni")
+    except PackageNotFoundError:  # a copy of the sources on the path
+        return ""
+    oldest, newest, number = (_number(text) for text in (*TESTED, found))
+    if oldest <= number <= newest:
+        return ""
+    tested = f"LVSA is tested with {TESTED[0]} to {TESTED[1]}"
+    if number > newest:
+        return f"vLLM-Omni {found} is newer: {tested}. It runs, as every hook fits"
+    if not allow:
+        raise HookError(
+            f"vLLM-Omni {found} is too old: {tested}. Install one of these, or set LVSA_ALLOW_UNTESTED=1 to try"
+        )
+    return f"vLLM-Omni {found} is older: {tested}. It is tried, as LVSA_ALLOW_UNTESTED=1 asks"
+
+
+def _number(text: str) -> tuple[int, ...]:
+    """Major and minor number of a release."""
+    return tuple(int(part) for part in re.findall(r"\d+", text)[:2])
 
 
 def default_backend(head_size: int) -> tuple[Any, dict[str, Any]]:
@@ -42,6 +85,12 @@ def default_backend(head_size: int) -> tuple[Any, dict[str, Any]]:
     return resolve_obj_by_qualname(resolve(name, head_size, **options)), chosen
 
 
+def head_size(layer: Any) -> int:
+    """Channels of one head of an attention layer; older ones keep only the scale, which is its inverse square root."""
+    found = getattr(layer, "head_size", None)
+    return int(found if found is not None else round(layer.softmax_scale**-2))
+
+
 def diffusion_config() -> Any:
     """The engine's configuration: while a model is built, or of the running request; None outside both."""
     from vllm_omni.diffusion.config import get_current_diffusion_config_or_none
@@ -59,22 +108,28 @@ def forward_context() -> Any:
 
 def client_error(sentence: str) -> Exception:
     """What to raise inside a request that cannot be served as it was asked: the server answers it with status 400."""
+    return client_error_class()(sentence)
+
+
+def client_error_class() -> type[Exception]:
+    """The engine's class of such errors; a built-in one where the engine knows none, and answers with status 500."""
     try:
         from vllm_omni.errors import OmniClientError
     except ImportError:
-        return ValueError(sentence)
-    return OmniClientError(sentence)
+        return ValueError
+    return OmniClientError
 
 
 def pipeline_index(config: Any) -> Mapping[str, Any]:
     """``model_index.json`` of the running model, empty where it cannot be read."""
-    from vllm_omni.diffusion.utils.hf_utils import get_diffusion_model_index
+    from vllm_omni.diffusion.utils import hf_utils
 
     model = getattr(config, "model", None)
     if not model:
         return {}
     try:
-        return get_diffusion_model_index(model) or {}
+        read = getattr(hf_utils, "get_diffusion_model_index", None) or hf_utils.load_diffusers_config
+        return read(model) or {}
     except Exception:  # a hub that does not answer: only the choice between presets of one reference depends on it
         return {}
 

@@ -65,9 +65,10 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
     """Install the hooks of some families, and say so in one line."""
     if not modes:
         return
-    from lvsa_vllm_omni import journal, runner, seam
+    from lvsa_vllm_omni import compat, journal, runner, seam
     from lvsa_vllm_omni.adopt import adopt
 
+    untested = compat.check_release(allow=settings.allow_untested)
     check_names()
     settings.check_backend()
     if settings.preset:
@@ -85,6 +86,8 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
             continue  # an engine that does not have a model cannot run it without LVSA either
         installed.append(family if mode == "always" else f"{family} (beyond the training horizon)")
     if installed:
+        if untested:
+            journal.logger.warning_once("[LVSA] %s", untested)
         _undo.setdefault(_RUNNER, runner.install(journal.not_used, settings))
         journal.enabled(", ".join(installed), _shown(settings))
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from lvsa_core.kernels import release
-from lvsa_vllm_omni import journal, request_journal, step
+from lvsa_vllm_omni import compat, journal, request_journal, step
 from lvsa_vllm_omni.hooks import SPECS, dense_reason
 from lvsa_vllm_omni.latents import Keeper
 from lvsa_vllm_omni.request_knobs import asked_by, signature
@@ -47,11 +47,11 @@ def install(unused: Callable[[str, str, str], None], settings: LvsaSettings) -> 
     try:
         from vllm_omni.diffusion.data import DiffusionOutput
         from vllm_omni.diffusion.worker.diffusion_model_runner import DiffusionModelRunner
-        from vllm_omni.errors import OmniClientError
     except ImportError:  # another version's runner: the lines about requests still tell what is dense
         return lambda: None
     keeper = Keeper(Path(settings.keep_latents).expanduser(), journal.not_kept) if settings.keep_latents else None
     cls: Any = DiffusionModelRunner
+    client_error = compat.client_error_class()
     if MARK in vars(cls):
         return vars(cls)[MARK]
     originals = {
@@ -78,7 +78,9 @@ def install(unused: Callable[[str, str, str], None], settings: LvsaSettings) -> 
             try:
                 enter(self, [req])
                 return original_execute(self, req, *args, **kwargs)
-            except OmniClientError as error:
+            except client_error as error:
+                if not hasattr(DiffusionOutput, "from_exception"):
+                    raise
                 return DiffusionOutput.from_exception(error)
 
         return told(self, [req], run)
@@ -135,12 +137,12 @@ def install(unused: Callable[[str, str, str], None], settings: LvsaSettings) -> 
         step.enter(pipeline)  # what ran before is told
         asked = asked_by(requests[0]) if requests else None
         if len({*map(signature, requests)}) > 1:  # an engine whose scheduler is another one
-            raise OmniClientError("extra_params.lvsa: the requests of a batch bring different knobs, send them alone")
+            raise client_error("extra_params.lvsa: the requests of a batch bring different knobs, send them alone")
         if asked is not None:
             try:
                 _check(pipeline, asked)
             except ValueError as error:
-                raise OmniClientError(str(error)) from None
+                raise client_error(str(error)) from None
         step.enter(
             pipeline, asked, step.steps_asked(getattr(requests[0], "sampling_params", None)) if requests else None
         )

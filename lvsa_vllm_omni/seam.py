@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lvsa_core import riflex
-from lvsa_vllm_omni.compat import BACKEND_NAME
+from lvsa_vllm_omni.compat import BACKEND_NAME, TESTED
 from lvsa_vllm_omni.hooks import FamilySpec, HookError, MissingModel, Rope
 from lvsa_vllm_omni.scope import Scope
 
@@ -238,4 +238,5 @@ def _resolve(spec: FamilySpec) -> Any:
 
 
 def _remedy(spec: FamilySpec) -> str:
-    return f"install the vllm-omni version of constraints.txt, or set {spec.setting}=0"
+    tested = " to ".join(TESTED)
+    return f"install vllm and vllm-omni {tested}, or set {spec.setting}=0"

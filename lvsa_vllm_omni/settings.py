@@ -126,6 +126,8 @@ class LvsaSettings(BaseSettings):
     """print the pattern: 1 (each step), once (first step of a request), steps as N, N-M or N,M,K"""
     cpu: bool = False
     """run the engine on the CPU where there is no accelerator"""
+    allow_untested: bool = False
+    """try a vLLM-Omni that is older than those LVSA is tested with"""
 
     @model_validator(mode="before")
     @classmethod

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 
-from lvsa_vllm_omni import parallelism
+from lvsa_vllm_omni import compat, parallelism
 from lvsa_vllm_omni.cli import CommandError
 from lvsa_vllm_omni.cli.tables import columns, markdown_table
 from lvsa_vllm_omni.hooks import HookError, MissingModel, family_names, load_family
@@ -47,6 +47,13 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     on = [family for family in family_names() if settings.mode(family) != "off"]
     yield f"switched on: {', '.join(on) or 'nothing; set LVSA_ENABLE=1, or LVSA_<FAMILY>_HOOK=1 for one family'}"
     problems = []
+    try:
+        untested = compat.check_release(allow=settings.allow_untested)
+    except HookError as error:
+        untested = str(error)
+        problems += [untested] * bool(on)
+    if untested:
+        yield untested
     for family in family_names():
         problem = _problem(family)
         yield f"{family}: {problem or 'the hook fits this engine'}"

@@ -60,6 +60,11 @@ class CpuOmniPlatform(OmniPlatform, CpuVllmPlatform):
         return "lvsa_vllm_omni.cpu.worker.CpuDiffusionWorker"
 
     @classmethod
+    def get_default_stage_config_path(cls) -> str:
+        """Return the engine's folder of stages, where older releases look for what a model may have."""
+        return "vllm_omni/deploy"
+
+    @classmethod
     def get_torch_device(cls, local_rank: int | None = None) -> torch.device:
         """Return the CPU, whatever the rank."""
         return torch.device("cpu")

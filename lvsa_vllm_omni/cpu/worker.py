@@ -6,9 +6,11 @@ from typing import Any
 
 import torch
 from vllm.logger import init_logger
-from vllm_omni.diffusion.data import AsyncDiffusionOutput, AsyncOutputKind
+from vllm_omni.diffusion.attention import layer
 from vllm_omni.diffusion.ipc import pack_diffusion_output_shm
 from vllm_omni.diffusion.worker.diffusion_worker import DiffusionWorker, WorkerProc
+
+from lvsa_vllm_omni.cpu.attention import CpuSdpaBackend
 
 logger = init_logger("vllm.lvsa.cpu")
 
@@ -22,6 +24,7 @@ class CpuDiffusionWorker(DiffusionWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         replace_async_output_loop()
         register_ring_kernel()
+        replace_float32_backend()
         super().__init__(*args, **kwargs)
 
 
@@ -31,6 +34,10 @@ def async_output_loop(self: Any) -> None:
     Each item is (output, id, event). The output is packed into shared memory and announced as OUTPUT_READY, or the
     error is; then one pending output less is counted, whatever happened.
     """
+    from vllm_omni.diffusion.data import AsyncDiffusionOutput, AsyncOutputKind  # older releases have no such loop
+
+    send = getattr(self, "_enqueue_result", None) or self.result_mq.enqueue
+    done = getattr(self, "_async_output_done", None)  # older releases do not count
     while (item := self._async_output_queue.get()) is not None:
         output, output_id, _ = item
         try:
@@ -44,14 +51,15 @@ def async_output_loop(self: Any) -> None:
                 error=f"Packing the output into shared memory failed: {error}",
             )
         try:
-            self._enqueue_result(message)
+            send(message)
         except Exception:
             # The thread must live on, or every later request waits for ever.
             logger.exception("Sending output %s to the engine failed.", output_id)
         finally:
-            with self._async_output_done:
-                self._async_output_pending = max(0, self._async_output_pending - 1)
-                self._async_output_done.notify_all()
+            if done is not None:
+                with done:
+                    self._async_output_pending = max(0, self._async_output_pending - 1)
+                    done.notify_all()
         del item, output, message  # a decoded video is large, and the next get() may wait for long
 
 
@@ -76,6 +84,18 @@ def replace_async_output_loop() -> None:
     replacement = functools.wraps(original)(async_output_loop)
     replacement.__lvsa__ = original  # type: ignore[attr-defined]
     WorkerProc._async_output_loop = replacement
+
+
+def replace_float32_backend() -> None:
+    """Let float32 be computed on the CPU; a second call does nothing.
+
+    Target: vllm_omni.diffusion.attention.layer.SDPABackend, in this process only.
+    Why: up to 0.28 a layer sends every call in float32 to a backend of that name, which no platform chooses, and whose
+        dispatch by platform knows no branch for one from outside its tree.
+    How: the name stands for the CPU platform's own SDPA in the module that builds the layers.
+    Remove when: no supported release does so.
+    """
+    layer.SDPABackend = CpuSdpaBackend
 
 
 def register_ring_kernel() -> None:

@@ -45,6 +45,7 @@ TABLE = {
     "STEP_TIME_LOG": False,
     "MASK_LOG": None,
     "CPU": False,
+    "ALLOW_UNTESTED": False,
 }
 
 

@@ -15,6 +15,8 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
+from tests.support.capabilities import runs_one_device_inline
+
 #: An accelerator's attention has no float32 kernels. Then rounding is that of bfloat16 through the whole model.
 DTYPE = "bfloat16" if torch.accelerator.is_available() else "float32"
 
@@ -143,6 +145,8 @@ def start(checkpoint: Path, settings: dict[str, str], *, warm_up: bool = False, 
 
     from lvsa_vllm_omni import journal, plugin
 
+    if not runs_one_device_inline():
+        options.setdefault("distributed_executor_backend", "tests.support.inline_executor.InlineExecutor")
     before = dict(os.environ)
     for name in before:
         if name.startswith("LVSA_") and name != "LVSA_CPU":
@@ -172,7 +176,7 @@ def start(checkpoint: Path, settings: dict[str, str], *, warm_up: bool = False, 
 def warm_up_of(wanted: bool) -> Iterator[None]:
     """Engines that start here make their warm-up picture, or skip it as for a model that asks for none of its frames.
 
-    vLLM-Omni 0.30 has no option for it.
+    vLLM-Omni has no option for it.
     """
     if wanted:
         yield
