@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import difflib
-import json
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -16,12 +14,11 @@ from lvsa_vllm_omni.cpu import omni_platform
 from lvsa_vllm_omni.fields import Field, schemas, validator
 from lvsa_vllm_omni.hooks import SPECS, family_names, hook_field
 from lvsa_vllm_omni.validation import sentence
+from lvsa_vllm_omni.variables import PREFIX, SettingsError, config_object, given_names, set_variables
 
 if TYPE_CHECKING:  # with them comes torch, for which who only looks at the settings should not wait
     from lvsa_core.knobs import Knobs
     from lvsa_vllm_omni.presets import Preset
-
-PREFIX = "LVSA_"
 
 #: Name of a family: one of :func:`lvsa_vllm_omni.hooks.family_names`.
 Family: TypeAlias = str
@@ -46,11 +43,6 @@ OBSOLETE = {
 
 
 _DOCS = "docs/settings.md"
-_EXAMPLE = 'give an object such as {"enable": true, "window_size": 12}'
-
-
-class SettingsError(ValueError):
-    """A setting cannot be used; the message names the variable, the value and what is accepted."""
 
 
 def _steps(value: str) -> str | None:
@@ -170,13 +162,13 @@ class LvsaSettings:
         Raises:
             SettingsError: on an unknown name or a bad value.
         """
-        settings, config = _with_registered_families(cls), _config()
-        given, known = _given(config), [*schemas(settings), *OBSOLETE]
+        settings, config = _with_registered_families(cls), config_object()
+        given, known = given_names(config), [*schemas(settings), *OBSOLETE]
         for name in (name for name in given if name not in known):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else f"see {_DOCS} for the names there are."
             raise SettingsError(f"{given[name]} is not a setting of LVSA; {hint}")
-        values = {**{name: os.environ[variable] for name, variable in _set_variables().items()}, **config}
+        values = {**set_variables(), **config}
         try:
             return settings(**{name: value for name, value in values.items() if name not in OBSOLETE})
         except ValidationError as error:
@@ -184,13 +176,14 @@ class LvsaSettings:
 
     @staticmethod
     def sources() -> dict[str, str]:
-        """Where each setting that the user gives comes from: its variable, or LVSA_CONFIG."""
-        return {**_set_variables(), **dict.fromkeys(_config(), "LVSA_CONFIG")}
+        """Where each setting that the user gives comes from."""
+        variables = dict.fromkeys(set_variables(), "environment variable")
+        return {**variables, **dict.fromkeys(config_object(), "LVSA_CONFIG")}
 
     @staticmethod
     def obsolete_names() -> list[str]:
         """One sentence for each variable in the environment that is accepted but no longer needed."""
-        return [OBSOLETE[name] for name in sorted(_given(_config()).keys() & OBSOLETE.keys())]
+        return [OBSOLETE[name] for name in sorted(given_names(config_object()).keys() & OBSOLETE.keys())]
 
     def check_backend(self) -> None:
         """Refuse a kernel that needs a GPU where the engine runs on the CPU, before anything is started.
@@ -252,39 +245,6 @@ class LvsaSettings:
         """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``; latent frames."""
         factor = self.vae_temporal_factor or preset.vae_temporal_factor
         return self.knobs.plan_arguments(preset.reference_latent_frames, factor)
-
-
-def _config() -> dict[str, Any]:
-    """The JSON object of LVSA_CONFIG, empty if unset."""
-    text = os.environ.get("LVSA_CONFIG", "").strip()
-    if not text:
-        return {}
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SettingsError(f"LVSA_CONFIG is not JSON ({error}); {_EXAMPLE}") from None
-    if not isinstance(config, dict):
-        raise SettingsError(f"LVSA_CONFIG must be a JSON object, got {type(config).__name__}; {_EXAMPLE}")
-    if "cpu" in config:
-        raise SettingsError("'cpu' in LVSA_CONFIG comes too late to choose the platform: set the variable LVSA_CPU")
-    return config
-
-
-def _variables() -> dict[str, str]:
-    """The variables of the environment, in whatever case, by the names of their settings."""
-    names = (name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() != "LVSA_CONFIG")
-    return {name.upper().removeprefix(PREFIX).lower(): name for name in names}
-
-
-def _set_variables() -> dict[str, str]:
-    """Those that are not empty: an empty one counts as unset."""
-    return {name: variable for name, variable in _variables().items() if os.environ[variable]}
-
-
-def _given(config: Mapping[str, Any]) -> dict[str, str]:
-    """The names that the user gives, and where; LVSA_CONFIG wins."""
-    variables = {name: variable.upper() for name, variable in _variables().items()}
-    return variables | {name: f"{name!r} in LVSA_CONFIG" for name in config}
 
 
 def _with_registered_families(settings: type[LvsaSettings]) -> type[LvsaSettings]:

@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from lvsa_core import Pattern, show
-from lvsa_vllm_omni.cli import CommandError
-from lvsa_vllm_omni.cli.request import add_arguments, requests
-from lvsa_vllm_omni.cli.show_report import numbers, text
+from lvsa_vllm_omni.cli import CommandError, CommandFailed
+from lvsa_vllm_omni.cli.request_options import add_request_options
+
+if TYPE_CHECKING:
+    from lvsa_core import Pattern
+
+DESCRIPTION = (
+    "Tell what a server with the LVSA_* variables of this environment would do with a request: anchors, window, "
+    "density, and FLOP, bytes and memory of the attention against dense. It needs no GPU."
+)
+EXAMPLE = "lvsa show --preset wan2.1-14b --frames 321 --size 832x480"
 
 #: Patterns that fit side by side.
 MOST_DRAWN = 4
@@ -17,7 +25,7 @@ MOST_DRAWN = 4
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `lvsa show`."""
-    add_arguments(parser, "length in video frames, as for the server")
+    add_request_options(parser, "length in video frames, as for the server")
     parser.add_argument("--step", type=int, default=0, metavar="N", help="denoising step, from 0 (default: 0)")
     parser.add_argument("--all-steps", action="store_true", help="the anchors of every step until they repeat")
     parser.add_argument(
@@ -35,6 +43,9 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     Raises:
         CommandError: if the input is bad or the picture cannot be drawn.
     """
+    from lvsa_vllm_omni.cli.request import requests
+    from lvsa_vllm_omni.cli.show_report import numbers, text
+
     if options.step < 0:
         raise CommandError(f"--step must be at least 0, got {options.step}")
     found = list(requests(options))
@@ -70,11 +81,13 @@ def _rates(options: argparse.Namespace) -> tuple[float, float] | None:
 
 
 def _draw(patterns: list[Pattern], file: str) -> None:
+    from lvsa_core import show
+
     if not file.lower().endswith(".png"):
         raise CommandError(f"--png must name a file that ends in .png, got {file!r}")
     try:
         show.figure(patterns, file)
     except ModuleNotFoundError as error:
-        raise CommandError(str(error)) from None
+        raise CommandFailed(str(error)) from None
     except OSError as error:
         raise CommandError(f"cannot write {file}: {error.strerror or error}") from None

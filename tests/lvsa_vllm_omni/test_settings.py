@@ -37,6 +37,8 @@ TABLE = {
     "PRESET": None,
     "ALLOW_REQUEST_KNOBS": True,
     "JOURNAL": None,
+    "KEEP_LATENTS": None,
+    "TILED_DECODING": True,
     "STRICT": False,
     "WARN_FALLBACK": True,
     "MEM_LOG": False,
@@ -86,6 +88,7 @@ VALUES = {
     "PRESET": ("wan", "wan"),
     "MASK_LOG": ("3,5-7", "3,5-7"),
     "JOURNAL": ("lvsa.jsonl", "lvsa.jsonl"),
+    "KEEP_LATENTS": ("latents", "latents"),
 }
 
 

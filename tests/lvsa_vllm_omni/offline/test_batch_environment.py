@@ -78,4 +78,5 @@ def test_every_setting_is_either_counted_or_left_out_on_purpose() -> None:
         "reference_latent_frames",
         "vae_temporal_factor",
         "riflex_scale",
+        "tiled_decoding",
     }
