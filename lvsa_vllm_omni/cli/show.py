@@ -5,19 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lvsa_vllm_omni.cli import CommandError, CommandFailed
 from lvsa_vllm_omni.cli.request_options import add_request_options
 
 if TYPE_CHECKING:
     from lvsa_core import Pattern
+    from lvsa_vllm_omni.cli.request import Request
 
 DESCRIPTION = (
     "Tell what a server with the LVSA_* variables of this environment would do with a request: anchors, window, "
     "density, and FLOP, bytes and memory of the attention against dense. It needs no GPU."
 )
-EXAMPLE = "lvsa show --preset wan2.1-14b --frames 321 --size 832x480"
+EXAMPLE = "lvsa show --preset wan2.1-14b --frames 321 --size 832x480 --html pattern.html"
 
 #: Patterns that fit side by side.
 MOST_DRAWN = 4
@@ -32,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--rows", action="store_true", help="a row of letters for each frame: G anchor, W window, X both"
     )
     parser.add_argument("--png", metavar="FILE", help=f"draw it; with --all-steps the first {MOST_DRAWN} steps")
+    parser.add_argument("--html", metavar="FILE", help="a page to look at it: every step, with a slider")
     parser.add_argument("--tflops", type=float, metavar="X", help="TFLOP/s that a device reaches: adds the least time")
     parser.add_argument("--bandwidth", type=float, metavar="X", help="TB/s of its memory, together with --tflops")
     parser.add_argument("--json", action="store_true", help="the same numbers as JSON")
@@ -56,12 +59,14 @@ def run(options: argparse.Namespace) -> Iterator[str]:
         drawn = request.rotation()[:MOST_DRAWN] if options.all_steps else [request.at(options.step)[0]]
         _draw(drawn, options.png)
     result = numbers(request, options.step, rates, all_steps=options.all_steps, rows=options.rows)
+    if options.html:
+        _write_page(request, result, options.step, options.html)
     if options.json:
         yield json.dumps(result, indent=1)
         return
     yield from text(result)
-    if options.png:
-        yield f"\nDrawn: {options.png}"
+    for file in filter(None, (options.png, options.html)):
+        yield f"\nDrawn: {file}"
     if request.hint:
         yield f"\n{request.hint}"
 
@@ -78,6 +83,19 @@ def _rates(options: argparse.Namespace) -> tuple[float, float] | None:
                 f"{name} must be a number above 0, such as {650 if name == '--tflops' else 4.3}, got {got}"
             )
     return options.tflops * 1e12, options.bandwidth * 1e12
+
+
+def _write_page(request: Request, result: dict[str, Any], step: int, file: str) -> None:
+    try:
+        from lvsa_vllm_omni.cli.show_page import page
+    except ModuleNotFoundError as error:
+        raise CommandFailed(f"a page needs {error.name}: pip install {error.name}") from None
+    if Path(file).suffix.lower() not in (".html", ".htm"):
+        raise CommandError(f"--html must name a file that ends in .html, got {file!r}")
+    try:
+        Path(file).write_text(page(request, result, step), "utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror or error}") from None
 
 
 def _draw(patterns: list[Pattern], file: str) -> None:
