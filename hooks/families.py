@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from functools import cache, lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from .cosmos3_hook import COSMOS3
 from .hunyuan_hook import HUNYUAN
 from .spec import FamilySpec, HookError
 from .wan_hook import WAN
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 #: Group of entry points, each of which names a family as it names itself and points at its :class:`FamilySpec`.
 GROUP = "lvsa.families"
@@ -104,6 +107,8 @@ def package_name(entry_point: EntryPoint) -> str:
 @lru_cache(maxsize=1)
 def _registered() -> dict[str, tuple[EntryPoint, ...]]:
     """Entry points by family name; more than one of a name is for :func:`check_names` to refuse."""
+    from importlib.metadata import entry_points
+
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for entry_point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, package_name(point))):
         found[entry_point.name] = (*found.get(entry_point.name, ()), entry_point)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,8 @@ def shipped() -> dict[str, dict[str, Any]]:
 
     Read it only, all callers share it.
     """
+    from importlib import resources
+
     try:
         folder: Traversable = resources.files("lvsa_vllm_omni.configs")
     except ModuleNotFoundError:  # run from the repository, without an installation

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 #: The tensor of the running request, and its frames: reading them waits for the device, once a request.
 _latest: tuple[weakref.ref[Tensor], int] | None = None

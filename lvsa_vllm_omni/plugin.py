@@ -153,8 +153,6 @@ def _shown(settings: LvsaSettings) -> str:
     """The settings that decide the pattern, and whatever else differs from its default."""
     always: dict[str, Any] = {name: getattr(settings, name) for name in ("backend", "window_size", "n_first_frames")}
     changed = {
-        name: value
-        for name, value in settings
-        if value != type(settings).model_fields[name].default and not name.endswith("_hook") and name != "enable"
+        name: value for name, value in settings.changed.items() if not name.endswith("_hook") and name != "enable"
     }
     return " ".join(f"{name}={value}" for name, value in {**always, **changed}.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version
 
 import torch.distributed as dist
@@ -27,11 +28,7 @@ def publish(settings: LvsaSettings, reference_frames: int) -> None:
     """Tell the other ranks this one's settings, when a model is loaded; without other ranks nothing happens."""
     if count() == 1:
         return
-    named = {
-        f"{PREFIX}{name.upper()}": value
-        for name, value in settings.model_dump(mode="json").items()
-        if name not in _LOCAL
-    }
+    named = {f"{PREFIX}{name.upper()}": value for name, value in asdict(settings).items() if name not in _LOCAL}
     more = {"the reference in latent frames": reference_frames, "lvsa-vllm-omni": version("lvsa-vllm-omni")}
     consensus.tell(_TOPIC, {**named, **more})
 

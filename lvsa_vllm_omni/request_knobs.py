@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic_core import ValidationError
 
-from lvsa_core.knobs import RECIPES
-from lvsa_vllm_omni.settings import LvsaSettings
+from lvsa_vllm_omni.fields import schema, schemas, validator
+from lvsa_vllm_omni.settings import LvsaSettings, with_recipe
 from lvsa_vllm_omni.validation import sentence
 
 #: The key in a request's ``extra_args``, and how errors call it.
@@ -22,6 +23,9 @@ KNOBS = (
     "recipe",
 )  # fmt: skip
 NAMES = ("enabled", *KNOBS)
+
+#: With the types and ranges of the settings.
+_VALIDATOR = validator({"enabled": schema(bool | None), **{name: schemas(LvsaSettings)[name] for name in KNOBS}})
 
 
 class Chosen(NamedTuple):
@@ -57,11 +61,11 @@ def chosen(settings: LvsaSettings, asked: Any) -> Chosen:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}."
             raise ValueError(f"{NAMED} has no knob {name!r}; {hint}")
     try:
-        found = _MODEL.model_validate({**RECIPES.get(str(asked.get("recipe")), {}), **asked})
-        values = {name: getattr(found, name) for name in found.model_fields_set & {*KNOBS}}
-        if found.enabled is False:  # type: ignore[attr-defined]
+        values = _VALIDATOR.validate_python(with_recipe(asked))
+        enabled = values.pop("enabled", None)
+        if enabled is False:
             values.setdefault("riflex_scale", None)  # the server's belongs to what the request does not want
-        own = settings.model_copy(update=values)
+        own = replace(settings, **values)
         _ = own.knobs
     except ValidationError as error:
         raise ValueError(f"{NAMED}.{sentence(error)}") from None
@@ -69,7 +73,7 @@ def chosen(settings: LvsaSettings, asked: Any) -> Chosen:
         raise ValueError(f"{NAMED}: {error}") from None
     if own.auto_keyframes and "key_frame_interval" in asked:
         raise ValueError(f"{NAMED}.key_frame_interval has an effect with auto_keyframes=false only: give both")
-    return Chosen(own, found.enabled)  # type: ignore[attr-defined]
+    return Chosen(own, enabled)
 
 
 def asked_by(request: Any) -> Any:
@@ -80,15 +84,3 @@ def asked_by(request: Any) -> Any:
 def signature(request: Any) -> str:
     """A text that differs between requests that bring different knobs."""
     return json.dumps(asked_by(request), sort_keys=True, default=repr)
-
-
-def _model() -> type[BaseModel]:
-    """The knobs with the types and ranges of the settings."""
-    fields: dict[str, Any] = {
-        name: (LvsaSettings.model_fields[name].annotation, LvsaSettings.model_fields[name]) for name in KNOBS
-    }
-    config = ConfigDict(frozen=True, extra="forbid")
-    return create_model("RequestKnobs", __config__=config, enabled=(bool | None, None), **fields)
-
-
-_MODEL = _model()

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import difflib
-import json
-import os
 import re
-from collections.abc import Mapping
-from dataclasses import fields
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, make_dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-import torch
-from pydantic import Field, ValidationError, create_model, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_core import ValidationError
 
-from lvsa_core.kernels import KERNELS, KernelUnavailable, candidates
-from lvsa_core.knobs import RECIPES, Knobs
 from lvsa_vllm_omni.cpu import omni_platform
+from lvsa_vllm_omni.fields import Field, schemas, validator
 from lvsa_vllm_omni.hooks import SPECS, family_names, hook_field
-from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.validation import sentence
+from lvsa_vllm_omni.variables import PREFIX, SettingsError, config_object, given_names, set_variables
 
-PREFIX = "LVSA_"
+if TYPE_CHECKING:  # with them comes torch, for which who only looks at the settings should not wait
+    from lvsa_core.knobs import Knobs
+    from lvsa_vllm_omni.presets import Preset
 
 #: Name of a family: one of :func:`lvsa_vllm_omni.hooks.family_names`.
 Family: TypeAlias = str
@@ -46,19 +43,41 @@ OBSOLETE = {
 
 
 _DOCS = "docs/settings.md"
-_EXAMPLE = 'give an object such as {"enable": true, "window_size": 12}'
 
 
-class SettingsError(ValueError):
-    """A setting cannot be used; the message names the variable, the value and what is accepted."""
+def _steps(value: str) -> str | None:
+    """What the mask log is asked for."""
+    if value.lower() in ("0", "off", "false"):
+        return None
+    if value.lower() not in ("1", "on", "true", "once") and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", value):
+        raise ValueError("1, once, N, N-M or N,M,K with denoising steps counted from 0")
+    return value.lower()
 
 
-class LvsaSettings(BaseSettings):
-    """Settings of the plugin; field ``x`` is the variable ``LVSA_X``. Frames are video frames unless said otherwise."""
+def _kernels(value: str) -> str | None:
+    """Names of kernels and families."""
+    from lvsa_core.kernels import KERNELS, KernelUnavailable, candidates
 
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, frozen=True, extra="forbid", env_ignore_empty=True, use_attribute_docstrings=True
-    )
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    try:
+        candidates(_choice("auto", names))
+    except KernelUnavailable:
+        raise ValueError(f"names out of {', '.join(KERNELS)}, with commas between them") from None
+    return ",".join(names) or None
+
+
+def _choice(backend: str, left_out: Sequence[str]) -> str:
+    """What :func:`lvsa_core.kernels.candidates` reads."""
+    return ",-".join([backend, *left_out])
+
+
+@dataclass(frozen=True)
+class LvsaSettings:
+    """Settings of the plugin; field ``x`` is the variable ``LVSA_X``. Frames are video frames unless said otherwise.
+
+    Raises:
+        pydantic.ValidationError: on a bad value.
+    """
 
     enable: bool = False
     """on for every supported family"""
@@ -72,7 +91,7 @@ class LvsaSettings(BaseSettings):
     """on for every family, but only for requests longer than the training horizon"""
     backend: Literal["auto", "sdpa", "flash", "flashinfer"] = "auto"
     """kernel of the sparse attention: auto (the fastest that passes its self-test), flash, flashinfer or sdpa"""
-    skip_kernels: str | None = None
+    skip_kernels: str | None = Field(None, check=_kernels)
     """kernels that are never tried: names or families with commas between, such as FlashAttention3,cuDNN"""
     extra_memory: float | None = Field(None, ge=0, allow_inf_nan=False)
     """GB that attention may take beside inputs and output; unset: 0.9 of what is free at a request's first step"""
@@ -122,47 +141,27 @@ class LvsaSettings(BaseSettings):
     """one [LVSA-MEM] line a denoising step"""
     step_time_log: bool = False
     """one [LVSA-TIME] line a denoising step; waits for the device each step"""
-    mask_log: str | None = None
+    mask_log: str | None = Field(None, check=_steps)
     """print the pattern: 1 (each step), once (first step of a request), steps as N, N-M or N,M,K"""
     cpu: bool = False
     """run the engine on the CPU where there is no accelerator"""
     allow_untested: bool = False
     """try a vLLM-Omni that is older than those LVSA is tested with"""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _with_recipe(cls, given: Any) -> Any:
-        """What the recipe sets, where nothing else is given; a name that there is not is the field's error."""
-        return {**RECIPES.get(str(given.get("recipe")), {}), **given}
-
-    @field_validator("mask_log")
-    @classmethod
-    def _steps(cls, value: str | None) -> str | None:
-        if value is None or value.lower() in ("0", "off", "false"):
-            return None
-        if value.lower() not in ("1", "on", "true", "once") and not re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", value):
-            raise ValueError("1, once, N, N-M or N,M,K with denoising steps counted from 0")
-        return value.lower()
-
-    @field_validator("skip_kernels")
-    @classmethod
-    def _kernels(cls, value: str | None) -> str | None:
-        names = ",".join(name.strip() for name in (value or "").split(",") if name.strip())
-        try:
-            candidates(cls._choice("auto", names))
-        except KernelUnavailable:
-            raise ValueError(f"names out of {', '.join(KERNELS)}, with commas between them") from None
-        return names or None
-
-    @staticmethod
-    def _choice(backend: str, left_out: str | None) -> str:
-        """What :func:`lvsa_core.kernels.candidates` reads."""
-        return ",-".join([backend, *(left_out.split(",") if left_out else ())])
+    def __post_init__(self) -> None:
+        for name, value in validator(schemas(type(self))).validate_python(vars(self)).items():
+            object.__setattr__(self, name, value)
 
     @property
     def kernel(self) -> str:
         """Which kernels may run, as :func:`lvsa_core.kernels.candidates` reads it."""
-        return self._choice(self.backend, self.skip_kernels)
+        return _choice(self.backend, self.skip_kernels.split(",") if self.skip_kernels else ())
+
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The settings that differ from their defaults."""
+        values = {field: getattr(self, field.name) for field in fields(self)}
+        return {field.name: value for field, value in values.items() if value != field.default}
 
     @classmethod
     def load(cls) -> LvsaSettings:
@@ -173,21 +172,28 @@ class LvsaSettings(BaseSettings):
         Raises:
             SettingsError: on an unknown name or a bad value.
         """
-        settings, config = _with_registered_families(cls), _config()
-        given, known = _given(config), [*settings.model_fields, *OBSOLETE]
+        settings, config = _with_registered_families(cls), config_object()
+        given, known = given_names(config), [*schemas(settings), *OBSOLETE]
         for name in (name for name in given if name not in known):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else f"see {_DOCS} for the names there are."
             raise SettingsError(f"{given[name]} is not a setting of LVSA; {hint}")
+        values = with_recipe({**set_variables(), **config})
         try:
-            return settings(**{name: value for name, value in config.items() if name not in OBSOLETE})
+            return settings(**{name: value for name, value in values.items() if name not in OBSOLETE})
         except ValidationError as error:
             raise SettingsError(sentence(error, named=lambda name: given.get(name, name))) from None
 
     @staticmethod
+    def sources() -> dict[str, str]:
+        """Where each setting that the user gives comes from."""
+        variables = dict.fromkeys(set_variables(), "environment variable")
+        return {**variables, **dict.fromkeys(config_object(), "LVSA_CONFIG")}
+
+    @staticmethod
     def obsolete_names() -> list[str]:
         """One sentence for each variable in the environment that is accepted but no longer needed."""
-        return [OBSOLETE[name] for name in sorted(_given(_config()).keys() & OBSOLETE.keys())]
+        return [OBSOLETE[name] for name in sorted(given_names(config_object()).keys() & OBSOLETE.keys())]
 
     def check_backend(self) -> None:
         """Refuse a kernel that needs a GPU where the engine runs on the CPU, before anything is started.
@@ -199,6 +205,10 @@ class LvsaSettings(BaseSettings):
         """
         if self.kernel == "auto" or omni_platform() is None:
             return
+        import torch
+
+        from lvsa_core.kernels import candidates
+
         found = [kernel.available(torch.device("cpu"), torch.bfloat16, 128) for kernel in candidates(self.kernel)]
         if not found:
             raise SettingsError(f"LVSA_SKIP_KERNELS={self.skip_kernels} leaves out all of {self.backend}: name fewer")
@@ -233,7 +243,9 @@ class LvsaSettings(BaseSettings):
     @property
     def knobs(self) -> Knobs:
         """What of the settings decides the pattern."""
-        shared = {field.name for field in fields(Knobs)} & type(self).model_fields.keys()
+        from lvsa_core.knobs import Knobs
+
+        shared = {field.name for field in fields(Knobs)} & {field.name for field in fields(self)}
         given = {name: getattr(self, name) for name in shared}
         interval = None if self.auto_keyframes else self.key_frame_interval
         named = {"backend": self.kernel, "key_frame_interval": interval, "riflex_s": self.riflex_scale}
@@ -245,31 +257,17 @@ class LvsaSettings(BaseSettings):
         return self.knobs.plan_arguments(preset.reference_latent_frames, factor)
 
 
-def _config() -> dict[str, Any]:
-    """The JSON object of LVSA_CONFIG, empty if unset."""
-    text = os.environ.get("LVSA_CONFIG", "").strip()
-    if not text:
-        return {}
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SettingsError(f"LVSA_CONFIG is not JSON ({error}); {_EXAMPLE}") from None
-    if not isinstance(config, dict):
-        raise SettingsError(f"LVSA_CONFIG must be a JSON object, got {type(config).__name__}; {_EXAMPLE}")
-    if "cpu" in config:
-        raise SettingsError("'cpu' in LVSA_CONFIG comes too late to choose the platform: set the variable LVSA_CPU")
-    return config
+def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a recipe sets, where nothing else is given; a name that there is not is the field's error."""
+    if not given.get("recipe"):
+        return dict(given)
+    from lvsa_core.knobs import RECIPES
 
-
-def _given(config: Mapping[str, Any]) -> dict[str, str]:
-    """The names that the user gives, and where; LVSA_CONFIG wins."""
-    names = (name.upper() for name in os.environ if name.upper().startswith(PREFIX))
-    variables = {name.removeprefix(PREFIX).lower(): name for name in names if name != "LVSA_CONFIG"}
-    return variables | {name: f"{name!r} in LVSA_CONFIG" for name in config}
+    return {**RECIPES.get(str(given["recipe"]), {}), **given}
 
 
 def _with_registered_families(settings: type[LvsaSettings]) -> type[LvsaSettings]:
     """The settings with one more for each family that an installed package registers; the same if none does."""
-    fields = (hook_field(family) for family in family_names())
-    new: dict[str, Any] = {field: (bool | None, None) for field in fields if field not in settings.model_fields}
-    return create_model(settings.__name__, __base__=settings, **new) if new else settings
+    new = [name for name in map(hook_field, family_names()) if name not in schemas(settings)]
+    added = [(name, bool | None, Field(None)) for name in new]
+    return make_dataclass(settings.__name__, added, bases=(settings,), frozen=True) if new else settings

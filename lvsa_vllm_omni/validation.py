@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from pydantic import ValidationError
+from pydantic_core import ValidationError
 
 
 def sentence(error: ValidationError, known: Iterable[str] = (), named: Callable[[str], str] = str) -> str:

@@ -50,13 +50,13 @@ WRITTEN_IN = {
     PurePosixPath("lvsa_core/facts.py"): {"tomllib", "tomli"},
 }
 
-#: The readers of the environment: the settings, LVSA_CPU before there are settings, what is handed to the engine, and
+#: The readers of the environment: the variables, LVSA_CPU before there are settings, what is handed to the engine, and
 #: what makes vLLM quiet before it is imported.
 READERS = {
-    PurePosixPath("lvsa_vllm_omni/settings.py"),
+    PurePosixPath("lvsa_vllm_omni/variables.py"),
     PurePosixPath("lvsa_vllm_omni/offline/environment.py"),
-    PurePosixPath("lvsa_vllm_omni/cli/doctor.py"),
-    PurePosixPath("lvsa_vllm_omni/cli/serve.py"),
+    PurePosixPath("lvsa_vllm_omni/cli/doctor_report.py"),
+    PurePosixPath("lvsa_vllm_omni/cli/serve_run.py"),
     *(path for path in SOURCES if path.is_relative_to("lvsa_vllm_omni/cpu")),
 }
 #: Where classes that are not ours are changed, and each change says what it is and when it can go.
@@ -242,7 +242,7 @@ def test_exceptions_are_still_needed() -> None:
         (environment_uses, "lvsa_vllm_omni/a.py", "import os\nos.environ['A']", ["os.environ"]),
         (environment_uses, "lvsa_vllm_omni/a.py", "from os import getenv", ["getenv"]),
         (environment_uses, "hooks/a.py", "x = os.getenv('A')", ["os.getenv"]),
-        (environment_uses, "lvsa_vllm_omni/settings.py", "os.environ", []),
+        (environment_uses, "lvsa_vllm_omni/variables.py", "os.environ", []),
         (environment_uses, "lvsa_vllm_omni/a.py", "settings.environ, os.path", []),
         (environment_uses, "examples/a.py", "os.environ", []),
         (prints, "lvsa_core/a.py", "print('x')", ["print('x')"]),

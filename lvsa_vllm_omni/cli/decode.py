@@ -7,7 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lvsa_vllm_omni.cli import CommandError
+from lvsa_vllm_omni.cli import CommandError, CommandFailed
+
+DESCRIPTION = (
+    "Decode the latents of a request that ran out of memory in the decoder, or whose server died in it, in tiles, on a "
+    "GPU or on the CPU. The file stays."
+)
+EXAMPLE = "lvsa decode latents/video-1.safetensors --model Wan-AI/Wan2.1-T2V-14B-Diffusers -o one.mp4"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +30,7 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     """Decode; the latents stay where they are.
 
     Raises:
-        CommandError: latents, model or device cannot be used.
+        CommandError: latents, model or device cannot be used. CommandFailed: memory runs out.
     """
     import torch
 
@@ -59,7 +65,7 @@ def run(options: argparse.Namespace) -> Iterator[str]:
             pictures = (pictures.float().cpu() / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).numpy()
             made = write_mp4(target, frames_of(pictures), float(fps))
         except torch.OutOfMemoryError:
-            raise CommandError(f"{device} runs out of memory at {tuple(one.shape)}: give --device cpu") from None
+            raise CommandFailed(f"{device} runs out of memory at {tuple(one.shape)}: give --device cpu") from None
         except (OSError, ValueError) as error:
             raise CommandError(f"{target} cannot be written: {error}") from None
         yield f"{target}: {made['frames']} frames of {made['width']}x{made['height']}, {made['seconds']} s"

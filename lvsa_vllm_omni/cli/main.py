@@ -2,112 +2,90 @@
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Protocol, cast
 
-from lvsa_vllm_omni.cli import CommandError, bench, decode, doctor, models, serve, show
-from lvsa_vllm_omni.hooks import SPECS
-from lvsa_vllm_omni.tiny.checkpoint import KINDS, CheckpointError, write_checkpoint
+from lvsa_vllm_omni.cli import CommandError
+
+#: Each command's module, a :class:`Command`, and its line of help. A module is imported when its command is given;
+#: what it needs beyond its options it imports in ``run``, so that help does not wait for it.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("serve", "the engine's own server, with LVSA on for its model"),
+    "env": ("env", "every setting: type, default, value and its source"),
+    "doctor": ("doctor", "what of LVSA runs on this machine"),
+    "models": ("models", "the models that LVSA knows"),
+    "show": ("show", "what LVSA does to a request: pattern, work, memory"),
+    "bench": ("bench", "time one layer's attention against dense"),
+    "decode": ("decode", "make the video of latents that LVSA_KEEP_LATENTS has left"),
+    "tiny-checkpoint": ("tiny_checkpoint", "write a small model, to try LVSA without an accelerator"),
+}
+
+_EXAMPLE = "example: "
+_STATUS = "exit status: 0 done; 1 this machine cannot do it; 2 the input is wrong. The last two come with a sentence."
+
+
+class Command(Protocol):
+    """What a module of :data:`COMMANDS` holds."""
+
+    DESCRIPTION: str
+    """what the command does, in a sentence or two"""
+    EXAMPLE: str
+    """a command line that one may copy"""
+
+    def add_options(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+
+    def run(self, options: argparse.Namespace) -> Iterator[str]:
+        """The lines that the command prints.
+
+        Raises:
+            CommandError: if the input is bad. CommandFailed: if this machine cannot do it.
+        """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run `lvsa`; returns the exit status: 0, or 2 with one sentence on stderr where the input is bad."""
-    words = sys.argv[1:] if arguments is None else arguments
-    if words[:1] == ["serve"]:  # most of its options are the engine's
-        options = argparse.Namespace(command="serve", run=serve.run, arguments=words[1:])
-    else:
-        options = _parser().parse_args(words)
+    """Run `lvsa`; returns the exit status: 0, or that of the error, with its sentence on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    name = words[0] if words and words[0] in COMMANDS else None
+    command = None if name is None else cast(Command, import_module(f"{__package__}.{COMMANDS[name][0]}"))
+    parser = None if name == "serve" else _parser(name, command)  # most options of serve are the engine's
+    options = parser.parse_args(words) if parser else argparse.Namespace(arguments=words[1:])
+    assert command is not None  # else the parser has ended the program
     try:
-        for line in options.run(options):
+        for line in command.run(options):
             print(line, flush=True)
-    except (CheckpointError, CommandError) as error:
-        print(f"lvsa {options.command}: {error}", file=sys.stderr)
-        return 2
+    except CommandError as error:
+        print(f"lvsa {name}: {error}", file=sys.stderr)
+        return error.status
     except BrokenPipeError:  # who reads the output, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    """Build the parser; each subcommand names the function that runs it."""
-    parser = argparse.ArgumentParser(prog="lvsa", description="LVSA sparse attention for vLLM-Omni, beside the engine.")
+def _parser(name: str | None, command: Command | None) -> argparse.ArgumentParser:
+    """Every command with its line of help, and the options of the one that is given."""
+    parser = argparse.ArgumentParser(
+        prog="lvsa",
+        description="LVSA sparse attention for vLLM-Omni, beside the engine.",
+        epilog=f"{_EXAMPLE}lvsa show --preset wan2.1-14b --frames 321\n\n{_STATUS}",
+        formatter_class=_Formatter,
+    )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
-
-    commands.add_parser("serve", help="the engine's own server, with LVSA on for the model that it serves")
-    tiny = commands.add_parser(
-        "tiny-checkpoint",
-        help="write a small model, to try the plugin on a machine without an accelerator",
-        description="Write a small model in the diffusers layout: no download, a few MB. Toy Wan (toy-wan) is trained: "
-        "a ball bounces before a sun and a sky. The weights of the others are random, their videos are noise.",
-    )
-    tiny.add_argument("kind", metavar="KIND", help=f"kind of model: {', '.join(KINDS)}")
-    tiny.add_argument("directory", metavar="DIR", help="where to write it")
-    tiny.add_argument("--force", action="store_true", help="write into a directory that is not empty")
-    tiny.add_argument("--seed", type=int, default=0, help="seed of random weights (default: 0)")
-    tiny.set_defaults(run=_tiny_checkpoint)
-
-    shown = commands.add_parser(
-        "show",
-        help="what LVSA does to a request: pattern, work and memory against dense",
-        description="Tell what a server with the LVSA_* variables of this environment would do with a request: "
-        "anchors, window, density, and FLOP, bytes and memory of the attention against dense. It needs no GPU.",
-    )
-    show.add_options(shown)
-    shown.set_defaults(run=show.run)
-
-    measured = commands.add_parser(
-        "bench",
-        help="time the attention of one layer against dense on this machine",
-        description="Time dense attention, LVSA and the linear layers of one block of a model on this machine, after "
-        "a check that LVSA's result is right, and tell what that makes end to end.",
-    )
-    bench.add_options(measured)
-    measured.set_defaults(run=bench.run)
-
-    checked = commands.add_parser(
-        "doctor",
-        help="what of LVSA runs on this machine, and under which parallelism",
-        description="Check settings, the installed engine and the kernels without starting an engine; --matrix tells "
-        "what LVSA does under each kind of parallelism.",
-    )
-    doctor.add_options(checked)
-    checked.set_defaults(run=doctor.run)
-
-    late = commands.add_parser(
-        "decode",
-        help="make the video of latents that LVSA_KEEP_LATENTS has left",
-        description="Decode the latents of a request that ran out of memory in the decoder, or whose server died in "
-        "it, in tiles, on a GPU or on the CPU. The file stays.",
-        epilog="example: lvsa decode latents/video-1.safetensors --model Wan-AI/Wan2.1-T2V-14B-Diffusers -o one.mp4",
-    )
-    decode.add_options(late)
-    late.set_defaults(run=decode.run)
-
-    listed = commands.add_parser(
-        "models",
-        help="the models that LVSA knows",
-        description="List the models that LVSA knows: what each was trained for, which of its attention is sparse, and "
-        "where it has run. Families of installed packages are among them.",
-    )
-    models.add_options(listed)
-    listed.set_defaults(run=models.run)
+    for each, (_, line) in COMMANDS.items():
+        below = commands.add_parser(each, help=line, formatter_class=_Formatter)
+        if command is not None and each == name:
+            below.description, below.epilog = command.DESCRIPTION, f"{_EXAMPLE}{command.EXAMPLE}"
+            command.add_options(below)
     return parser
 
 
-def _tiny_checkpoint(options: argparse.Namespace) -> Iterator[str]:
-    directory = write_checkpoint(options.kind, options.directory, seed=options.seed, force=options.force)
-    yield f"Wrote a tiny {options.kind} checkpoint to {directory}"
-    yield _next_step(options.kind, shlex.quote(str(directory)))
+class _Formatter(argparse.HelpFormatter):
+    """Leaves examples as they are, so that one can copy them."""
 
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28)
 
-def _next_step(kind: str, directory: str) -> str:
-    """What one does with a tiny checkpoint: the engine serves it, or diffusers runs it."""
-    family = kind.removeprefix("toy-").partition("-")[0]
-    if family not in SPECS:
-        return (
-            f"Run it with diffusers: python examples/{family}_generate.py --model {directory} --lvsa --num-frames 65 "
-            "--height 64 --width 64 --steps 4"
-        )
-    serve = f"LVSA_CPU=1 {SPECS[family].setting}=1 vllm serve {directory} --omni"
-    return f"Serve it on the CPU: {serve}{' --no-guardrails' if family == 'cosmos3' else ''}"
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text.startswith(_EXAMPLE) else super()._fill_text(text, width, indent)

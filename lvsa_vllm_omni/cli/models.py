@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from lvsa_vllm_omni.cli import CommandError
 from lvsa_vllm_omni.cli.tables import columns, markdown_table
 from lvsa_vllm_omni.hooks import DENSE, SPECS, FamilySpec, HookError, load_family
-from lvsa_vllm_omni.presets import Preset, PresetError, known_presets, shipped_presets
+
+if TYPE_CHECKING:
+    from lvsa_vllm_omni.presets import Preset
+
+DESCRIPTION = (
+    "List the models that LVSA knows: what each was trained for, which of its attention is sparse, and where it has "
+    "run. Families of installed packages are among them."
+)
+EXAMPLE = "lvsa models"
 
 #: Where the text stands in the self-attention, for people.
 TEXT = {
@@ -40,6 +49,8 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     Raises:
         CommandError: if a family or a preset of an installed package cannot be had.
     """
+    from lvsa_vllm_omni.presets import PresetError, known_presets
+
     if options.markdown:
         yield from markdown()
         return
@@ -62,6 +73,8 @@ def markdown() -> Iterator[str]:
 
 def _rows() -> Iterator[Sequence[str]]:
     """A row for each shipped preset, family by family, the models of a family that stay dense behind it."""
+    from lvsa_vllm_omni.presets import shipped_presets
+
     presets = sorted(shipped_presets().values(), key=lambda preset: preset.shape is None)  # of a whole family: last
     for family, spec in SPECS.items():
         for preset in presets:

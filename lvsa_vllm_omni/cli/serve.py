@@ -6,34 +6,16 @@ It sets variables for the process that it becomes, and has no part in the server
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Iterator, MutableMapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 
-from lvsa_core.decide import decide
-from lvsa_vllm_omni.checkpoint import Checkpoint, CheckpointError
-from lvsa_vllm_omni.cli import CommandError
-from lvsa_vllm_omni.hooks import hook_field
-from lvsa_vllm_omni.presets import Preset, PresetError, preset_of
-from lvsa_vllm_omni.settings import PREFIX, LvsaSettings, SettingsError
+DESCRIPTION = (
+    "Find the family of MODEL, switch LVSA on for it, say in one line what will happen, and start the engine's own "
+    "server."
+)
+EXAMPLE = "lvsa serve Wan-AI/Wan2.1-T2V-14B-Diffusers --port 8000 --ulysses-degree 4 --max-seconds 7200"
+USAGE = f"""usage: lvsa serve MODEL [--max-seconds N] [--lvsa-SETTING VALUE ...] [any option of vllm serve]
 
-#: The flag of a setting: --lvsa-window-size 8 is LVSA_WINDOW_SIZE=8.
-FLAG = "--lvsa-"
-#: Variables of the engine that end a request of several workers, after 600 s where nobody says otherwise.
-TIMEOUTS = ("VLLM_OMNI_DLO_DP_WAVE_TIMEOUT", "VLLM_OMNI_ASYNC_OUTPUT_TIMEOUT")
-
-#: Folder in which the server's processes share their metrics, so that /metrics shows what its workers count.
-METRICS = "PROMETHEUS_MULTIPROC_DIR"
-
-#: Latent frames beyond which no request is looked at.
-LONGEST = 1024
-
-USAGE = """usage: lvsa serve MODEL [--max-seconds N] [--lvsa-SETTING VALUE ...] [any option of vllm serve]
-
-Find the family of MODEL, switch LVSA on for it, say in one line what will happen, and start the engine's own server.
+{DESCRIPTION}
 
   MODEL                 a checkpoint folder, or a model on the Hugging Face Hub
   --max-seconds N       how long the longest request may take; with several workers the engine gives up after 600
@@ -41,96 +23,22 @@ Find the family of MODEL, switch LVSA on for it, say in one line what will happe
 
 All else goes to `vllm serve MODEL --omni`, as it is.
 
-example: lvsa serve Wan-AI/Wan2.1-T2V-14B-Diffusers --port 8000 --ulysses-degree 4 --max-seconds 7200"""
+example: {EXAMPLE}"""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """None: most of the options of `lvsa serve` are the engine's, so it reads them itself."""
 
 
 def run(options: argparse.Namespace) -> Iterator[str]:
-    """Say what the server will do, and become the server.
+    """Say what the server will do, and become the server; see :func:`lvsa_vllm_omni.cli.serve_run.start`.
 
     Args:
         options: with ``arguments``, those behind ``lvsa serve``.
-
-    Raises:
-        CommandError: a model or an option cannot be used.
     """
     if not options.arguments or options.arguments[0] in ("-h", "--help"):
         yield USAGE
         return
-    try:
-        command, line = prepare(options.arguments, os.environ)
-    except (CheckpointError, PresetError, SettingsError) as error:
-        raise CommandError(str(error).removeprefix("--model ")) from None
-    yield line
-    os.execv(command[0], command)
+    from lvsa_vllm_omni.cli.serve_run import start
 
-
-def prepare(arguments: Sequence[str], environment: MutableMapping[str, str]) -> tuple[list[str], str]:
-    """Set the variables of a server.
-
-    Args:
-        arguments: those behind ``lvsa serve``. environment: which is changed.
-
-    Returns:
-        The command that starts the engine's server, and what is said before.
-
-    Raises:
-        CommandError: a model or an option that cannot be used, with a sentence for the user.
-    """
-    if arguments[0].startswith("-"):
-        raise CommandError(f"the model comes first, got {arguments[0]}: lvsa serve MODEL {' '.join(arguments)}")
-    model, rest = arguments[0], _settings(list(arguments[1:]), environment)
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--max-seconds")
-    options, rest = parser.parse_known_args(rest)
-    if options.max_seconds is not None:
-        if not options.max_seconds.isdecimal() or not int(options.max_seconds):
-            raise CommandError(f"--max-seconds {options.max_seconds}: give a whole number of seconds, such as 7200")
-        for name in TIMEOUTS:
-            environment.setdefault(name, options.max_seconds)
-    if METRICS not in environment:
-        environment[METRICS] = tempfile.mkdtemp(prefix="lvsa-metrics-")
-    settings = LvsaSettings.load()
-    preset = preset_of(Checkpoint.read(model), None, settings.preset)
-    if settings.mode(preset.family) == "off" and settings.hook(preset.family) is None:
-        environment[PREFIX + hook_field(preset.family).upper()] = "1"
-        settings = LvsaSettings.load()
-    settings.check_backend()
-    if environment.get("VLLM_PLUGINS") and "lvsa" not in environment["VLLM_PLUGINS"].split(","):
-        environment["VLLM_PLUGINS"] += ",lvsa"
-    beside = Path(sys.executable).with_name("vllm")
-    program = str(beside) if beside.exists() else shutil.which("vllm")
-    if program is None:
-        raise CommandError("vLLM is not installed here: uv pip install vllm==0.30.0 vllm-omni==0.30.0")
-    omni = [] if "--omni" in rest else ["--omni"]
-    return [program, "serve", model, *omni, *rest], _sentence(model, preset, settings)
-
-
-def _settings(arguments: list[str], environment: MutableMapping[str, str]) -> list[str]:
-    """Set the variables of all --lvsa-* flags; returns the other arguments."""
-    rest: list[str] = []
-    while arguments:
-        word = arguments.pop(0)
-        if not word.startswith(FLAG):
-            rest.append(word)
-            continue
-        name, equals, value = word.removeprefix(FLAG).partition("=")
-        if not equals:
-            if not arguments or arguments[0].startswith("--"):
-                raise CommandError(f"{word} has no value: {word}=1 switches it on")
-            value = arguments.pop(0)
-        environment[PREFIX + name.replace("-", "_").upper()] = value
-    return rest
-
-
-def _sentence(model: str, preset: Preset, settings: LvsaSettings) -> str:
-    """What the server will do."""
-    who = f"[LVSA] serving {model}: family={preset.family} preset={preset.name}"
-    mode, arguments = settings.mode(preset.family), settings.plan_arguments(preset)
-    if mode == "off":
-        return f"{who}; LVSA is off, every request is dense: {PREFIX}{hook_field(preset.family).upper()} says so"
-    lengths = (
-        t for t in range(1, LONGEST) if decide(t, 0, arguments, beyond_only=mode == "beyond")[1].verdict == "sparse"
-    )
-    latent = next(lengths, LONGEST)
-    frames = (latent - 1) * preset.vae_temporal_factor + 1
-    return f"{who}; requests from {frames} frames on are sparse, shorter ones are dense"
+    yield from start(options.arguments)

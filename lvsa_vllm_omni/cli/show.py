@@ -5,11 +5,21 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lvsa_core import Pattern, show
-from lvsa_vllm_omni.cli import CommandError
-from lvsa_vllm_omni.cli.request import add_arguments, requests
-from lvsa_vllm_omni.cli.show_report import numbers, text
+from lvsa_vllm_omni.cli import CommandError, CommandFailed
+from lvsa_vllm_omni.cli.request_options import add_request_options
+
+if TYPE_CHECKING:
+    from lvsa_core import Pattern
+    from lvsa_vllm_omni.cli.request import Request
+
+DESCRIPTION = (
+    "Tell what a server with the LVSA_* variables of this environment would do with a request: anchors, window, "
+    "density, and FLOP, bytes and memory of the attention against dense. It needs no GPU."
+)
+EXAMPLE = "lvsa show --preset wan2.1-14b --frames 321 --size 832x480 --html pattern.html"
 
 #: Patterns that fit side by side.
 MOST_DRAWN = 4
@@ -17,13 +27,14 @@ MOST_DRAWN = 4
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of `lvsa show`."""
-    add_arguments(parser, "length in video frames, as for the server")
+    add_request_options(parser, "length in video frames, as for the server")
     parser.add_argument("--step", type=int, default=0, metavar="N", help="denoising step, from 0 (default: 0)")
     parser.add_argument("--all-steps", action="store_true", help="the anchors of every step until they repeat")
     parser.add_argument(
         "--rows", action="store_true", help="a row of letters for each frame: G anchor, W window, X both"
     )
     parser.add_argument("--png", metavar="FILE", help=f"draw it; with --all-steps the first {MOST_DRAWN} steps")
+    parser.add_argument("--html", metavar="FILE", help="a page to look at it: every step, with a slider")
     parser.add_argument("--tflops", type=float, metavar="X", help="TFLOP/s that a device reaches: adds the least time")
     parser.add_argument("--bandwidth", type=float, metavar="X", help="TB/s of its memory, together with --tflops")
     parser.add_argument("--json", action="store_true", help="the same numbers as JSON")
@@ -35,6 +46,9 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     Raises:
         CommandError: if the input is bad or the picture cannot be drawn.
     """
+    from lvsa_vllm_omni.cli.request import requests
+    from lvsa_vllm_omni.cli.show_report import numbers, text
+
     if options.step < 0:
         raise CommandError(f"--step must be at least 0, got {options.step}")
     found = list(requests(options))
@@ -45,12 +59,14 @@ def run(options: argparse.Namespace) -> Iterator[str]:
         drawn = request.rotation()[:MOST_DRAWN] if options.all_steps else [request.at(options.step)[0]]
         _draw(drawn, options.png)
     result = numbers(request, options.step, rates, all_steps=options.all_steps, rows=options.rows)
+    if options.html:
+        _write_page(request, result, options.step, options.html)
     if options.json:
         yield json.dumps(result, indent=1)
         return
     yield from text(result)
-    if options.png:
-        yield f"\nDrawn: {options.png}"
+    for file in filter(None, (options.png, options.html)):
+        yield f"\nDrawn: {file}"
     if request.hint:
         yield f"\n{request.hint}"
 
@@ -69,12 +85,27 @@ def _rates(options: argparse.Namespace) -> tuple[float, float] | None:
     return options.tflops * 1e12, options.bandwidth * 1e12
 
 
+def _write_page(request: Request, result: dict[str, Any], step: int, file: str) -> None:
+    try:
+        from lvsa_vllm_omni.cli.show_page import page
+    except ModuleNotFoundError as error:
+        raise CommandFailed(f"a page needs {error.name}: pip install {error.name}") from None
+    if Path(file).suffix.lower() not in (".html", ".htm"):
+        raise CommandError(f"--html must name a file that ends in .html, got {file!r}")
+    try:
+        Path(file).write_text(page(request, result, step), "utf-8")
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror or error}") from None
+
+
 def _draw(patterns: list[Pattern], file: str) -> None:
+    from lvsa_core import show
+
     if not file.lower().endswith(".png"):
         raise CommandError(f"--png must name a file that ends in .png, got {file!r}")
     try:
         show.figure(patterns, file)
     except ModuleNotFoundError as error:
-        raise CommandError(str(error)) from None
+        raise CommandFailed(str(error)) from None
     except OSError as error:
         raise CommandError(f"cannot write {file}: {error.strerror or error}") from None

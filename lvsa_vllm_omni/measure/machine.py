@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+#: What a Linux says about its memory.
+_MEMINFO = Path("/proc/meminfo")
 ROOT = Path(__file__).parents[2]
 #: Packages whose versions are named, where they are installed.
 PACKAGES = ("triton", "fa3-fwd", "flashinfer-python", "diffusers", "vllm", "vllm-omni")
@@ -29,9 +31,9 @@ def facts(device: torch.device, commit: str | None = None) -> dict[str, Any]:
         "date": datetime.now().isoformat(" ", "minutes"),
         "command": command(sys.argv),
         "commit": commit or _commit(),
-        "processor": f"{_processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        "processor": f"{processor()}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         "device": _card(device),
-        "driver": _driver() if device.type == "cuda" else None,
+        "driver": driver() if device.type == "cuda" else None,
         "versions": ", ".join(_versions(device)),
     }
 
@@ -49,11 +51,24 @@ def _commit() -> str | None:
     return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its name."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.processor())
+
+
+def memory(device: torch.device) -> tuple[int, int] | tuple[None, None]:
+    """Bytes that a device has, and those of them that are free; None where it does not tell."""
+    if device.type == "cpu":
+        lines = (line.split() for line in _MEMINFO.read_text().splitlines()) if _MEMINFO.exists() else ()
+        sizes = {words[0].rstrip(":"): 1024 * int(words[1]) for words in lines}
+        return (sizes["MemTotal"], sizes["MemAvailable"]) if sizes else (None, None)
+    if device.type != "cuda":
+        return None, None
+    free, total = torch.cuda.mem_get_info(device)
+    return total, free
 
 
 def _card(device: torch.device) -> str | None:
@@ -63,7 +78,8 @@ def _card(device: torch.device) -> str | None:
     return f"{card.name}, {card.total_memory / 2**30:.0f} GiB"
 
 
-def _driver() -> str | None:
+def driver() -> str | None:
+    """Version of NVIDIA's driver, None if there is none."""
     file = Path("/proc/driver/nvidia/version")
     found = re.search(r"\b\d{3}(\.\d+)+", file.read_text()) if file.exists() else None
     if found:

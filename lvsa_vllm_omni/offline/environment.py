@@ -12,7 +12,7 @@ from lvsa_vllm_omni.settings import PREFIX, Family, LvsaSettings
 #: Settings that change no video (where LVSA is on, the platform, what is printed) or stand in fields of their own.
 _NOT_DECISIVE = {
     *("enable", "auto", "wan_hook", "hunyuan_hook", "cosmos3_hook", "cpu", "preset", "backend"),
-    *("skip_kernels", "extra_memory", "keep_latents"),
+    *("skip_kernels", "extra_memory", "keep_latents", "allow_untested"),
     *("allow_request_knobs", "journal", "strict", "warn_fallback", "mem_log", "step_time_log", "mask_log"),
 }
 
@@ -51,8 +51,8 @@ def sparse_environment(environ: Mapping[str, str], family: Family, flags: Mappin
 
 def decisive_settings(settings: LvsaSettings, family: Family) -> dict[str, Any]:
     """The settings that differ from their defaults and change a video; `auto` where LVSA waits for long requests."""
-    switches = {hook_field(name) for name in family_names()}
-    changed = settings.model_dump(exclude_defaults=True, exclude=_NOT_DECISIVE | switches)
+    others = _NOT_DECISIVE | {hook_field(name) for name in family_names()}
+    changed = {name: value for name, value in settings.changed.items() if name not in others}
     return {"auto": True, **changed} if settings.mode(family) == "beyond" else changed
 
 

@@ -214,7 +214,7 @@ def test_it_needs_neither_pydantic_nor_the_engine() -> None:
     """A GPU machine has PyTorch and this repository: what the benchmark imports must not ask for more."""
     code = (
         "import sys\n"
-        "for name in ('pydantic', 'pydantic_settings', 'vllm', 'vllm_omni', 'diffusers'): sys.modules[name] = None\n"
+        "for name in ('pydantic', 'pydantic_core', 'vllm', 'vllm_omni', 'diffusers'): sys.modules[name] = None\n"
         "import gpu, gpu_step, attention, performance"
     )
     done = subprocess.run(

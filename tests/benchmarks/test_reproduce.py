@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("pydantic_settings", reason="the benchmark asks the package for its settings")
+pytest.importorskip("pydantic", reason="the benchmark asks the package for its settings")
 import reproduce
 import vbench
 from reproduce_report import difference, quality, speed, write_report

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("diffusers", reason="the model on paper reads the length of diffusers' table of positions")
-pytest.importorskip("pydantic_settings", reason="the model on paper reads presets")
+pytest.importorskip("pydantic", reason="the model on paper reads presets")
 import scaling
 from scaling_model import (
     Bytes,

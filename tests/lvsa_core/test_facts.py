@@ -42,7 +42,7 @@ def test_it_needs_neither_the_engine_nor_pydantic(installed: bool) -> None:
     """Also from the repository alone, as on a machine that has torch and nothing else."""
     code = (
         "import sys\n"
-        "for name in ('pydantic', 'pydantic_settings', 'vllm', 'vllm_omni', 'diffusers'): sys.modules[name] = None\n"
+        "for name in ('pydantic', 'pydantic_core', 'vllm', 'vllm_omni', 'diffusers'): sys.modules[name] = None\n"
         f"if not {installed}: sys.modules['lvsa_vllm_omni.configs'] = None\n"
         "from lvsa_core.facts import shipped; from lvsa_vllm_omni.shape import Shape; print(*shipped())\n"
         "print(*(name for name, table in shipped().items() if 'shape' in table and Shape(**table['shape'])))"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lvsa_vllm_omni.checkpoint import Checkpoint, CheckpointError
+from lvsa_vllm_omni.fields import meanings
 from lvsa_vllm_omni.hooks import DENSE
 from lvsa_vllm_omni.presets import Preset, PresetError, load_preset, match_preset, preset_of, shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings
@@ -81,7 +82,7 @@ def test_presets_by_class_alone(name: str, transformer: str) -> None:
 
 
 def test_the_settings_name_every_training_length() -> None:
-    said = LvsaSettings.model_fields["reference_latent_frames"].description or ""
+    said = meanings(LvsaSettings)["reference_latent_frames"]
     assert set(re.findall(r"\d\d", said)) == {str(x.reference_latent_frames) for x in shipped_presets().values()}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lvsa_core.facts import shipped
-from lvsa_vllm_omni.cli import main as cli
+from lvsa_vllm_omni.cli import tiny_checkpoint
 from lvsa_vllm_omni.cli.main import main
 from lvsa_vllm_omni.hooks import SPECS
 from lvsa_vllm_omni.tiny.checkpoint import KINDS
@@ -96,7 +96,7 @@ def test_a_reader_that_stops_is_no_error() -> None:
 def test_the_next_step_with_every_tiny_checkpoint(
     kind: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "write_checkpoint", lambda kind, directory, **given: Path("/tmp/my model"))
+    monkeypatch.setattr(tiny_checkpoint, "write_checkpoint", lambda kind, directory, **given: Path("/tmp/my model"))
     assert main(["tiny-checkpoint", kind, "somewhere"]) == 0
     wrote, said = capsys.readouterr().out.splitlines()
     assert wrote == f"Wrote a tiny {kind} checkpoint to /tmp/my model"
@@ -119,4 +119,3 @@ def test_the_next_step_with_every_tiny_checkpoint(
 def test_the_tiny_checkpoint_is_still_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tiny-checkpoint", "sora", "somewhere"]) == 2
     assert capsys.readouterr().err.startswith("lvsa tiny-checkpoint: There is no tiny checkpoint of kind 'sora'.")
-    assert {"show", "bench", "tiny-checkpoint"} <= set(cli._parser().format_help().split())

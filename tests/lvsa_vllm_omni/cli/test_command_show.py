@@ -162,7 +162,7 @@ def test_bad_input(arguments: list[str], sentence: str, capsys: pytest.CaptureFi
 
 def test_without_matplotlib(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.colors", None)
-    assert main([*WAN, "--frames", "161", "--png", "picture.png"]) == 2
+    assert main([*WAN, "--frames", "161", "--png", "picture.png"]) == 1
     assert capsys.readouterr().err == "lvsa show: a figure needs matplotlib: pip install matplotlib\n"
 
 

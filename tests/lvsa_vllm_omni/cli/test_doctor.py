@@ -1,6 +1,8 @@
 """`lvsa doctor`, and the table of parallelism that the log and the docs have too."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,8 @@ from lvsa_vllm_omni.hooks import SPECS
 from tests.support.crashing import Aborting
 
 ROOT = Path(__file__).parents[3]
+#: What a hook may say.
+WRONG = "a class is missing"
 
 
 def test_the_docs_have_the_table_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,23 +57,31 @@ def test_a_placement_in_words(placement: Placement, words: str) -> None:
 @pytest.mark.slow
 def test_this_machine() -> None:
     """In a process of its own: the command makes vLLM quiet before it imports it."""
-    environment = {**os.environ, "LVSA_WAN_HOOK": "1"}
+    environment = {**os.environ, "LVSA_WAN_HOOK": "1", "LVSA_CONFIG": '{"window_size": 8}', "SECRET": "hidden"}
     program = [sys.executable, "-m", "lvsa_vllm_omni.cli", "doctor"]
     run = subprocess.run(program, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-2000:]
     lines = run.stdout.splitlines()
     assert lines[0].startswith("lvsa-vllm-omni ") and "vllm-omni " in lines[0]
-    assert lines[1] == "switched on: wan"
-    assert lines[-6:] == [
+    assert lines[1:5] == [
+        "setting LVSA_WAN_HOOK: true (environment variable)",
+        "setting LVSA_WINDOW_SIZE: 8 (LVSA_CONFIG)",
+        "setting LVSA_CPU: true (environment variable)",
+        "switched on: wan",
+    ]
+    assert re.fullmatch(r"device cpu: .+, \d+\.\d GB memory, \d+\.\d GB free", lines[8])
+    assert lines[9:] == [
         "kernels on cpu, bfloat16, head size 128, the fastest first, each tried in a process of its own:",
         "  sdpa: right",
         "  sdpa-concatenated: right",
-        lines[-3],
+        lines[12],
         "  sdpa-ascend: not available (it is for Ascend, the device is cpu)",
         "kernel that LVSA takes: sdpa",
+        "a server started now would compute long requests sparsely with sdpa, wan from 85 frames on (toy-wan, wan, "
+        "wan2.1-1.3b, wan2.1-14b, wan2.2-a14b) and from 125 frames on (wan2.2-ti2v-5b); all others densely",
     ]
-    assert lines[-3].startswith("  FlashAttention3, ") and lines[-3].endswith("(it needs a CUDA device, not cpu)")
-    assert len(lines) <= 11, "nothing of vLLM's own log"
+    assert lines[12].startswith("  FlashAttention3, ") and lines[12].endswith("(it needs a CUDA device, not cpu)")
+    assert "hidden" not in run.stdout
 
 
 @pytest.mark.slow
@@ -79,7 +91,7 @@ def test_a_kernel_that_some_placements_cannot_use(
     """As on a device for which PyTorch gives no log-sum-exp."""
     monkeypatch.setenv("LVSA_SKIP_KERNELS", "sdpa-ascend, sdpa")
     monkeypatch.setattr(KERNELS["sdpa-concatenated"], "family", "concatenated", raising=False)
-    monkeypatch.setattr("lvsa_vllm_omni.cli.doctor._problem", lambda family: "")
+    monkeypatch.setattr("lvsa_vllm_omni.cli.doctor_report.hook_problem", lambda family: "")
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line for line in lines if "refused" in line] == [
@@ -92,14 +104,14 @@ def test_a_kernel_that_some_placements_cannot_use(
 @pytest.mark.slow
 def test_a_kernel_that_crashes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """It costs a line of the table, and the sentence says what to set; set, it is not tried."""
-    monkeypatch.setattr("lvsa_vllm_omni.cli.doctor._problem", lambda family: "")
+    monkeypatch.setattr("lvsa_vllm_omni.cli.doctor_report.hook_problem", lambda family: "")
     others = dict(KERNELS)
     KERNELS.clear()
     KERNELS.update({"aborting": Aborting(), "sdpa": others["sdpa"]})
     try:
-        assert main(["doctor"]) == 2
+        assert main(["doctor"]) == 1
         printed = capsys.readouterr()
-        line, right = printed.out.splitlines()[-3:-1]
+        line, right = printed.out.splitlines()[-4:-2]
         assert line == "  aborting: crashed (its process ended with SIGABRT)"
         assert right == "  sdpa: right" and "kernel that LVSA takes: sdpa" in printed.out
         assert printed.err.endswith("the kernel aborting would be tried and crash: set LVSA_SKIP_KERNELS=aborting\n")
@@ -116,16 +128,24 @@ def test_what_is_switched_on_and_does_not_run(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LVSA_ENABLE", "1")
-    monkeypatch.setattr("lvsa_vllm_omni.cli.doctor._problem", lambda family: "a class is missing" * (family == "wan"))
-    assert main(["doctor"]) == 2
+    wrong = "lvsa_vllm_omni.cli.doctor_report.hook_problem"
+    monkeypatch.setattr(wrong, lambda family: WRONG * (family == "wan"))
+    assert main(["doctor", "--json"]) == 1
     printed = capsys.readouterr()
-    assert "wan: a class is missing" in printed.out
-    assert printed.err == "lvsa doctor: what is switched on does not run here: a class is missing\n"
+    found = json.loads(printed.out)
+    assert found["families"] == {"wan": WRONG, "hunyuan": "", "cosmos3": ""} and found["problems"] == [WRONG]
+    assert found["server"] == f"a server started now would not start: {WRONG}"
+    assert printed.err == f"lvsa doctor: a server does not start here: {WRONG}\n"
+    monkeypatch.setenv("LVSA_WAN_HOOK", "0")
+    assert main(["doctor"]) == 0, "who does not switch it on can start a server"
+    assert f"wan: {WRONG}" in capsys.readouterr().out.splitlines()
 
 
 def test_wrong_use(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["doctor", "--markdown"]) == 2
     assert capsys.readouterr().err == "lvsa doctor: --markdown is for the table: give --matrix too\n"
     monkeypatch.setenv("LVSA_WINDOW", "3")
+    assert main(["doctor", "--matrix", "--json"]) == 2
+    assert "give it without --matrix" in capsys.readouterr().err
     assert main(["doctor"]) == 2
     assert "LVSA_WINDOW is not a setting of LVSA; did you mean LVSA_WINDOW_SIZE?" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lvsa_vllm_omni.cli import serve
+from lvsa_vllm_omni.cli import serve_run
 from lvsa_vllm_omni.cli.main import main
 
 pytest.importorskip("vllm", reason="it starts vLLM's server")
@@ -23,7 +23,7 @@ def model(tmp_path: Path) -> str:
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of LVSA's or of the engine's; what a test sets is taken back."""
-    for name in os.environ.keys() & {*serve.TIMEOUTS, "VLLM_PLUGINS"}:
+    for name in os.environ.keys() & {*serve_run.TIMEOUTS, "VLLM_PLUGINS"}:
         monkeypatch.delenv(name)
     monkeypatch.setattr(os, "environ", os.environ.copy())
 
@@ -38,7 +38,7 @@ def test_it_becomes_the_engines_server(
     ((program, *rest),) = became
     assert Path(program).name == "vllm" and rest == ["serve", model, "--omni", "--port", "8000", "--ulysses-degree=2"]
     assert os.environ["LVSA_WAN_HOOK"] == os.environ["LVSA_STRICT"] == "1" and os.environ["LVSA_WINDOW_SIZE"] == "8"
-    assert {os.environ[name] for name in serve.TIMEOUTS} == {"7200"}
+    assert {os.environ[name] for name in serve_run.TIMEOUTS} == {"7200"}
     lines = capfd.readouterr().out.splitlines()
     who = f"[LVSA] serving {model}: family=wan preset=wan"
     assert lines == [f"{who}; requests from 85 frames on are sparse, shorter ones are dense"]
@@ -56,11 +56,11 @@ def test_it_becomes_the_engines_server(
 )
 def test_what_the_user_has_set_stays(model: str, set_before: dict[str, str], hook: str | None, said: str) -> None:
     environment = os.environ
-    environment.update(set_before, VLLM_PLUGINS="mine", **{serve.TIMEOUTS[0]: "99"})
-    command, line = serve.prepare([model, "--omni", "--max-seconds", "50"], environment)
+    environment.update(set_before, VLLM_PLUGINS="mine", **{serve_run.TIMEOUTS[0]: "99"})
+    command, line = serve_run.prepare([model, "--omni", "--max-seconds", "50"], environment)
     assert said in line and command.count("--omni") == 1
     assert environment.get("LVSA_WAN_HOOK") == hook and environment["VLLM_PLUGINS"] == "mine,lvsa"
-    assert [environment[name] for name in serve.TIMEOUTS] == ["99", "50"]
+    assert [environment[name] for name in serve_run.TIMEOUTS] == ["99", "50"]
 
 
 @pytest.mark.parametrize(
