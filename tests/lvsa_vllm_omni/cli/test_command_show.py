@@ -210,3 +210,21 @@ def test_a_checkpoint_that_tells_too_little(
     assert main(["show", "--model", str(checkpoint(tmp_path, **changes)), "--frames", "321"]) == 2
     err = capsys.readouterr().err
     assert sentence in err and err.count("\n") == 1
+
+
+def test_anchors_at_other_positions(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three frames tell at which distance they see which anchor; none is more than the training's 20."""
+    monkeypatch.setenv("LVSA_RECIPE", "long")
+    lines = shown(capsys, "--frames", "321").splitlines()
+    assert lines[0].endswith("anchor_positions=remap group=5 shift=4 anchor_boost=1.5 offset=0")
+    assert lines[5].startswith("frame 0 sees anchors outside of its window at: 14 at -6, 21 at -8,")
+    assert lines[7].startswith("frame 80 sees anchors outside of its window at: 0 at +20, 7 at +19,")
+    assert lines[8] == "1.5 is added to the scores of these anchors."
+    found = numbers(capsys, "--frames", "321")
+    assert max(abs(distance) for pairs in found["distances"].values() for _, distance in pairs) == 20
+    assert numbers(capsys, "--frames", "81")["distances"] == {}
+    monkeypatch.setenv("LVSA_WINDOW_SIZE", "80")
+    assert main([*WAN, "--frames", "321"]) == 2
+    assert "so the half window must be at most 19, got 20" in capsys.readouterr().err
+    assert main(["show", "--preset", "cosmos3", "--size", "1280x736", "--frames", "321"]) == 2
+    assert "does not know the rotary embedding of cosmos3" in capsys.readouterr().err
