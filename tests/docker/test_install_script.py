@@ -73,7 +73,7 @@ def test_only_this_package_is_added(image: Image) -> None:
 def test_commands_and_entry_points_are_those_of_the_wheel(image: Image) -> None:
     program = (
         "import importlib.metadata as m, lvsa_core, lvsa_vllm_omni, vqeval\n"
-        "points = [m.entry_points(group=g, name='lvsa') for g in ('vllm.general_plugins', 'vllm_omni.general_plugins')]\n"
+        "points = [m.entry_points(group=g + '.general_plugins', name='lvsa') for g in ('vllm', 'vllm_omni')]\n"
         "print(lvsa_core.__file__, lvsa_vllm_omni.__file__, vqeval.__file__, *(p.load().__module__ for (p,) in points))"
     )
     told = image.run(image.environment["PYTHON"], "-c", program)
@@ -105,9 +105,7 @@ def test_a_folder_of_another_user_is_refused_before_the_engine_starts(image: Ima
     folder = str(image.folder / "of-root")
     refused = image.run("offline_lvsa.py", "--model", "tiny", "--prompt", "a cat", "--output-dir", folder)
     assert refused.returncode == 2
-    assert refused.stderr.splitlines()[-1] == (
-        f"error: --output-dir {folder} is not this user's: name a folder that you may write to"
-    )
+    assert refused.stderr.splitlines()[-1] == f"error: --output-dir {folder}: name a folder that this user may write to"
 
 
 @pytest.mark.engine

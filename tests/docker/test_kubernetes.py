@@ -1,4 +1,7 @@
-"""The manifests fit each other, the image and the engine; kubernetes-validate or kubeconform hold them to the schemas."""
+"""The manifests fit each other, the image and the engine.
+
+A validator knows the schemas: kubernetes-validate --strict docker/kubernetes/deployment.yaml
+"""
 
 from pathlib import Path
 from typing import Any
