@@ -34,7 +34,7 @@ def test_what_both_images_hold_to(name: str) -> None:
     steps = instructions(name)
     words = [word for word, _ in steps]
     assert len((REPOSITORY / "docker" / name).read_text().splitlines()) < 25
-    assert steps[-1] == ("RUN", "LVSA_ENABLE=1 lvsa doctor"), "the last step says whether the image works"
+    assert steps[-1][0] == "RUN" and steps[-1][1].endswith(" lvsa doctor"), "the last step says whether the image works"
     user = [rest for word, rest in steps if word == "USER"][-1]
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user), "Kubernetes knows only a number as not being root"
     assert words.index("VOLUME") > max(at for at, (_, rest) in enumerate(steps) if "mkdir" in rest)

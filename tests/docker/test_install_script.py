@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.fresh import as_stranger, build_context, fresh_environment, python_for_strangers
+from tests.support.fresh import REPOSITORY, as_stranger, build_context, fresh_environment, python_for_strangers
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +82,15 @@ def test_commands_and_entry_points_are_those_of_the_wheel(image: Image) -> None:
     assert all(Path(file).is_relative_to(image.folder / "venv") for file in files)
     assert first == second == "lvsa_vllm_omni.plugin"
     assert "usage: lvsa serve MODEL" in image.run("lvsa", "serve", "--help").stdout
+
+
+def test_the_last_step_of_the_build(image: Image) -> None:
+    """A builder has no GPU, which is no reason to fail."""
+    *_, last = (REPOSITORY / "docker/Dockerfile").read_text().splitlines()
+    without = image._replace(environment={name: x for name, x in image.environment.items() if name != "LVSA_CPU"})
+    ran = without.run("sh", "-c", last.removeprefix("RUN "))
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "switched on: wan, hunyuan, cosmos3" in ran.stdout and "a server started now would compute" in ran.stdout
 
 
 def test_an_installed_package_that_is_too_old_stops_the_build(image: Image) -> None:
