@@ -11,8 +11,7 @@ trap 'rm -rf "$work" "$source/build" "$source"/*.egg-info' EXIT
 "$python" -m pip freeze >"$work/before"
 grep '==' "$work/before" >"$work/constraints" || true
 "$python" -m pip wheel --quiet --no-deps --wheel-dir "$work" "$@" "$source"
-"$python" -m pip install --quiet --no-cache-dir --constraint "$work/constraints" "$@" \
-    "$(ls "$work"/*.whl)[examples,vqeval]"
+"$python" -m pip install --no-cache-dir --constraint "$work/constraints" "$@" "$(ls "$work"/*.whl)[examples,vqeval]"
 "$python" -m pip freeze >"$work/after"
 if changed=$(grep -vxFf "$work/after" "$work/before"); then
     echo "error: other versions of these were installed: $changed" >&2

@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         preset, jobs = prepare(arguments)
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(arguments.output_dir, os.W_OK):  # known now, and not when the first video is there
+            raise ValueError(f"--output-dir {arguments.output_dir}: name a folder that this user may write to")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from lvsa_core.grid import check_int
-from lvsa_core.riflex import SlowedFrequency, frequencies
+
+if TYPE_CHECKING:  # with it comes torch, for which who only looks at the settings should not wait
+    from lvsa_core.riflex import SlowedFrequency
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class TemporalAxis:
         Args:
             channels: twice the number of frequencies. slowed: the one that RIFLEx has changed in the video's tables.
         """
+        from lvsa_core.riflex import frequencies
+
         values = frequencies(channels, theta, length=1, scale=1).tolist()
         if slowed is not None:
             values[slowed.k] = slowed.frequency

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from email.message import Message
 from email.parser import Parser
 from importlib.metadata import version
@@ -27,8 +28,12 @@ PLACES = {
 
 
 class Wheel(NamedTuple):
+    """A built wheel, the checksums of its files, and the sdist beside it."""
+
     files: set[str]
     metadata: Message
+    sums: dict[str, int]
+    sdist: Path
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +44,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Wheel:
         shutil.copytree(REPOSITORY / place, source / place, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
-    program = f"from setuptools.build_meta import build_wheel; build_wheel({str(out)!r})"
-    built = subprocess.run([sys.executable, "-c", program], cwd=source, capture_output=True, text=True, timeout=300)
-    assert built.returncode == 0, built.stderr[-2000:]
+    return built(source, out)
+
+
+def built(source: Path, out: Path) -> Wheel:
+    """Build the wheel and the sdist of a source tree into ``out``."""
+    program = f"import setuptools.build_meta as m; m.build_sdist({str(out)!r}); m.build_wheel({str(out)!r})"
+    ran = subprocess.run([sys.executable, "-c", program], cwd=source, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-2000:]
     with ZipFile(next(out.glob("*.whl"))) as archive:
-        names = archive.namelist()
-        metadata = next(name for name in names if name.endswith(".dist-info/METADATA"))
-        return Wheel(set(names), Parser().parsestr(archive.read(metadata).decode()))
+        sums = {info.filename: info.CRC for info in archive.infolist()}
+        metadata = next(name for name in sums if name.endswith(".dist-info/METADATA"))
+        told = Parser().parsestr(archive.read(metadata).decode())
+        return Wheel(set(sums), told, sums, next(out.glob("*.tar.gz")))
 
 
 def test_everything_is_in_the_wheel(wheel: Wheel) -> None:
@@ -58,6 +69,16 @@ def test_everything_is_in_the_wheel(wheel: Wheel) -> None:
     }
     typed = {f"{installed}/py.typed" for installed in PLACES.values()}
     assert {name for name in wheel.files if ".dist-info/" not in name} == expected | typed
+
+
+def test_the_sdist_makes_the_same_wheel(wheel: Wheel, tmp_path: Path) -> None:
+    """Weights, presets and templates are in it too; tests/docker/test_install_script.py runs what it installs."""
+    with tarfile.open(wheel.sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (tmp_path / "out").mkdir()
+    again = built(next(tmp_path.glob("lvsa_vllm_omni-*")), tmp_path / "out")
+    assert "lvsa_vllm_omni/tiny/toy_wan.safetensors" in again.sums
+    assert again.sums == wheel.sums
 
 
 def test_one_version(wheel: Wheel) -> None:

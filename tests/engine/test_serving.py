@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -78,6 +79,18 @@ def test_a_long_video_then_another_then_an_impossible_one(server: Server) -> Non
     assert frames(body) == (97, 64, 64)
     assert len(server.lines("[LVSA] total_lat_frames=25 ")) == 2
     assert not server.lines("[LVSA-FALLBACK]")
+
+
+def test_the_server_is_healthy_while_it_denoises(server: Server) -> None:
+    """What probes of docker/ rest on; the answers are late only while the video is encoded."""
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(server.post, **{**REQUEST, "num_inference_steps": 12}, num_frames=129, fps=16)
+        healthy = []
+        while not answer.done():
+            healthy.append(server.healthy(timeout=60))
+            time.sleep(0.1)
+    assert answer.result()[0] == 200
+    assert all(healthy) and len(healthy) > 6
 
 
 def test_requests_bring_knobs(server: Server) -> None:

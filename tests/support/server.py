@@ -38,10 +38,12 @@ class Server:
         answer = httpx.post(f"http://127.0.0.1:{self.port}/v1/videos/sync", files=parts, timeout=240, trust_env=False)
         return answer.status_code, answer.content
 
-    def healthy(self) -> bool:
+    def healthy(self, timeout: float = 5) -> bool:
         """Whether GET /health answers."""
         try:
-            return httpx.get(f"http://127.0.0.1:{self.port}/health", timeout=5, trust_env=False).status_code == 200
+            return (
+                httpx.get(f"http://127.0.0.1:{self.port}/health", timeout=timeout, trust_env=False).status_code == 200
+            )
         except httpx.TransportError:
             return False
 
