@@ -45,7 +45,8 @@ class CpuOmniPlatform(OmniPlatform, CpuVllmPlatform):
         name = selected_backend.upper()
         path = DiffusionAttentionBackendEnum[name].get_path()
         if not path.startswith("vllm_omni."):
-            cls.validate_diffusion_attn_backend(name)
+            if hasattr(cls, "validate_diffusion_attn_backend"):
+                cls.validate_diffusion_attn_backend(name)
             return path
         if name == "TORCH_SDPA":
             return CPU_SDPA

@@ -1,11 +1,14 @@
 """The tokenizers of the tiny checkpoints: built here, one token a character or byte, nothing downloaded."""
 
+import inspect
 import json
 import string
+import tempfile
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen2TokenizerFast
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 _WORD_START = "\u2581"  # SentencePiece's mark
@@ -64,9 +67,9 @@ class ByteTokenizer:
 
     def __init__(self, system_tokens: int = 1) -> None:
         alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-        self.fast = Qwen2Tokenizer(
-            vocab={character: number for number, character in enumerate(alphabet)},
-            merges=[],
+        vocabulary = {character: number for number, character in enumerate(alphabet)}
+        self.fast = _qwen2(
+            vocabulary,
             unk_token=END,
             eos_token=IM_END,
             pad_token=END,
@@ -80,3 +83,14 @@ class ByteTokenizer:
     def save_pretrained(self, save_directory: str, /) -> None:
         """Write the tokenizer."""
         self.fast.save_pretrained(save_directory)
+
+
+def _qwen2(vocabulary: dict[str, int], **options: Any) -> Any:
+    """Qwen's tokenizer without merges; transformers 4 reads the vocabulary from files only."""
+    if "vocab_file" not in inspect.signature(Qwen2Tokenizer.__init__).parameters:
+        return Qwen2Tokenizer(vocab=vocabulary, merges=[], **options)
+    with tempfile.TemporaryDirectory() as folder:
+        words, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        words.write_text(json.dumps(vocabulary))
+        merges.write_text("#version: 0.2\n")
+        return Qwen2TokenizerFast(vocab_file=str(words), merges_file=str(merges), **options)

@@ -19,3 +19,9 @@ def has_module(name: str) -> bool:
 def runs_one_device_inline() -> bool:
     """Whether an engine on one device lives in the process that starts it."""
     return has_module("diffusion.executor.uniproc_executor")
+
+
+@cache
+def diffusers_has(module: str) -> bool:
+    """Whether the installed diffusers, which the engine pins, has a model; without it no checkpoint can be written."""
+    return importlib.util.find_spec(f"diffusers.models.transformers.{module}") is not None

@@ -142,6 +142,7 @@ def start(checkpoint: Path, settings: dict[str, str], *, warm_up: bool = False, 
     import vllm_omni.plugins
     from vllm_omni import Omni
     from vllm_omni.diffusion.attention.selector import _cached_get_backend_cls
+    from vllm_omni.diffusion.distributed.parallel_state import destroy_distributed_env
 
     from lvsa_vllm_omni import journal, plugin
 
@@ -164,6 +165,8 @@ def start(checkpoint: Path, settings: dict[str, str], *, warm_up: bool = False, 
     finally:
         if omni is not None:
             omni.close()
+        else:  # an engine that did not start may leave its groups in this process
+            destroy_distributed_env()
         plugin.deactivate()
         os.environ.clear()  # the engine leaves its ports there, which an engine in another process would take too
         os.environ.update(before)
