@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen2TokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen2TokenizerFast  # type: ignore[attr-defined]
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 _WORD_START = "\u2581"  # SentencePiece's mark
