@@ -120,7 +120,7 @@ def test_a_folder_of_another_user_is_refused_before_the_engine_starts(image: Ima
 @pytest.mark.engine
 @pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni")
 def test_the_demo_makes_files_of_that_user(image: Image) -> None:
-    done = image.run("demo.py", "--output-dir", "demo", "--horizon", "1.1", timeout=400)
+    done = image.run("demo.py", "--output-dir", "demo", "--horizon", "1.1", timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     demo = image.folder / "outputs" / "demo"
     records = [json.loads(path.read_text()) for path in sorted((demo / "videos").glob("*.json"))]
