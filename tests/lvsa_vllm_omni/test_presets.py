@@ -34,7 +34,7 @@ CPU_RUNS: dict[str, tuple[list[str], list[str]]] = {
 
 #: What the published checkpoints say in transformer/config.json, and whether model_index.json names transformer_2.
 PUBLISHED: dict[str, dict[str, Any]] = {
-    "toy-wan": dict(num_attention_heads=2, num_layers=4, in_channels=11, out_channels=11, ffn_dim=288),
+    "toy-wan": dict(num_attention_heads=3, num_layers=4, in_channels=11, out_channels=11, ffn_dim=288),
     "wan2.1-1.3b": dict(num_attention_heads=12, num_layers=30, in_channels=16, out_channels=16, ffn_dim=8960),
     "wan2.1-14b": dict(num_attention_heads=40, num_layers=40, in_channels=16, out_channels=16, ffn_dim=13824),
     "wan2.2-a14b": dict(num_attention_heads=40, num_layers=40, in_channels=16, out_channels=16, ffn_dim=13824),
