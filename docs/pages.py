@@ -58,7 +58,7 @@ def commands() -> str:
                 "# Commands",
                 "",
                 "Every command and option, as `--help` tells them; `make docs` writes this page. Exit status: 0, 1 if",
-                "a part failed, 2 with one sentence if the input cannot be used.",
+                "a part failed or this machine cannot do it, 2 with one sentence if the input cannot be used.",
                 "",
                 *_program("lvsa", lvsa),
                 *_program("vqeval", vqeval),

@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     Raises:
         CommandError: if a setting cannot be used.
     """
-    from lvsa_vllm_omni.settings import LvsaSettings, SettingsError
+    from lvsa_vllm_omni.fields import meanings
+    from lvsa_vllm_omni.settings import PREFIX, LvsaSettings, SettingsError
 
     try:
         settings = LvsaSettings.load()
@@ -42,6 +43,9 @@ def run(options: argparse.Namespace) -> Iterator[str]:
     if options.set:
         told = given(told)
     if options.json:
+        means = meanings(LvsaSettings)
+        for name, row in told.items():
+            row["meaning"] = means.get(name.removeprefix(PREFIX).lower(), "on for a family of an installed package")
         yield json.dumps(told, indent=1)
         return
     if not told:
@@ -54,7 +58,7 @@ def run(options: argparse.Namespace) -> Iterator[str]:
 
 
 def table(settings: Any) -> dict[str, dict[str, Any]]:
-    """Every setting by its variable: type, default, value, source and meaning.
+    """Every setting by its variable: type, default, value and source.
 
     Args:
         settings: that were loaded.
@@ -64,10 +68,10 @@ def table(settings: Any) -> dict[str, dict[str, Any]]:
     """
     from dataclasses import fields
 
-    from lvsa_vllm_omni.fields import meanings, words
-    from lvsa_vllm_omni.settings import PREFIX, LvsaSettings
+    from lvsa_vllm_omni.fields import words
+    from lvsa_vllm_omni.settings import PREFIX
 
-    sources, types, means = settings.sources(), words(type(settings)), meanings(LvsaSettings)
+    sources, types = settings.sources(), words(type(settings))
     preset = _of_preset(settings.preset)
     told = {}
     for field in fields(settings):
@@ -83,7 +87,6 @@ def table(settings: Any) -> dict[str, dict[str, Any]]:
             "default": field.default,
             "value": value,
             "source": source,
-            "meaning": means.get(field.name, "on for a family of an installed package"),
         }
     return told
 
