@@ -86,7 +86,7 @@ def _vae(model: str, checkpoint: Any, latents: Any) -> Any:
         raise CommandError(f"--model {model}: its VAE {name!r} is none that diffusers decodes videos with")
     if channels != latents.shape[1]:
         raise CommandError(f"--model {model} has latents of {channels} channels, these have {latents.shape[1]}")
-    return kind.from_pretrained(model, subfolder="vae", torch_dtype=latents.dtype).eval()
+    return kind.from_pretrained(model, subfolder="vae", torch_dtype=latents.dtype, use_safetensors=True).eval()
 
 
 def _precision(device: Any, dtype: Any) -> Any:

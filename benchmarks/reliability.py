@@ -1,0 +1,324 @@
+"""Does a server keep working? Many clients at once, bad input, and a disk that is full, on the real HTTP server.
+
+Run it from the repository with the package installed; it starts servers of a tiny Wan on the CPU, or on a GPU:
+
+    python benchmarks/reliability.py clients --json benchmarks/results/reliability-clients.json
+    python benchmarks/reliability.py input --json benchmarks/results/reliability-input.json
+    python benchmarks/reliability.py disk --json benchmarks/results/reliability-disk.json
+
+`clients`: 200 requests of 8 clients in mixed lengths, sizes and knobs, some deleted, some hung up on. Every video that
+comes must equal, byte for byte, that of the same request alone, and memory must be as it was. `input`: generated
+settings and generated knobs of requests: none is accepted that is not one, and each error names its field. `disk`:
+journal and latents where nothing can be written: every request has its video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import root  # noqa: F401
+import torch
+from tqdm import tqdm
+
+from lvsa_vllm_omni.measure.machine import facts
+from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
+
+#: Of the mix: video frames (21 latent frames are 81), pixels, and what a request brings for LVSA.
+FRAMES, SIZES = (17, 89, 97), ("64x64", "96x64")
+KNOBS: tuple[dict[str, Any] | None, ...] = (
+    None, {"enabled": False}, {"sparsity_scale": 0.5}, {"window_size": 8}, {"recipe": "long"},
+    {"rotate_keyframes": False},
+)  # fmt: skip
+SAME = {"prompt": "a cat", "num_inference_steps": "2", "fps": "16"}
+#: What clients do with a request: wait for it, submit a job and fetch it, delete the job, hang up.
+WAYS, WEIGHTS = ("wait", "job", "delete", "hang up"), (10, 6, 2, 2)
+MB = 2**20
+
+
+class Server:
+    """A running `lvsa serve`."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process, self.url, self.log = process, f"http://127.0.0.1:{port}", log
+
+    def client(self, timeout: float = 600) -> httpx.Client:
+        """A connection of its own, without the environment's proxies."""
+        return httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
+
+    def video(self, fields: Mapping[str, str]) -> httpx.Response:
+        """Ask for a video and wait for it."""
+        with self.client() as client:
+            return client.post("/v1/videos/sync", files={name: (None, value) for name, value in fields.items()})
+
+    def memory(self) -> float:
+        """Megabytes of all its processes that no other process shares."""
+        top = psutil.Process(self.process.pid)
+        return sum(one.memory_full_info().uss for one in (top, *top.children(recursive=True))) / MB
+
+
+@contextmanager
+def serving(**settings: str) -> Iterator[Server]:
+    """A server of a tiny Wan."""
+    with tempfile.TemporaryDirectory(prefix="lvsa-reliability-") as folder:
+        checkpoint = write_checkpoint("wan", Path(folder) / "wan")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        log = Path(folder) / "log"
+        command = [str(Path(sys.executable).with_name("lvsa")), "serve", str(checkpoint), "--host", "127.0.0.1"]
+        cpu = [] if torch.accelerator.is_available() else ["--dtype", "float32"]
+        environment = {**os.environ, "LVSA_CPU": "1", **settings}
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, "--port", str(port), *cpu],
+                stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+            )  # fmt: skip
+        server = Server(process, port, log)
+        try:
+            until(lambda: _healthy(server), server)
+            yield server
+        finally:
+            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+            process.terminate()
+            for one in psutil.wait_procs(family, timeout=30)[1]:
+                one.kill()
+
+
+def until(ready: Callable[[], bool], server: Server, seconds: float = 300) -> None:
+    """Wait; a server that has ended is an error with the end of its log."""
+    end = time.monotonic() + seconds
+    while not ready():
+        if server.process.poll() is not None or time.monotonic() > end:
+            raise SystemExit(f"error: the server did not start:\n{server.log.read_text()[-3000:]}")
+        time.sleep(0.5)
+
+
+def _healthy(server: Server) -> bool:
+    try:
+        with server.client(5) as client:
+            return client.get("/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def request(chance: random.Random) -> dict[str, str]:
+    """A request of the mix."""
+    knobs = chance.choice(KNOBS)
+    brings = {} if knobs is None else {"extra_params": json.dumps({"lvsa": knobs})}
+    numbers = {"num_frames": str(chance.choice(FRAMES)), "size": chance.choice(SIZES), "seed": str(chance.randrange(2))}
+    return {**SAME, **numbers, **brings}
+
+
+def clients(count: int, workers: int, seed: int) -> dict[str, Any]:
+    """Many clients at once; then each request that was answered once more, alone."""
+    chance = random.Random(seed)
+    asked = [(request(chance), chance.choices(WAYS, WEIGHTS)[0]) for _ in range(count)]
+    with serving(LVSA_STRICT="1") as server:
+        server.video(request(chance))
+        made: list[tuple[dict[str, str], str, str]] = []
+        memory: list[float] = []
+
+        def run(one: tuple[dict[str, str], str]) -> tuple[dict[str, str], str, str]:
+            fields, way = one
+            return fields, way, _as(server, way, fields)
+
+        with ThreadPoolExecutor(workers) as pool:
+            for done in tqdm(pool.map(run, asked), total=count, unit="request"):
+                made.append(done)
+                memory.append(server.memory())
+        videos = {json.dumps(fields): digest for fields, _, digest in made if len(digest) == 64}
+        alone = {key: _digest(server.video(json.loads(key))) for key in tqdm(sorted(videos), unit="alone")}
+        fallbacks = server.log.read_text().count("[LVSA-FALLBACK]")
+    videos_made = [(json.dumps(fields), digest) for fields, _, digest in made if len(digest) == 64]
+    part = max(count // 4, 1)
+    return {
+        "requests": count,
+        "clients": workers,
+        "outcomes": dict(Counter(f"{way}: {digest if len(digest) != 64 else 'video'}" for _, way, digest in made)),
+        "videos": len(videos_made),
+        "kinds of requests": len(videos),
+        "differ from the same request alone": sum(alone[key] != digest for key, digest in videos_made),
+        "fallbacks": fallbacks,
+        "MB, mean of the first quarter": round(sum(memory[:part]) / part, 1),
+        "MB, mean of the last quarter": round(sum(memory[-part:]) / part, 1),
+    }
+
+
+def _as(server: Server, way: str, fields: dict[str, str]) -> str:
+    """What becomes of a request: the digest of its video, or a word."""
+    form = {name: (None, value) for name, value in fields.items()}
+    if way == "wait":
+        return _digest(server.video(fields))
+    if way == "hang up":
+        try:
+            with server.client(1) as client:
+                client.post("/v1/videos/sync", files=form)
+        except httpx.TimeoutException:
+            return "hung up"
+        return "was quicker"
+    with server.client() as client:
+        job = client.post("/v1/videos", files=form).json()["id"]
+        if way == "delete":
+            return f"deleted, {client.delete(f'/v1/videos/{job}').status_code}"
+        while (state := client.get(f"/v1/videos/{job}").json())["status"] in ("queued", "in_progress"):
+            time.sleep(0.5)
+        return _digest(client.get(f"/v1/videos/{job}/content")) if state["status"] == "completed" else state["status"]
+
+
+def _digest(answer: httpx.Response) -> str:
+    return hashlib.sha256(answer.content).hexdigest() if answer.status_code == 200 else f"status {answer.status_code}"
+
+
+def bad(chance: random.Random) -> tuple[str, Any]:
+    """A knob of a request, of which most are wrong."""
+    from lvsa_vllm_omni.request_knobs import NAMES
+
+    name = chance.choice([*NAMES, *NAMES, "windows", "preset", "journal", "", "__class__"])
+    odd: list[Any] = [
+        None,
+        "",
+        "x",
+        "1; rm -rf /",
+        -1,
+        0,
+        1,
+        12,
+        0.5,
+        1e308,
+        "nan",
+        True,
+        [],
+        {},
+        [1],
+        {"a": 1},
+        "é",
+        "9" * 400,
+    ]
+    return name, chance.choice(odd)
+
+
+def wrong_input(settings: int, requests: int, over_http: int, seed: int) -> dict[str, Any]:
+    """Generated settings and knobs; what is refused must name its field."""
+    from lvsa_vllm_omni.request_knobs import NAMES, chosen
+    from lvsa_vllm_omni.settings import LvsaSettings, SettingsError
+    from lvsa_vllm_omni.variables import PREFIX
+
+    chance, found = random.Random(seed), Counter[str]()
+    names, before = [name.upper() for name in vars(LvsaSettings())], dict(os.environ)
+    words = [
+        "",
+        "0",
+        "1",
+        "-1",
+        "true",
+        "no",
+        "x",
+        "1e9",
+        "nan",
+        "inf",
+        "0.5",
+        "12",
+        "None",
+        "{}",
+        "auto",
+        "long",
+        "1-2",
+        "é",
+        "9" * 400,
+    ]
+    for _ in tqdm(range(settings), unit="setting"):
+        name, value = chance.choice([*names, "WINDOW", "WAN_HOK"]), chance.choice(words)
+        try:
+            os.environ[PREFIX + name] = value
+            LvsaSettings.load()
+            found["settings accepted" if name in names else "settings accepted that are none"] += 1
+        except SettingsError as error:
+            found["settings refused" if name in str(error) else "settings refused without their name"] += 1
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+    for _ in tqdm(range(requests), unit="knob"):
+        name, value = bad(chance)
+        try:
+            chosen(LvsaSettings(), {name: value})
+            found["knobs accepted" if name in NAMES else "knobs accepted that are none"] += 1
+        except ValueError as error:
+            found[
+                "knobs refused" if f"{name!r}" in str(error) or name in str(error) else "knobs refused without name"
+            ] += 1
+    with serving() as server:
+        plain = {**SAME, "num_frames": "17", "size": "64x64", "seed": "1"}
+        first = _digest(server.video(plain))
+        for _ in tqdm(range(over_http), unit="request"):
+            name, value = bad(chance)
+            answer = server.video({**plain, "extra_params": json.dumps({"lvsa": {name: value}})})
+            found[f"over HTTP: status {answer.status_code}"] += 1
+            if 400 <= answer.status_code < 500 and name not in answer.text:
+                found["over HTTP: refused without name"] += 1
+        found["over HTTP: the next request differs"] += _digest(server.video(plain)) != first
+    return dict(sorted(found.items()))
+
+
+def disk() -> dict[str, Any]:
+    """Journal and latents where nothing can be written."""
+    found: dict[str, Any] = {}
+    fields = {**SAME, "num_frames": "89", "size": "64x64", "seed": "1"}
+    with tempfile.TemporaryDirectory() as folder:
+        places = {"a folder, a file": (folder, __file__), "a full disk": ("/dev/full", "/dev/full/latents"),
+                  "a read-only place": ("/proc/lvsa.jsonl", "/proc/lvsa")}  # fmt: skip
+        with serving() as server:
+            plain = _digest(server.video(fields))
+        for name, (journal, latents) in places.items():
+            with serving(LVSA_JOURNAL=journal, LVSA_KEEP_LATENTS=latents) as server:
+                same = [_digest(server.video(fields)) == plain for _ in range(3)]
+                lines = server.log.read_text().splitlines()
+            warned = {key: sum(f"{key}=" in line and "cannot be written" in line for line in lines) for key in
+                      ("LVSA_JOURNAL", "LVSA_KEEP_LATENTS")}  # fmt: skip
+            found[name] = {"right videos of 3": sum(same), "warnings": warned}
+    return found
+
+
+def main() -> None:
+    """Run a part, print what it found, and keep it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=("clients", "input", "disk"))
+    parser.add_argument("--requests", type=int, default=200)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--settings", type=int, default=5000)
+    parser.add_argument("--knobs", type=int, default=2000)
+    parser.add_argument("--over-http", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    if options.part == "clients":
+        found = clients(options.requests, options.clients, options.seed)
+    elif options.part == "input":
+        found = wrong_input(options.settings, options.knobs, options.over_http, options.seed)
+    else:
+        found = disk()
+    for name, value in found.items():
+        print(f"| {name} | {value} |")
+    if options.json:
+        machine = facts(torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu"))
+        options.json.write_text(json.dumps({"machine": machine, "found": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
