@@ -104,15 +104,17 @@ class Cascade:
         """Where anchors are seen at other positions: the windows, and the anchors, as batched calls on views."""
         return {part: _batches(self.pattern, self.layout, part) for part in ("frames", "anchors")}
 
-    def order_of(self, part: Part) -> tuple[int, ...]:
-        """Where the frames of a part stand among the frames of the keys; for the remaining frames, the prefix too."""
-        if part == "remaining":
-            return self.order
+    @cached_property
+    def orders(self) -> dict[Part, tuple[int, ...]]:
+        """Where the frames of each part stand among those of the keys; for the remaining frames, the prefix's first."""
         held = self.layout.held_frames
         places = {frame: place for place, frame in enumerate(held)}
-        if part == "frames":
-            return tuple(places[frame] for frame in sorted(held))
-        return 2 * tuple(places[frame] for frame in self.pattern.anchors)
+        anchors = tuple(places[frame] for frame in self.pattern.anchors if frame in places)
+        return {
+            "remaining": self.order,
+            "frames": tuple(places[frame] for frame in sorted(held)),
+            "anchors": 2 * anchors,
+        }
 
 
 @lru_cache(maxsize=1024)

@@ -80,7 +80,8 @@ class Remap:
         if room < 1:
             raise ValueError(
                 f"anchor_positions='remap' needs distances beyond the window that the model was trained on: it knows "
-                f"{self.length} latent frames, so the half window must be at most {self.length - 2}, got {window}"
+                f"{self.length} latent frames, so the half window must be at most "
+                f"{self.length - 2} latent frames, got {window}"
             )
         group = max(1, -(-(frames - 1 - window) // room))
         return group, window - window // group

@@ -74,7 +74,7 @@ def stream(device: torch.device) -> int:
 @lru_cache(maxsize=256)
 def _tables(pattern: Pattern, layout: TokenLayout, device: torch.device, stream: int, part: Part) -> Tables:
     groups = spans(pattern, layout, part)
-    parts = (cascade(pattern, layout).order_of(part), *groups)
+    parts = (cascade(pattern, layout).orders[part], *groups)
     packed = _on_device([value for part in parts for value in part], device)
     q_rows = map(operator.sub, groups.q_starts[1:], groups.q_starts)
     order, q_starts, k_starts, k_rows = torch.split(packed, [len(part) for part in parts])

@@ -70,6 +70,8 @@ def _words(kind: Any, limits: Mapping[str, Any]) -> str:
     if get_origin(kind) is Literal:
         return ", ".join(get_args(kind))
     name = "text" if kind is str else kind.__name__
+    if "le" in limits:
+        return f"{name} {limits['ge']} to {limits['le']}"
     return f"{name} >= {limits['ge']}" if "ge" in limits else name
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +33,18 @@ class Keeper:
         folder: where. warn: told once why they cannot be written; the request goes on.
 
     Attributes:
-        files: of the running requests, in the order of their decoding.
+        files: of the running requests, with the request of each.
     """
 
     folder: Path
     warn: Any
-    files: list[Path] = field(default_factory=list)
+    files: dict[Path, str] = field(default_factory=dict)
     _requests: Sequence[Any] = ()
 
     def begin(self, requests: Sequence[Any]) -> None:
         """These requests are about to run together."""
         self._requests = [one for one in requests if not getattr(one, "is_dummy_run", bool)()]
-        self.files = []
+        self.files = {}
 
     @contextmanager
     def decoding(self, vae: Any, latents: Tensor) -> Iterator[None]:
@@ -56,16 +58,18 @@ class Keeper:
             yield
         except Exception as error:
             if written:
-                remedy = "; ".join(f"lvsa decode {file} --model MODEL -o {file.stem}.mp4" for file in written)
+                remedy = "; ".join(
+                    f"lvsa decode {shlex.quote(str(file))} --model MODEL -o {file.stem}.mp4" for file in written
+                )
                 error.args = (f"{error}; its latents are kept, decode them later: {remedy}",)
             raise
 
-    def end(self, failed: bool) -> None:
-        """The requests have their videos, or one of them has failed: then the files stay."""
-        if not failed:
-            for file in self.files:
+    def end(self, failed: Collection[str]) -> None:
+        """The requests are decoded, but for those that have failed: their files stay."""
+        for file, request in self.files.items():
+            if request not in failed:
                 file.unlink(missing_ok=True)
-        self.files, self._requests = [], ()
+        self.files, self._requests = {}, ()
 
     def _write(self, vae: Any, latents: Tensor) -> list[Path]:
         """Write a file for each request; by the first of the processes of an engine."""
@@ -78,9 +82,9 @@ class Keeper:
             self.folder.mkdir(parents=True, exist_ok=True)
             for request, part in zip(self._requests, parts, strict=False):
                 written.append(self._write_one(request, vae, part))
+                self.files[written[-1]] = str(getattr(request, "request_id", ""))
         except Exception as problem:  # whatever it is, the video is made
             self.warn(str(self.folder), problem)
-        self.files += written
         return written
 
     def _write_one(self, request: Any, vae: Any, latents: Tensor) -> Path:
@@ -95,18 +99,25 @@ class Keeper:
             "seed": getattr(parameters, "seed", None),
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
-        stem = re.sub(r"[^\w-]", "_", name)[:120]
-        file, number = self.folder / f"{stem}.safetensors", 1
-        while file.exists():  # a request that is decoded in parts, or an earlier one of this name
-            number += 1
-            file = self.folder / f"{stem}-{number}.safetensors"
-        draft = file.with_suffix(f".part{os.getpid()}")
+        file = self._own(re.sub(r"[^\w-]", "_", name)[:120])
+        draft = file.with_suffix(".part")
         try:
             save_file({LATENTS: latents.detach().cpu().contiguous()}, draft, {ABOUT: json.dumps(about)})
             os.replace(draft, file)
-        finally:
-            draft.unlink(missing_ok=True)
+        except BaseException:
+            for part in (draft, file):
+                part.unlink(missing_ok=True)
+            raise
         return file
+
+    def _own(self, stem: str) -> Path:
+        """A new file that is ours: other processes may share the folder, and a request may be decoded in parts."""
+        for number in count(1):
+            file = self.folder / (f"{stem}.safetensors" if number == 1 else f"{stem}-{number}.safetensors")
+            with suppress(FileExistsError):
+                file.touch(exist_ok=False)
+                return file
+        raise AssertionError
 
 
 def read(path: Path) -> tuple[Tensor, dict[str, Any]]:

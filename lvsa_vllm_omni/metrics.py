@@ -52,5 +52,5 @@ def observe(line: Mapping[str, Any]) -> None:
         found.fallbacks.labels(model, reason).inc(times)
     if line["density"] is not None:
         found.density.labels(model).observe(line["density"])
-    if line["sparse_steps"]:
-        found.attention.labels(model).observe(line["attention_seconds"])
+    if line["sparse_steps"] and line["attention_seconds"] is not None:  # requests of a batch share the time
+        found.attention.labels(model).observe(line["attention_seconds"] / line["batch"])

@@ -14,7 +14,10 @@ from lvsa_vllm_omni.settings import PREFIX, LvsaSettings
 WAIT = 20.0
 
 #: Settings that do not change the video.
-_LOCAL = ("extra_memory", "journal", "warn_fallback", "mem_log", "step_time_log", "mask_log", "cpu")
+_LOCAL = (
+    "extra_memory", "journal", "keep_latents", "warn_fallback", "mem_log", "step_time_log", "mask_log", "cpu",
+    "allow_untested",
+)  # fmt: skip
 
 _TOPIC = "settings"
 

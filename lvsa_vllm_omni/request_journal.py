@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -40,18 +40,26 @@ class DeviceTime:
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             self._events.append((begin, end))
             begin.record()
-            yield
-            end.record()
+            try:
+                yield
+            finally:
+                with suppress(RuntimeError):  # a device that the call has put out of use
+                    end.record()
             return
         start = time.perf_counter()
-        yield
-        self._done += time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self._done += time.perf_counter() - start
 
-    def seconds(self) -> float:
-        """Of all calls that ended; waits for the last of them."""
-        for begin, end in self._events:
-            end.synchronize()
-            self._done += begin.elapsed_time(end) / 1e3
+    def seconds(self) -> float | None:
+        """Of all calls; waits for the last of them. None: the device's clock cannot be read any more."""
+        try:
+            for begin, end in self._events:
+                end.synchronize()
+                self._done += begin.elapsed_time(end) / 1e3
+        except RuntimeError:
+            return None
         self._events.clear()
         return self._done
 
@@ -86,6 +94,7 @@ class Ran:
         """As it stands in the journal."""
         pattern, sparse = self.pattern, sum(density < 1 for density in self.density.values())
         ran = "fallback" if self.fallbacks else "sparse" if sparse else "dense"
+        attention = self.attention.seconds()
         return {
             "outcome": ran if self.density else "not run",
             "reason": self.reason,
@@ -97,7 +106,7 @@ class Ran:
             "kernel": self.kernel or None,
             "steps": len(self.density),
             "sparse_steps": sparse,
-            "attention_seconds": round(self.attention.seconds(), 4),
+            "attention_seconds": None if attention is None else round(attention, 4),
             "fallbacks": dict(self.fallbacks),
         }
 
@@ -110,7 +119,7 @@ def tell(
     seconds: float,
     raised: str | None = None,
     result: Any = None,
-) -> bool:
+) -> set[str]:
     """Tell of each of the requests that ran together: in its answer, in the metrics, and as a line of the journal.
 
     Metrics and journal are the first process's of an engine. Nothing that fails here reaches a request: the first
@@ -122,37 +131,48 @@ def tell(
         raised: the error that ended them all. result: what the engine answers, which tells of single ones' errors.
 
     Returns:
-        Whether one of them has failed.
+        The names of those that have failed.
     """
-    failed = raised is not None
-    try:
-        first = not (dist.is_available() and dist.is_initialized() and dist.get_rank())
-        for request in requests:
-            if getattr(request, "is_dummy_run", bool)():
-                continue
-            name = str(getattr(request, "request_id", ""))
-            answer, told = _answer(result, name), ran.told()
-            error = raised or _error(answer)
-            failed = failed or error is not None
+    failed: set[str] = set()
+    first = not (dist.is_available() and dist.is_initialized() and dist.get_rank())
+    told = ran.told()
+    for request in requests:
+        if getattr(request, "is_dummy_run", bool)():
+            continue
+        name = str(getattr(request, "request_id", ""))
+        answer = _answer(result, name)
+        error = raised or _error(answer)
+        if error is not None:
+            failed.add(name)
+        with _without_harm("what ran cannot be put into answers"):
             _put(answer, told)
-            if not first:
-                continue
-            line = {
-                "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-                "request": name,
-                "model": model,
-                **told,
-                "batch": len(requests),
-                "knobs": asked_by(request),
-                "seconds": round(seconds, 3),
-                "error": error.strip().splitlines()[-1] if error and error.strip() else None,
-            }
-            metrics.observe(line)
-            if path:
+        if not first:
+            continue
+        line = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "request": name,
+            "model": model,
+            **told,
+            "batch": len(requests),
+            "knobs": asked_by(request),
+            "seconds": round(seconds, 3),
+            "error": error.strip().splitlines()[-1] if error and error.strip() else None,
+        }
+        if path:
+            with _without_harm(f"LVSA_JOURNAL={path} cannot be written"):
                 _lines(path).info(json.dumps(line, default=repr))
-    except Exception as problem:  # whatever it is, the videos are made
-        _warn(path or "", problem)
+        with _without_harm("requests cannot be counted for /metrics"):
+            metrics.observe(line)
     return failed
+
+
+@contextmanager
+def _without_harm(what: str) -> Iterator[None]:
+    """Whatever fails inside, the videos are made: the first failure of a kind is a warning."""
+    try:
+        yield
+    except Exception as problem:
+        journal.logger.warning_once("[LVSA] %s", f"{what}: {problem}")
 
 
 def _answer(result: Any, request: str) -> Any:
@@ -181,10 +201,6 @@ def _put(answer: Any, told: dict[str, Any]) -> None:
     answer.stage_durations = {**(answer.stage_durations or {}), **found, **names, **lost}
 
 
-def _warn(path: str, problem: BaseException | None) -> None:
-    journal.logger.warning_once("[LVSA] LVSA_JOURNAL=%s cannot be written: %s", path, str(problem))
-
-
 @lru_cache(maxsize=4)
 def _lines(path: str) -> logging.Logger:
     """A logger that writes its messages to a file which several processes share."""
@@ -195,7 +211,7 @@ def _lines(path: str) -> logging.Logger:
 
         def handleError(self, record: logging.LogRecord) -> None:
             """A line could not be written."""
-            _warn(path, sys.exc_info()[1])
+            journal.logger.warning_once("[LVSA] %s", f"LVSA_JOURNAL={path} cannot be written: {sys.exc_info()[1]}")
 
     file = Path(path).expanduser()
     file.parent.mkdir(parents=True, exist_ok=True)

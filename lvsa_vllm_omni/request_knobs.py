@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from pydantic_core import ValidationError
@@ -62,6 +62,10 @@ def chosen(settings: LvsaSettings, asked: Any) -> Chosen:
             raise ValueError(f"{NAMED} has no knob {name!r}; {hint}")
     try:
         values = _VALIDATOR.validate_python(with_recipe(asked))
+        if settings.recipe and "recipe" in asked and asked["recipe"] is None:  # without the server's
+            values = {**_plain(), **values}
+        if values.get("rotate_keyframes") is False and "rotate_after" not in asked:
+            values["rotate_after"] = 0.0  # a recipe's
         enabled = values.pop("enabled", None)
         if enabled is False:
             values.setdefault("riflex_scale", None)  # the server's belongs to what the request does not want
@@ -74,6 +78,14 @@ def chosen(settings: LvsaSettings, asked: Any) -> Chosen:
     if own.auto_keyframes and "key_frame_interval" in asked:
         raise ValueError(f"{NAMED}.key_frame_interval has an effect with auto_keyframes=false only: give both")
     return Chosen(own, enabled)
+
+
+def _plain() -> dict[str, Any]:
+    """What recipes set, as it is without one."""
+    from lvsa_core.knobs import RECIPES
+
+    defaults = {field.name: field.default for field in fields(LvsaSettings)}
+    return {name: defaults[name] for recipe in RECIPES.values() for name in recipe}
 
 
 def asked_by(request: Any) -> Any:

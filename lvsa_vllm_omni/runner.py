@@ -125,11 +125,15 @@ def install(unused: Callable[[str, str, str], None], settings: LvsaSettings) -> 
             raised = f"{type(error).__name__}: {error}"
             raise
         finally:
-            release()
             model, seconds = type(getattr(self, "pipeline", None)).__name__, time.perf_counter() - begin
             failed = request_journal.tell(settings.journal, model, requests, step.ran(), seconds, raised, result)
             if keeper:
                 keeper.end(failed)
+            try:
+                release()
+            except RuntimeError:  # a device out of use; the request's own error says more
+                if raised is None:
+                    raise
 
     def enter(self: Any, requests: list[Any]) -> None:
         """Requests are about to run; several of them bring the same knobs, see :func:`_install_scheduler`."""

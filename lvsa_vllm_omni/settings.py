@@ -130,9 +130,9 @@ class LvsaSettings:
     journal: str | None = None
     """file that gets a line of JSON for each request: what ran, and why; several processes may share it"""
     keep_latents: str | None = None
-    """folder for a request's latents until its video is there; `lvsa decode` makes the video of those that stay"""
+    """folder for a request's latents until they are decoded; `lvsa decode` makes the video of those that stay"""
     tiled_decoding: bool = True
-    """decode requests beyond the training horizon in tiles, where the VAE can: longer ones fit into memory"""
+    """decode requests beyond the training horizon in tiles, where the VAE can: less memory at once, blended seams"""
     strict: bool = False
     """a fallback in a running request is an error"""
     warn_fallback: bool = True
@@ -180,9 +180,13 @@ class LvsaSettings:
             raise SettingsError(f"{given[name]} is not a setting of LVSA; {hint}")
         values = with_recipe({**set_variables(), **config})
         try:
-            return settings(**{name: value for name, value in values.items() if name not in OBSOLETE})
+            found = settings(**{name: value for name, value in values.items() if name not in OBSOLETE})
         except ValidationError as error:
             raise SettingsError(sentence(error, named=lambda name: given.get(name, name))) from None
+        if found.rotate_after and not found.rotate_keyframes:
+            source = "LVSA_ROTATE_AFTER" if "rotate_after" in given else f"LVSA_RECIPE={found.recipe}"
+            raise SettingsError(f"LVSA_ROTATE_KEYFRAMES=0 leaves {source} without effect: leave one of both out")
+        return found
 
     @staticmethod
     def sources() -> dict[str, str]:

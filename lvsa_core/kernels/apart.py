@@ -131,7 +131,7 @@ def turn_(x: Tensor, positions: tuple[int, ...], axis: TemporalAxis) -> None:
         return
     wide = torch.promote_types(x.dtype, torch.float32)
     rotation = _rotation(positions, axis, wide, x.device, stream(x.device))
-    each = max(1, CHUNK // x[0].numel())
+    each = max(1, CHUNK // x[0, ..., : axis.channels].numel())
     for first in range(0, len(positions), each):
         part = x[first : first + each, ..., : axis.channels]
         pairs = torch.view_as_complex(part.to(wide).reshape(*part.shape[:-1], -1, 2).contiguous())

@@ -140,8 +140,8 @@ class PrefixWindow:
         return copy
 
     def frame_order(self, calls: Cascade, device: torch.device, part: Part = "remaining") -> Tensor:
-        """Places of a part's frames among the keys, as an index on the device; see :meth:`Cascade.order_of`."""
-        return frame_indices(calls.order_of(part), device)
+        """Places of a part's frames among the keys, as an index on the device; see :attr:`Cascade.orders`."""
+        return frame_indices(calls.orders[part], device)
 
     def windows(
         self,

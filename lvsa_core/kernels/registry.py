@@ -132,6 +132,10 @@ def select(choice: str, device: torch.device, dtype: torch.dtype, head_size: int
         KernelUnavailable: with the reason of every kernel tried; or if one, or the merge that all of them share, has
             broken the device for this process.
     """
+    if not plain:
+        usual = select(choice, device, dtype, head_size)
+        if isinstance(usual.kernel, PrefixWindow):
+            return usual  # it has been tested
     found = candidates(choice)
     slow_merge = None
     if device not in _broken and (error := unusable(device)):

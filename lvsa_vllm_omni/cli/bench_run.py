@@ -15,7 +15,7 @@ from lvsa_core.kernels import KernelUnavailable, candidates, select
 from lvsa_vllm_omni.cli import CommandError, CommandFailed, bench_report
 from lvsa_vllm_omni.cli.request import Request, requests
 from lvsa_vllm_omni.cli.timing import Bench, check, dense_choice, flash3, narrowed, time_block
-from lvsa_vllm_omni.measure.machine import facts
+from lvsa_vllm_omni.measure.machine import facts, is_out_of_memory
 from lvsa_vllm_omni.settings import LvsaSettings
 
 #: What a CPU is given of a model.
@@ -39,7 +39,7 @@ def measure(options: argparse.Namespace) -> Iterator[str]:
         try:
             row = time_block(bench, request)
         except RuntimeError as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             failure = f"out of memory at {request.frames} frames: take fewer frames, a smaller --size or fewer --heads"
             results["stopped"] = failure
@@ -131,8 +131,3 @@ def _write(file: Path | None, results: dict[str, Any]) -> None:
         file.write_text(json.dumps(results, indent=1) + "\n")
     except OSError as error:
         raise CommandError(f"cannot write {file}: {error.strerror or error}") from None
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether PyTorch could not get memory; its CPU allocator raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,23 +38,28 @@ def run(options: argparse.Namespace) -> Iterator[str]:
 
     from lvsa_vllm_omni.checkpoint import Checkpoint, CheckpointError
     from lvsa_vllm_omni.latents import LatentsError, read
+    from lvsa_vllm_omni.measure.machine import is_out_of_memory
     from lvsa_vllm_omni.offline.video import frames_of, write_mp4
     from lvsa_vllm_omni.presets import PresetError, preset_of
 
+    folder = options.output.absolute().parent
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"{folder} is no folder that can be written to: give another with -o")
     try:
         latents, about = read(options.latents)
         checkpoint = Checkpoint.read(options.model)
-        device = torch.device(options.device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
-        vae = _vae(options.model, checkpoint, latents).to(device)
         fps = options.fps or about.get("fps") or preset_of(checkpoint, None, None).fps
-        if not fps or fps <= 0:
-            raise CommandError("the frame rate is not known: give it with --fps")
     except (CheckpointError, PresetError, LatentsError) as error:
         raise CommandError(str(error)) from None
-    except RuntimeError as error:
-        raise CommandError(
-            f"--device {options.device}: {str(error).splitlines()[0]}; give another, such as cpu"
-        ) from None
+    if not fps or fps <= 0:
+        raise CommandError("the frame rate is not known: give it with --fps, a number above 0")
+    try:
+        device = torch.device(options.device or torch.accelerator.current_accelerator(check_available=True) or "cpu")
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CommandError(f"--device {options.device}: {reason}; give another, such as cpu") from None
+    vae = _vae(options.model, checkpoint, latents)
     if not options.no_tiles:
         vae.enable_tiling()
     for number, one in enumerate(latents, 1):
@@ -61,14 +68,20 @@ def run(options: argparse.Namespace) -> Iterator[str]:
             target = target.with_stem(f"{target.stem}-{number}")
         try:
             with torch.inference_mode(), _precision(device, vae.dtype):
-                pictures = vae.decode(one[None].to(device, vae.dtype), return_dict=False)[0][0]
-            pictures = (pictures.float().cpu() / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).numpy()
-            made = write_mp4(target, frames_of(pictures), float(fps))
-        except torch.OutOfMemoryError:
+                pictures = vae.to(device).decode(one[None].to(device, vae.dtype), return_dict=False)[0][0].cpu()
+            made = write_mp4(target, frames_of(_shown(frame) for frame in pictures.unbind(1)), float(fps))
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             raise CommandFailed(f"{device} runs out of memory at {tuple(one.shape)}: give --device cpu") from None
         except (OSError, ValueError) as error:
             raise CommandError(f"{target} cannot be written: {error}") from None
         yield f"{target}: {made['frames']} frames of {made['width']}x{made['height']}, {made['seconds']} s"
+
+
+def _shown(frame: Any) -> Any:
+    """A frame [3, H, W] of -1 to 1 as an array [H, W, 3] of 0 to 1."""
+    return (frame.float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy()
 
 
 def _vae(model: str, checkpoint: Any, latents: Any) -> Any:
@@ -86,7 +99,12 @@ def _vae(model: str, checkpoint: Any, latents: Any) -> Any:
         raise CommandError(f"--model {model}: its VAE {name!r} is none that diffusers decodes videos with")
     if channels != latents.shape[1]:
         raise CommandError(f"--model {model} has latents of {channels} channels, these have {latents.shape[1]}")
-    return kind.from_pretrained(model, subfolder="vae", torch_dtype=latents.dtype, use_safetensors=True).eval()
+    diffusers.utils.logging.set_verbosity(logging.CRITICAL)  # what it says of an error is said once, below
+    try:
+        return kind.from_pretrained(model, subfolder="vae", torch_dtype=latents.dtype, use_safetensors=True).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CommandError(f"--model {model}: its VAE cannot be loaded ({reason})") from None
 
 
 def _precision(device: Any, dtype: Any) -> Any:

@@ -172,12 +172,16 @@ def _kernels(found: dict[str, Any], settings: LvsaSettings) -> Iterator[str]:
 
 def _server(found: dict[str, Any], settings: LvsaSettings) -> Iterator[str]:
     """What a server would do, in one sentence."""
+    lengths = ""
+    try:
+        lengths = "; ".join(f"{family} {_from(family, settings)}" for family in found["switched_on"])
+    except ValueError as error:
+        found["problems"].append(str(error))
     if found["problems"]:
         does = f"would not start: {'; '.join(found['problems'])}"
     elif not found["switched_on"]:
         does = "would compute every request densely: LVSA is off, and `lvsa serve MODEL` switches it on for its model"
     else:
-        lengths = "; ".join(f"{family} {_from(family, settings)}" for family in found["switched_on"])
         does = f"would compute long requests sparsely with {found['kernel']}, {lengths}; all others densely"
     found["server"] = f"a server started now {does}"
     yield found["server"]

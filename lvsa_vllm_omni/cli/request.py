@@ -11,6 +11,7 @@ from typing import Any
 from lvsa_core import Decision, FrameGrid, Pattern
 from lvsa_core.decide import decide
 from lvsa_core.positions import Remap, TemporalAxis
+from lvsa_core.steps import rotation_step
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.cli import CommandError
 from lvsa_vllm_omni.hooks import hook_field, load_family
@@ -21,6 +22,9 @@ from lvsa_vllm_omni.shape import Shape
 
 #: Video frames; ten minutes, twice what Wan's table of rotary positions holds. More would take minutes to plan.
 MAX_FRAMES = 10_001
+
+#: Denoising steps where no preset says, of which ``rotate_after`` is a share.
+DEFAULT_STEPS = 50
 
 #: Key of a shape -> what transformer/config.json calls it.
 CONFIG_KEYS = {
@@ -53,6 +57,7 @@ class Request:
         frames: video frames. width, height: pixels. grid: what the transformer sees of them.
         arguments: as from :meth:`LvsaSettings.plan_arguments`. mode: of the model's family, never ``off``.
         hint: how to switch LVSA on, where this environment does not.
+        steps: denoising steps, the preset's; None: not known. rotate_after: share of them in which anchors stand still.
     """
 
     model: Model
@@ -64,16 +69,25 @@ class Request:
     mode: Mode
     hint: str | None = None
     extra_memory: float | None = None
+    steps: int | None = None
+    rotate_after: float = 0.0
 
     def at(self, step: int) -> tuple[Pattern, Decision]:
         """Pattern and decision of a denoising step."""
-        return decide(self.grid.frames, step, self.arguments, beyond_only=self.mode == "beyond")
+        return self._rotated(self.rotated(step))
+
+    def rotated(self, step: int) -> int:
+        """How many steps the anchors have rotated for at a denoising step."""
+        return rotation_step(step, self.steps or DEFAULT_STEPS, self.rotate_after) or 0
+
+    def _rotated(self, steps: int) -> tuple[Pattern, Decision]:
+        return decide(self.grid.frames, steps, self.arguments, beyond_only=self.mode == "beyond")
 
     def rotation(self) -> list[Pattern]:
         """The patterns of successive steps until they repeat."""
         pattern, _ = self.at(0)
         steps = pattern.keyframe_interval if self.arguments["rotate"] else 1
-        return [self.at(step)[0] for step in range(steps)]
+        return [self._rotated(step)[0] for step in range(steps)]
 
     def describe(self) -> str:
         """Model, frames and size in a line."""
@@ -94,7 +108,7 @@ def requests(options: argparse.Namespace) -> Iterator[Request]:
         model = _model(options, settings)
         width, height = _size(options.size, model)
         lengths = [_frames(text, model.preset) for text in options.frames.split(",")]
-        arguments = {**settings.plan_arguments(model.preset), **_positions(settings, model.preset)}
+        arguments = {**settings.plan_arguments(model.preset), **positions(settings, model.preset)}
         family: Any = model.preset.family
         mode, hint = settings.mode(family), None
     except ValueError as error:
@@ -105,20 +119,27 @@ def requests(options: argparse.Namespace) -> Iterator[Request]:
     for frames in lengths:
         latent = (frames - 1) // model.preset.vae_temporal_factor + 1
         grid = FrameGrid(latent, model.shape.patches(height, width))
-        yield Request(model, frames, width, height, grid, arguments, mode, hint, settings.extra_memory)
+        yield Request(
+            model, frames, width, height, grid, arguments, mode, hint, settings.extra_memory, model.preset.steps,
+            settings.rotate_after,
+        )  # fmt: skip
 
 
-def _positions(settings: LvsaSettings, preset: Preset) -> dict[str, Remap]:
-    """Where anchors are seen; without the channels that turn by time, which only a transformer tells."""
+def positions(settings: LvsaSettings, preset: Preset) -> dict[str, Remap]:
+    """Where anchors are seen; without the channels that turn by time, which only a transformer tells.
+
+    Raises:
+        ValueError: if the family or the window does not allow it.
+    """
     if settings.anchor_positions == "true":
         return {}
     if load_family(preset.family).rope is None:
         raise CommandError(
             f"LVSA_ANCHOR_POSITIONS=remap does not know the rotary embedding of {preset.family}: leave it out"
         )
-    length, factor = settings.reference_latent_frames or preset.reference_latent_frames, preset.vae_temporal_factor
-    remap = Remap(length, TemporalAxis(()))
-    remap.grouping(1, settings.window_size // (settings.vae_temporal_factor or factor))
+    arguments = settings.plan_arguments(preset)
+    remap = Remap(arguments["reference_frames"], TemporalAxis(()))
+    remap.grouping(1, arguments["window"])
     return {"remap": remap}
 
 

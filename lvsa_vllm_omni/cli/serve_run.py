@@ -11,11 +11,12 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 
 from lvsa_core.decide import decide
-from lvsa_vllm_omni.checkpoint import Checkpoint, CheckpointError
+from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.cli import CommandError, CommandFailed
+from lvsa_vllm_omni.cli.request import positions
 from lvsa_vllm_omni.hooks import hook_field
-from lvsa_vllm_omni.presets import Preset, PresetError, preset_of
-from lvsa_vllm_omni.settings import PREFIX, LvsaSettings, Mode, SettingsError
+from lvsa_vllm_omni.presets import Preset, preset_of
+from lvsa_vllm_omni.settings import PREFIX, LvsaSettings, Mode
 
 #: The flag of a setting: --lvsa-window-size 8 is LVSA_WINDOW_SIZE=8.
 FLAG = "--lvsa-"
@@ -40,7 +41,9 @@ def start(arguments: Sequence[str]) -> Iterator[str]:
     """
     try:
         command, line = prepare(arguments, os.environ)
-    except (CheckpointError, PresetError, SettingsError) as error:
+    except CommandError:
+        raise
+    except ValueError as error:  # of the checkpoint, the preset or a setting
         raise CommandError(str(error).removeprefix("--model ")) from None
     yield line
     os.execv(command[0], command)
@@ -69,8 +72,6 @@ def prepare(arguments: Sequence[str], environment: MutableMapping[str, str]) -> 
             raise CommandError(f"--max-seconds {options.max_seconds}: give a whole number of seconds, such as 7200")
         for name in TIMEOUTS:
             environment.setdefault(name, options.max_seconds)
-    if METRICS not in environment:
-        environment[METRICS] = tempfile.mkdtemp(prefix="lvsa-metrics-")
     settings = LvsaSettings.load()
     preset = preset_of(Checkpoint.read(model), None, settings.preset)
     if settings.mode(preset.family) == "off" and settings.hook(preset.family) is None:
@@ -83,8 +84,10 @@ def prepare(arguments: Sequence[str], environment: MutableMapping[str, str]) -> 
     program = str(beside) if beside.exists() else shutil.which("vllm")
     if program is None:
         raise CommandFailed("vLLM is not installed here: uv pip install vllm==0.30.0 vllm-omni==0.30.0")
-    omni = [] if "--omni" in rest else ["--omni"]
-    return [program, "serve", model, *omni, *rest], _sentence(model, preset, settings)
+    omni, line = [] if "--omni" in rest else ["--omni"], _sentence(model, preset, settings)
+    if METRICS not in environment:
+        environment[METRICS] = tempfile.mkdtemp(prefix="lvsa-metrics-")
+    return [program, "serve", model, *omni, *rest], line
 
 
 def _settings(arguments: list[str], environment: MutableMapping[str, str]) -> list[str]:
@@ -114,8 +117,12 @@ def _sentence(model: str, preset: Preset, settings: LvsaSettings) -> str:
 
 
 def first_sparse(preset: Preset, settings: LvsaSettings, mode: Mode) -> int:
-    """Video frames of the shortest request that is sparse."""
-    arguments = settings.plan_arguments(preset)
+    """Video frames of the shortest request that is sparse.
+
+    Raises:
+        ValueError: if the model cannot do what the settings ask for.
+    """
+    arguments = {**settings.plan_arguments(preset), **positions(settings, preset)}
     lengths = (
         t for t in range(1, LONGEST) if decide(t, 0, arguments, beyond_only=mode == "beyond")[1].verdict == "sparse"
     )

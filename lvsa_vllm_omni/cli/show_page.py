@@ -30,7 +30,13 @@ def page(request: Request, result: dict[str, Any], step: int) -> str:
         fewest=min(counts),
         most=max(counts),
         steps=steps,
-        data={"frames": request.grid.frames, "steps": steps, "step": step, "patterns": [*map(_packed, rotation)]},
+        data={
+            "frames": request.grid.frames,
+            "steps": steps,
+            "step": step,
+            "patterns": [*map(_packed, rotation)],
+            "rotated": [*map(request.rotated, range(steps))],
+        },
     )
 
 

@@ -107,3 +107,8 @@ def _output(*words: str) -> str | None:
         return subprocess.run(words, capture_output=True, text=True, check=True, timeout=20).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether PyTorch could not get memory; its CPU allocator raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -62,17 +62,18 @@ def pattern_record(settings: VideoSettings, latent_frames: int) -> dict[str, Any
         "anchors_at_step_0": list(pattern.anchors),
         "attended_per_frame": max(map(pattern.attended_count, range(pattern.frames))),
         "density": round(pattern.density, 4),
-        "rotation": _rotation(pattern, arguments["rotate"]),
+        "rotation": _rotation(pattern, arguments["rotate"], settings.lvsa.get("rotate_after", 0.0)),
     }
 
 
-def _rotation(pattern: Pattern, rotate: bool) -> str:
+def _rotation(pattern: Pattern, rotate: bool, after: float) -> str:
     if pattern.is_dense:
         return "none: every frame attends to every frame"
     if not rotate:
         return "off: the anchors of step 0 in every denoising step"
     interval = pattern.keyframe_interval
-    return f"the anchors move by one latent frame each denoising step and are back after {interval} steps"
+    held = f"after {after:g} of the denoising steps " if after else ""
+    return f"{held}the anchors move by one latent frame each denoising step and are back after {interval} steps"
 
 
 def versions() -> dict[str, str | None]:

@@ -32,7 +32,7 @@ def frames_of(images: Any) -> Iterator[Any]:
     import numpy as np
 
     def walk(value: Any) -> Iterator[Any]:
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, (list, tuple, Iterator)):
             for item in value:
                 yield from walk(item)
             return

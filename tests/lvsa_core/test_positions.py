@@ -75,7 +75,7 @@ def test_dense_patterns_stay_as_they_are(frames: int) -> None:
 
 
 def test_a_window_that_leaves_no_distance_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"it knows 5 latent frames, so the half window must be at most 3, got 4"):
+    with pytest.raises(ValueError, match="so the half window must be at most 3 latent frames, got 4"):
         Pattern(20, window=4, keyframe_interval=5, remap=Remap(5, AXIS))
     with pytest.raises(ValueError, match=r"anchor_boost must be a finite number \(0 is off\), got inf"):
         Pattern(20, anchor_boost=float("inf"))

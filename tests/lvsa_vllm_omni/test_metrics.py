@@ -11,17 +11,19 @@ from lvsa_core import FrameGrid, plan
 from lvsa_vllm_omni import metrics
 from lvsa_vllm_omni.request_journal import Ran
 
+#: Of no other test: all share the process's metrics.
+MODEL = "CountedPipeline"
 DASHBOARD = Path(__file__).parents[2] / "docs" / "grafana.json"
 
 
 def observe(error: str | None = None, **changed: Any) -> None:
     ran = Ran("wan", "sdpa")
     ran.call(0, FrameGrid(41, 12), "beyond the attention budget of 21 latent frames", plan(41, reference_frames=21))
-    metrics.observe({"model": "Pipeline", "error": error, **ran.told(), **changed})
+    metrics.observe({"model": MODEL, "error": error, "batch": 1, **ran.told(), **changed})
 
 
 def value(name: str, **labels: str) -> float:
-    return REGISTRY.get_sample_value(name, {"model": "Pipeline", **labels}) or 0.0
+    return REGISTRY.get_sample_value(name, {"model": MODEL, **labels}) or 0.0
 
 
 def test_reasons_are_few() -> None:
@@ -29,7 +31,7 @@ def test_reasons_are_few() -> None:
     for budget in (21, 21.5, 1000):
         observe(outcome="dense", reason=f"within the attention budget of {budget} latent frames (x=1e-3)")
     page = generate_latest(REGISTRY).decode()
-    found = {match for match in re.findall(r'lvsa_requests_total\{.*outcome="dense",reason="(.*?)"\}', page)}
+    found = set(re.findall(rf'lvsa_requests_total\{{model="{MODEL}",outcome="dense",reason="(.*?)"\}}', page))
     assert found == {"within the attention budget of N latent frames (x=Ne-N)"}
 
 
@@ -48,6 +50,12 @@ def test_what_is_counted() -> None:
     expected = 2 * round(plan(41, reference_frames=21).density, 4)
     assert abs(value("lvsa_request_density_sum") - density - expected) < 1e-9
     assert value("lvsa_fallbacks_total", reason="mask") - lost == 3
+    seconds = value("lvsa_attention_seconds_sum")
+    for _ in range(4):  # four requests that ran together share the time of their attention
+        observe(batch=4, attention_seconds=2.0)
+    assert abs(value("lvsa_attention_seconds_sum") - seconds - 2.0) < 1e-9
+    observe(attention_seconds=None)  # a clock that could not be read
+    assert abs(value("lvsa_attention_seconds_sum") - seconds - 2.0) < 1e-9
 
 
 def test_the_dashboard_asks_for_metrics_that_there_are() -> None:

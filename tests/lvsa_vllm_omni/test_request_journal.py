@@ -106,3 +106,36 @@ def test_a_file_that_cannot_be_written_is_one_warning(tmp_path: Path, place: str
             request_journal.tell(str(tmp_path / place), "Pipeline", [REQUEST], some(), 0.0, None)
     (line,) = log.starting("[LVSA] LVSA_JOURNAL=")
     assert f"{place} cannot be written: " in line
+
+
+def test_metrics_that_cannot_be_counted_cost_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal has its lines, answers have what ran, and it is known who has failed."""
+
+    def full(_line: Any) -> None:
+        raise OSError("no space left for metrics")
+
+    monkeypatch.setattr(request_journal.metrics, "observe", full)
+    file = tmp_path / "journal.jsonl"
+    a, b = (SimpleNamespace(stage_durations=None, error=error) for error in (None, "boom"))
+    by_name = {"a": SimpleNamespace(result=a), "b": SimpleNamespace(result=b)}
+    answer = SimpleNamespace(get_request_output=by_name.get)
+    with Log() as log:
+        failed = request_journal.tell(
+            str(file), "Pipeline", [SimpleNamespace(request_id=name) for name in by_name], some(), 0.0, None, answer
+        )
+    assert failed == {"b"} and [line["request"] for line in lines(file)] == ["a", "b"]
+    assert a.stage_durations["lvsa.sparse_steps"] == b.stage_durations["lvsa.sparse_steps"] == 3
+    warned = [line for line in log.messages if "cannot" in line]
+    assert warned == ["[LVSA] requests cannot be counted for /metrics: no space left for metrics"]
+
+
+def test_an_error_in_a_call_leaves_its_time(tmp_path: Path) -> None:
+    import torch
+
+    time = request_journal.DeviceTime()
+    with pytest.raises(RuntimeError, match="no"), time.measured(torch.device("cpu")):
+        raise RuntimeError("no")
+    assert (time.seconds() or 0) > 0
+    lost = SimpleNamespace(synchronize=lambda: (_ for _ in ()).throw(RuntimeError("device lost")))
+    time._events.append((lost, lost))  # type: ignore[arg-type]
+    assert time.seconds() is None

@@ -74,3 +74,19 @@ def test_a_server_may_take_none() -> None:
     with pytest.raises(ValueError, match="LVSA_ALLOW_REQUEST_KNOBS=0"):
         chosen(LvsaSettings(allow_request_knobs=False), {})
     assert chosen(LvsaSettings(allow_request_knobs=False), None).enabled is None
+
+
+def test_a_recipe_of_the_server_and_of_a_request() -> None:
+    """Without the server's a request says null; its own knobs go before a recipe's, also where they exclude these."""
+    server = LvsaSettings(recipe="long", anchor_positions="remap", anchor_boost=1.5, rotate_after=0.6, window_size=16)
+    plain = chosen(server, {"recipe": None}).settings
+    assert (plain.recipe, plain.anchor_positions, plain.anchor_boost, plain.rotate_after) == (None, "true", 0, 0)
+    assert plain.window_size == 12 and chosen(server, {"recipe": None, "window_size": 8}).settings.window_size == 8
+    assert chosen(server, {"sparsity_scale": 0.5}).settings.anchor_positions == "remap"
+    for own in (server, LvsaSettings()):
+        still = chosen(own, {"recipe": "long", "rotate_keyframes": False}).settings
+        assert (still.rotate_after, still.anchor_positions) == (0, "remap")
+    assert chosen(server, {"rotate_keyframes": False}).settings.rotate_after == 0
+    with pytest.raises(ValueError, match="rotate_after has an effect with rotate_keyframes only"):
+        chosen(LvsaSettings(), {"rotate_keyframes": False, "rotate_after": 0.5})
+    assert chosen(LvsaSettings(anchor_boost=1.0), {"recipe": None}).settings.anchor_boost == 1

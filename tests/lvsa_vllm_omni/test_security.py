@@ -60,7 +60,7 @@ def test_a_request_chooses_no_place(tmp_path: Path) -> None:
         with keeper.decoding(SimpleNamespace(), torch.zeros(1, 2, 1, 2, 2)):
             (file,) = keeper.folder.iterdir()
             assert len(file.name) < 150
-        keeper.end(failed=False)
+        keeper.end(())
     assert {path.name for path in tmp_path.iterdir()} == {"kept"}
 
 

@@ -225,6 +225,15 @@ def test_anchors_at_other_positions(capsys: pytest.CaptureFixture[str], monkeypa
     assert numbers(capsys, "--frames", "81")["distances"] == {}
     monkeypatch.setenv("LVSA_WINDOW_SIZE", "80")
     assert main([*WAN, "--frames", "321"]) == 2
-    assert "so the half window must be at most 19, got 20" in capsys.readouterr().err
+    assert "so the half window must be at most 19 latent frames, got 20" in capsys.readouterr().err
     assert main(["show", "--preset", "cosmos3", "--size", "1280x736", "--frames", "321"]) == 2
     assert "does not know the rotary embedding of cosmos3" in capsys.readouterr().err
+
+
+def test_anchors_that_stand_still_at_first(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a server does: 0.6 of Wan's 50 steps are 30."""
+    monkeypatch.setenv("LVSA_ROTATE_AFTER", "0.6")
+    offsets = {step: shown(capsys, "--frames", "321", "--step", str(step)) for step in (0, 29, 30, 31, 33)}
+    assert {step: text.splitlines()[0].rpartition("offset=")[2] for step, text in offsets.items()} == {
+        0: "0", 29: "0", 30: "0", 31: "1", 33: "3",
+    }  # fmt: skip

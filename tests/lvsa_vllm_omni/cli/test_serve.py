@@ -90,3 +90,21 @@ def test_help_has_an_example(capfd: pytest.CaptureFixture[str]) -> None:
     assert "example: lvsa serve" in capfd.readouterr().out
     assert main(["serve"]) == 0
     assert "usage: lvsa serve MODEL" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"LVSA_ANCHOR_POSITIONS": "remap", "LVSA_WINDOW_SIZE": "80"}, "half window must be at most 19 latent frames"),
+        ({"LVSA_RECIPE": "long", "LVSA_ROTATE_KEYFRAMES": "0"}, "LVSA_ROTATE_KEYFRAMES=0 leaves LVSA_RECIPE=long with"),
+        ({"LVSA_ROTATE_AFTER": "0.5", "LVSA_ROTATE_KEYFRAMES": "0"}, "LVSA_ROTATE_KEYFRAMES=0 leaves LVSA_ROTATE_AFT"),
+    ],
+)
+def test_what_the_server_would_refuse_is_refused_here(
+    model: str, given: dict[str, str], said: str, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    os.environ.update(given, TMPDIR=str(tmp_path))
+    assert main(["serve", model]) == 2
+    error = capfd.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert serve_run.METRICS not in os.environ
