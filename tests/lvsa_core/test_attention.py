@@ -1,7 +1,6 @@
 """``attend`` against the oracle, for every way to call it."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
@@ -9,17 +8,7 @@ from hypothesis import example, given
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
 from lvsa_core.kernels import KernelUnavailable
-from tests.support.strategies import Call, arranged, assert_equals_reference, calls, examples
-
-
-def simple_call(pattern: Pattern, layout: TokenLayout, **changes: Any) -> Call:
-    noise = torch.Generator().manual_seed(0)
-    batch, heads, kv_heads, size = (changes.pop(name, 2) for name in ("batch", "heads", "kv_heads", "size"))
-    dtype, memory = changes.pop("dtype", torch.float32), changes.pop("memory", "contiguous")
-    (q,) = arranged(memory, 1, (batch, layout.q_tokens, heads, size * 4), dtype, noise)
-    k, v = arranged(memory, 2, (batch, layout.kv_tokens, kv_heads, size * 4), dtype, noise)
-    return Call(q, k, v, pattern, layout, changes.pop("scale", None))
-
+from tests.support.strategies import Call, assert_equals_reference, calls, examples, simple_call
 
 WAN_LIKE = plan(13, reference_frames=6, window=1)
 TEXT = {"kv_before": 3, "kv_after": 2, "q_before": 1, "q_after": 4}

@@ -145,3 +145,13 @@ def assert_equals_reference(call: Call, out: Tensor | None = None, several: floa
         rounding = torch.finfo(out.dtype).eps * call.v.detach().abs().max().double()
         allowed = several if out.dtype.itemsize == 2 else 32
         assert (out.double() - expected).abs().max() <= allowed * rounding
+
+
+def simple_call(pattern: Pattern, layout: TokenLayout, **changes: Any) -> Call:
+    """An attention call on random numbers; ``changes``: batch, heads, kv_heads, size, dtype, memory, scale."""
+    noise = torch.Generator().manual_seed(0)
+    batch, heads, kv_heads, size = (changes.pop(name, 2) for name in ("batch", "heads", "kv_heads", "size"))
+    dtype, memory = changes.pop("dtype", torch.float32), changes.pop("memory", "contiguous")
+    (q,) = arranged(memory, 1, (batch, layout.q_tokens, heads, size * 4), dtype, noise)
+    k, v = arranged(memory, 2, (batch, layout.kv_tokens, kv_heads, size * 4), dtype, noise)
+    return Call(q, k, v, pattern, layout, changes.pop("scale", None))

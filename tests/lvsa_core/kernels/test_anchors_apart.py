@@ -13,8 +13,7 @@ from lvsa_core.kernels.apart import turn_
 from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow
 from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_core.positions import Remap, TemporalAxis
-from tests.lvsa_core.test_attention import simple_call
-from tests.support.strategies import Call, assert_equals_reference, calls, examples
+from tests.support.strategies import Call, assert_equals_reference, calls, examples, simple_call
 
 AXIS = TemporalAxis.of(4, 256.0)
 GATHERED: Any = type("Gathered", (GatheredWindow, SdpaKernel), {})()
