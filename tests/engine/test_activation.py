@@ -57,6 +57,7 @@ def sparse_video(starting: Any) -> np.ndarray:
         return engine.video(LONG)
 
 
+@pytest.mark.oldest
 def test_no_setting_no_change(dense_video: np.ndarray, sparse_video: np.ndarray) -> None:
     assert np.abs(dense_video - sparse_video).max() > 0.01
 
@@ -106,6 +107,7 @@ def test_the_diagnostics_of_each_step(starting: Any, sparse_video: np.ndarray, l
         ]
 
 
+@pytest.mark.oldest
 def test_chosen_by_name(starting: Any, sparse_video: np.ndarray, dense_video: np.ndarray) -> None:
     by_name = {"per_role": {"self": {"backend": "LVSA"}}}
     with starting({"LVSA_WINDOW_SIZE": "12"}, diffusion_attention_config=by_name) as engine:

@@ -54,6 +54,7 @@ def test_lvsa_serve_says_what_the_server_does(server: Server) -> None:
     assert {"LVSA_WAN_HOOK=1", "VLLM_OMNI_ASYNC_OUTPUT_TIMEOUT=1200"} <= {*environment}
 
 
+@pytest.mark.oldest
 def test_a_long_video_then_another_then_an_impossible_one(server: Server) -> None:
     status, body = server.post(**REQUEST, num_frames=97, fps=16)
     assert status == 200, body[:500]
