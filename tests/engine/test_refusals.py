@@ -57,7 +57,7 @@ def test_a_hook_that_does_not_fit_stops_start_up(starting: Any, monkeypatch: pyt
     with pytest.raises(Exception) as error, starting({"LVSA_WAN_HOOK": "1"}):
         pass
     assert "LVSA_WAN_HOOK: WanTransformer3DModel.forward(self: Any, latents" in str(error.value)
-    assert "lacks hidden_states; install the vllm-omni version" in str(error.value)
+    assert "lacks hidden_states; install vllm and vllm-omni 0.22 to 0.30" in str(error.value)
 
 
 def test_a_ring_that_cannot_be_replaced_is_refused(starting: Any, monkeypatch: pytest.MonkeyPatch) -> None:
