@@ -1,7 +1,13 @@
 # Two commands: `make demo` makes a long video, `make test` shows that everything works. Both set up .venv by themselves.
 
 PYTHON ?= python3
-VENV := .venv
+
+# Another vLLM-Omni than that of constraints.txt, such as OMNI=0.22.0, has an environment of its own.
+OMNI ?=
+VERSIONS := 0.22.0 0.24.0 0.26.0 0.28.0 0.30.0
+OTHER := $(filter-out $(shell sed -n 's/^vllm-omni==//p' constraints.txt),$(OMNI))
+VENV := .venv$(OTHER:%=-%)
+ENGINE := $(if $(OTHER),vllm==$(OTHER) vllm-omni==$(OTHER),-c constraints.txt)
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
@@ -13,7 +19,7 @@ MODEL ?=
 PROMPT ?=
 export MODEL PROMPT
 
-.PHONY: help setup demo test test-fast test-all toy gpu docs check format clean
+.PHONY: help setup demo test test-fast test-all test-oldest oldest matrix one toy gpu docs check format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,9 +27,9 @@ help: ## show this list
 setup: $(READY) ## make .venv with vLLM, vLLM-Omni and this package
 
 $(READY): pyproject.toml constraints.txt | $(BIN)/uv
-	@echo "== setting up: vLLM and vLLM-Omni as in constraints.txt, and this package (8 GB the first time)"
+	@echo "== setting up: vLLM-Omni $(or $(OTHER),of constraints.txt), its vLLM, and this package (8 GB the first time)"
 	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
-	    -c constraints.txt -e '.[engine,examples,vqeval,test,lint,docs]' \
+	    $(ENGINE) -e '.[engine,examples,vqeval,test,lint,docs]' \
 	  || { echo "error: the packages could not be installed; see the lines above, then run make again" >&2; exit 1; }
 	@touch $@
 
@@ -47,8 +53,24 @@ demo: $(READY) ## make a video four times as long as the training length, dense 
 # Two processes, each with whole files of tests: engines are started one at a time in each.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: $(READY) ## run the tests, also those that start the engine
-	@$(PYTEST) -m 'not thorough'
+# With OMNI those of the engine alone: the others ask nothing of it.
+test: $(READY) ## run the tests, also those that start the engine; OMNI=0.22.0: on this vLLM-Omni
+	@$(PYTEST) $(OTHER:%=tests/engine) -m 'not thorough'
+
+# In CI: equalities, activation, geometry, step and a served request of the oldest vLLM-Omni.
+test-oldest:
+	@$(MAKE) --no-print-directory setup oldest OMNI=$(firstword $(VERSIONS))
+
+oldest: $(READY)
+	@$(PYTEST) tests/engine -m oldest -k 'not i2v and not ti2v and not a14b and not cosmos3'
+
+matrix: $(READY) ## run the tests of the engine on every vLLM-Omni that is supported, and record what ran
+	@for omni in $(VERSIONS); do $(MAKE) --no-print-directory one OMNI=$$omni || exit 1; done
+	@$(BIN)/python -m tests.support.versions outputs/versions
+
+one: $(READY)
+	@mkdir -p outputs/versions
+	@$(PYTEST) tests/engine -m 'not thorough' --record outputs/versions/$(OMNI).json
 
 # Rooms whose tests start engines, run scripts or whole pipelines, or measure many videos: they are not even imported.
 SLOW = engine parallel gpu benchmarks examples lvsa_core/diffusers lvsa_vllm_omni/tiny vqeval
@@ -87,5 +109,5 @@ format: $(READY) ## format the code
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
 
-clean: ## remove .venv and what the demo made
-	rm -rf $(VENV) outputs/demo
+clean: ## remove the environments and what the demo made
+	rm -rf .venv .venv-[0-9]* outputs/demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from vllm_omni.diffusion.attention.backends.abstract import AttentionBackend, AttentionMetadata
@@ -27,7 +28,8 @@ class NamedImpl(LvsaImpl):
         **engine_arguments: Any,
     ) -> None:
         activate_by_name()
-        backend, named = compat.default_backend(head_size)
+        backend, chosen = compat.default_backend(head_size)
+        named = {name: value for name, value in chosen.items() if name in engine_arguments}  # older releases: fewer
         dense = backend.get_impl_cls()(
             num_heads=num_heads,
             head_size=head_size,
@@ -67,4 +69,5 @@ class LvsaBackend(AttentionBackend):
     @classmethod
     def supports_attention_mask(cls, attention_spec: object | None = None) -> bool:
         """As the dense backend: a call with a mask is its."""
-        return bool(compat.default_backend(-1)[0].supports_attention_mask(None))
+        ask = compat.default_backend(-1)[0].supports_attention_mask
+        return bool(ask(None) if inspect.signature(ask).parameters else ask())

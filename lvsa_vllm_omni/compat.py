@@ -79,8 +79,10 @@ def default_backend(head_size: int) -> tuple[Any, dict[str, Any]]:
     options: dict[str, Any] = {}
     if "allow_trtllm_default" in inspect.signature(resolve).parameters:
         metadata = get_diffusion_model_metadata(getattr(config, "model_class_name", None))
-        options["allow_trtllm_default"] = metadata.attention_mask_free
-    kwargs = default.backend_kwargs() if default is not None else None
+        options["allow_trtllm_default"] = getattr(metadata, "attention_mask_free", False)
+    kwargs = None
+    if default is not None:  # older releases take any option
+        kwargs = default.backend_kwargs() if hasattr(default, "backend_kwargs") else default.extra or None
     chosen = {"backend_kwargs": kwargs, "backend_explicit": default is not None}
     return resolve_obj_by_qualname(resolve(name, head_size, **options)), chosen
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
@@ -46,21 +47,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Record:
-    """Writes what ran: the number of outcomes of each kind, and the outcome of every placement."""
+    """Writes what ran: the number of outcomes of each kind, why tests were skipped, the outcome of every placement."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self.outcomes: dict[str, str] = {}
+        self.skipped: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
             self.outcomes[report.nodeid] = report.outcome
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.skipped[report.longrepr[2].removeprefix("Skipped: ")] += 1
 
     def pytest_sessionfinish(self) -> None:
         placements = {name: outcome for name, outcome in self.outcomes.items() if "test_placements.py::" in name}
         record = {
             "date": date.today().isoformat(),
             "versions": versions(),
+            "python": ".".join(platform.python_version_tuple()[:2]),
+            "skipped": dict(self.skipped),
             "outcomes": dict(Counter(self.outcomes.values())),
             "placements": {name.partition("::")[2]: outcome for name, outcome in placements.items()},
         }

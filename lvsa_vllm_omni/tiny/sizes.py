@@ -43,7 +43,7 @@ HUNYUAN: dict[str, Any] = {
 HUNYUAN_TEXT: dict[str, Any] = {
     "hidden_size": TEXT_DIM, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
     "max_position_embeddings": 4096,
-    "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6},
+    "rope_scaling": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e6},
 }  # fmt: skip
 HUNYUAN_VAE: dict[str, Any] = {
     "latent_channels": HUNYUAN_LATENT, "block_out_channels": (8, 8, 16, 32, 64), "layers_per_block": 1,

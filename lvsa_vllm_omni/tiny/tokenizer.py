@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer, Qwen2TokenizerFast  # type: ignore[attr-defined]
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 _WORD_START = "\u2581"  # SentencePiece's mark
@@ -89,6 +89,8 @@ def _qwen2(vocabulary: dict[str, int], **options: Any) -> Any:
     """Qwen's tokenizer without merges; transformers 4 reads the vocabulary from files only."""
     if "vocab_file" not in inspect.signature(Qwen2Tokenizer.__init__).parameters:
         return Qwen2Tokenizer(vocab=vocabulary, merges=[], **options)
+    from transformers import Qwen2TokenizerFast  # type: ignore[attr-defined]
+
     with tempfile.TemporaryDirectory() as folder:
         words, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")
         words.write_text(json.dumps(vocabulary))

@@ -15,6 +15,8 @@ from lvsa_core.kernels import registry
 from lvsa_vllm_omni import hooks, journal, runner, seam
 from lvsa_vllm_omni.hooks import VideoTokens
 from lvsa_vllm_omni.settings import LvsaSettings
+from tests.support.capabilities import computing
+from tests.support.engine import DTYPE
 from tests.support.log import Log
 
 # The engine starts in a thread of its own, whose exception pytest would report beside the one that reaches the caller.
@@ -57,6 +59,7 @@ def sparse_video(starting: Any) -> np.ndarray:
         return engine.video(LONG)
 
 
+@pytest.mark.oldest
 def test_no_setting_no_change(dense_video: np.ndarray, sparse_video: np.ndarray) -> None:
     assert np.abs(dense_video - sparse_video).max() > 0.01
 
@@ -106,6 +109,7 @@ def test_the_diagnostics_of_each_step(starting: Any, sparse_video: np.ndarray, l
         ]
 
 
+@pytest.mark.oldest
 def test_chosen_by_name(starting: Any, sparse_video: np.ndarray, dense_video: np.ndarray) -> None:
     by_name = {"per_role": {"self": {"backend": "LVSA"}}}
     with starting({"LVSA_WINDOW_SIZE": "12"}, diffusion_attention_config=by_name) as engine:
@@ -119,7 +123,7 @@ def test_the_chosen_dense_backend_stays_the_dense_path(starting: Any, dense_vide
     with starting({"LVSA_WAN_HOOK": "1"}, diffusion_attention_config=chosen) as engine:
         (transformer,) = engine.transformers
         layer = transformer.blocks[0].attn1.attn
-        assert layer.backend_explicit and layer.backend_pref == "TORCH_SDPA"
+        assert getattr(layer, "backend_explicit", True) and layer.backend_pref == "TORCH_SDPA"
         assert type(layer.attention.dense) is layer.attn_impl_cls
         assert not np.array_equal(engine.video(LONG), dense_video)
 
@@ -230,7 +234,7 @@ def test_a_surprise_goes_dense_with_one_line_or_fails(
         with monkeypatch.context() as patch:
             ran: list[int] = []
             for index, block in enumerate(engine.transformers[0].blocks):
-                watch_dense(patch, block.attn1.attn.attention.dense, ran, index)
+                watch_dense(patch, computing(block.attn1.attn, DTYPE).dense, ran, index)
             engine.video(LONG, steps=1)
         assert ran == [0, 1] * 2  # each layer has its own way out, in both branches of guidance
         assert len(lines(log, "[LVSA-FALLBACK]")) == 2  # every request says it

@@ -12,6 +12,7 @@ from lvsa_vllm_omni import scope
 from lvsa_vllm_omni import step as lvsa_step
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 from tests.support.attended import before_calls
+from tests.support.capabilities import has_module
 from tests.support.engine import start
 from tests.support.families import FAMILIES
 
@@ -42,7 +43,10 @@ def test_cache_dit_skips_blocks(starting: Any, calls: list[Any]) -> None:
             calls.clear()
             videos.append(engine.video(LONGER, steps=STEPS))
             whole, part = BRANCHES * BLOCKS, BRANCHES  # only the first block
-            assert per_step(calls) == [whole, whole, part, part, whole, part, part, whole, part]
+            if has_module("diffusion.cache.cachedit"):
+                assert per_step(calls) == [whole, whole, part, part, whole, part, part, whole, part]
+            else:  # older releases count the branches of guidance as steps of their own
+                assert part <= min(per_step(calls)) < max(per_step(calls)) <= whole
             assert INTERVAL == 3 and all(call.interval == INTERVAL for call in calls)
             assert all(call.offset == call.step % INTERVAL for call in calls)
         calls.clear()

@@ -51,6 +51,7 @@ def engine(family: Family, folder: Path, plain: Any) -> Iterator[Any]:
         yield running
 
 
+@pytest.mark.oldest
 def test_every_call_is_the_reference_attention(
     engine: Any, family: Family, plain: dict[Any, np.ndarray], attended: list[Attended]
 ) -> None:
@@ -65,6 +66,7 @@ def test_every_call_is_the_reference_attention(
             assert (call.layout.grid.frames, call.layout.grid.patches) == (latent(frames), patches)
 
 
+@pytest.mark.oldest
 def test_the_video_is_the_reference_attentions(engine: Any, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = engine.denoised(family.long, **family.request())
     replace_attend(monkeypatch, reference_attend)
@@ -72,6 +74,7 @@ def test_the_video_is_the_reference_attentions(engine: Any, family: Family, monk
     assert np.abs(fast - slow).max() < ROUNDING + (1.5 / 255 if family.text == "behind" else 0)  # 8 bits
 
 
+@pytest.mark.oldest
 def test_is_the_plain_engine_within_the_training_horizon(
     engine: Any, family: Family, plain: dict[Any, np.ndarray], attended: list[Attended]
 ) -> None:
@@ -80,6 +83,7 @@ def test_is_the_plain_engine_within_the_training_horizon(
     assert not attended
 
 
+@pytest.mark.oldest
 def test_repeats_itself_whatever_ran_in_between(engine: Any, family: Family) -> None:
     first = engine.denoised(family.long, **family.request())
     assert np.array_equal(engine.denoised(family.long, **family.request()), first)
@@ -89,6 +93,7 @@ def test_repeats_itself_whatever_ran_in_between(engine: Any, family: Family) -> 
     assert not np.array_equal(engine.denoised(family.long, seed=7, **family.request()), first)
 
 
+@pytest.mark.oldest
 @pytest.mark.parametrize("guidance", [4.0, 1.0], ids=["guided", "unguided"])
 def test_the_anchors_rotate_with_the_step(
     engine: Any, family: Family, attended: list[Attended], guidance: float
@@ -173,6 +178,7 @@ def test_timesteps(engine: Any, family: Family, monkeypatch: pytest.MonkeyPatch)
     assert shapes == {2 if family.kind == "wan-ti2v" else 1}
 
 
+@pytest.mark.oldest
 def test_the_grid_is_the_requests(engine: Any, family: Family, calls: list[Call]) -> None:
     lengths = sorted({family.long, *family.others})
     cases = [(frames, size, 4.0) for frames in lengths for size in SIZES]
@@ -189,6 +195,7 @@ def test_the_grid_is_the_requests(engine: Any, family: Family, calls: list[Call]
         assert {call.interval for call in calls} == {interval}
 
 
+@pytest.mark.oldest
 def test_the_length_changes_from_request_to_request(engine: Any, family: Family, calls: list[Call]) -> None:
     for frames in (family.longer, family.long, 17, family.longer, family.long):
         calls.clear()
