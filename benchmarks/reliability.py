@@ -49,6 +49,9 @@ KNOBS: tuple[dict[str, Any] | None, ...] = (
 SAME = {"prompt": "a cat", "num_inference_steps": "2", "fps": "16"}
 #: What clients do with a request: wait for it, submit a job and fetch it, delete the job, hang up.
 WAYS, WEIGHTS = ("wait", "job", "delete", "hang up"), (10, 6, 2, 2)
+#: What generated knobs and settings are set to.
+ODD = (None, "", "x", "1; rm -rf /", -1, 0, 1, 12, 0.5, 1e308, "nan", True, [], {}, [1], {"a": 1}, "é", "9" * 400)
+WORDS = ["9" * 400, *"|0|1|-1|true|no|x|1e9|nan|inf|0.5|12|None|{}|auto|long|1-2|é".split("|")]
 MB = 2**20
 
 
@@ -191,27 +194,7 @@ def bad(chance: random.Random) -> tuple[str, Any]:
     from lvsa_vllm_omni.request_knobs import NAMES
 
     name = chance.choice([*NAMES, *NAMES, "windows", "preset", "journal", "", "__class__"])
-    odd: list[Any] = [
-        None,
-        "",
-        "x",
-        "1; rm -rf /",
-        -1,
-        0,
-        1,
-        12,
-        0.5,
-        1e308,
-        "nan",
-        True,
-        [],
-        {},
-        [1],
-        {"a": 1},
-        "é",
-        "9" * 400,
-    ]
-    return name, chance.choice(odd)
+    return name, chance.choice(ODD)
 
 
 def wrong_input(settings: int, requests: int, over_http: int, seed: int) -> dict[str, Any]:
@@ -222,29 +205,8 @@ def wrong_input(settings: int, requests: int, over_http: int, seed: int) -> dict
 
     chance, found = random.Random(seed), Counter[str]()
     names, before = [name.upper() for name in vars(LvsaSettings())], dict(os.environ)
-    words = [
-        "",
-        "0",
-        "1",
-        "-1",
-        "true",
-        "no",
-        "x",
-        "1e9",
-        "nan",
-        "inf",
-        "0.5",
-        "12",
-        "None",
-        "{}",
-        "auto",
-        "long",
-        "1-2",
-        "é",
-        "9" * 400,
-    ]
     for _ in tqdm(range(settings), unit="setting"):
-        name, value = chance.choice([*names, "WINDOW", "WAN_HOK"]), chance.choice(words)
+        name, value = chance.choice([*names, "WINDOW", "WAN_HOK"]), chance.choice(WORDS)
         try:
             os.environ[PREFIX + name] = value
             LvsaSettings.load()
@@ -260,9 +222,7 @@ def wrong_input(settings: int, requests: int, over_http: int, seed: int) -> dict
             chosen(LvsaSettings(), {name: value})
             found["knobs accepted" if name in NAMES else "knobs accepted that are none"] += 1
         except ValueError as error:
-            found[
-                "knobs refused" if f"{name!r}" in str(error) or name in str(error) else "knobs refused without name"
-            ] += 1
+            found["knobs refused" if name in str(error) else "knobs refused without name"] += 1
     with serving() as server:
         plain = {**SAME, "num_frames": "17", "size": "64x64", "seed": "1"}
         first = _digest(server.video(plain))
