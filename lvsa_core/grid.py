@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 
 def check_int(name: str, value: object, minimum: int) -> int:
-    """Return ``value`` if it is an integer of at least ``minimum``.
+    """Return ``value`` if it is an integer of at least ``minimum`` and below 2^31.
 
     Raises:
         ValueError: naming ``name``, the value and what is accepted.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
+    if value >= 2**31:
+        raise ValueError(f"{name} must be below 2147483648, got a number of {len(str(value))} digits")
     return value
 
 

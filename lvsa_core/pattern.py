@@ -214,11 +214,11 @@ def _pattern(
 
 
 def check_boost(boost: float) -> float:
-    """Return ``boost`` if it is a finite number.
+    """Return ``boost`` if it is a number from -100 to 100: beyond, a sum of scores would lose the others' digits.
 
     Raises:
         ValueError: if not.
     """
-    if isinstance(boost, bool) or not isinstance(boost, int | float) or not math.isfinite(boost):
-        raise ValueError(f"anchor_boost must be a finite number (0 is off), got {boost!r}")
+    if isinstance(boost, bool) or not isinstance(boost, int | float) or not -100 <= boost <= 100:
+        raise ValueError(f"anchor_boost must be a number from -100 to 100 (0 is off), got {boost!r}")
     return boost

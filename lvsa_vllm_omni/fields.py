@@ -15,10 +15,22 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic_core import CoreSchema, SchemaValidator, core_schema
 
+
+def _no_truth(value: Any) -> Any:
+    """What is to be a number; in Python True is 1."""
+    if isinstance(value, bool):
+        raise ValueError("a number, not true or false")
+    return value
+
+
+def _number(plain: Callable[..., CoreSchema]) -> Callable[..., CoreSchema]:
+    return lambda **limits: core_schema.no_info_before_validator_function(_no_truth, plain(**limits))
+
+
 _SCHEMAS: Mapping[Any, Callable[..., CoreSchema]] = {
     bool: core_schema.bool_schema,
-    int: core_schema.int_schema,
-    float: core_schema.float_schema,
+    int: _number(core_schema.int_schema),
+    float: _number(core_schema.float_schema),
     str: core_schema.str_schema,
 }
 

@@ -44,6 +44,9 @@ OBSOLETE = {
 
 _DOCS = "docs/settings.md"
 
+#: Of frames; more than any video has.
+MOST = 1_000_000
+
 
 def _steps(value: str) -> str | None:
     """What the mask log is asked for."""
@@ -95,13 +98,13 @@ class LvsaSettings:
     """kernels that are never tried: names or families with commas between, such as FlashAttention3,cuDNN"""
     extra_memory: float | None = Field(None, ge=0, allow_inf_nan=False)
     """GB that attention may take beside inputs and output; unset: 0.9 of what is free at a request's first step"""
-    window_size: int = Field(12, ge=0)
+    window_size: int = Field(12, ge=0, le=MOST)
     """half window, video frames"""
-    n_first_frames: int = Field(4, ge=0)
+    n_first_frames: int = Field(4, ge=0, le=MOST)
     """leading frames that are always anchors, video frames"""
     auto_keyframes: bool = True
     """derive the keyframe interval from the reference"""
-    key_frame_interval: int = Field(16, ge=1)
+    key_frame_interval: int = Field(16, ge=1, le=MOST)
     """video frames, when LVSA_AUTO_KEYFRAMES=0"""
     rotate_keyframes: bool = True
     """rotate the anchor grid each step"""
@@ -109,19 +112,19 @@ class LvsaSettings:
     """grow the window past anchors"""
     sparsity_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     """multiplies the attention budget"""
-    reference_latent_frames: int | None = Field(None, ge=1)
+    reference_latent_frames: int | None = Field(None, ge=1, le=MOST)
     """training horizon in latent frames; the preset's if unset: Wan 21, TI2V-5B 31, HunyuanVideo 1.5 33, Cosmos 3 48"""
     riflex_scale: float | None = Field(None, ge=1, allow_inf_nan=False)
     """RIFLEx for requests beyond the training horizon: their length over it, such as 4; off if unset or 1"""
     anchor_positions: Literal["true", "remap"] = "true"
     """where anchors outside of a frame's window are seen: true, where they are; remap, at distances of the training"""
-    anchor_boost: float = Field(0.0, allow_inf_nan=False)
+    anchor_boost: float = Field(0.0, ge=-100, le=100)
     """added to the scores of anchors; below 0 they count less"""
     rotate_after: float = Field(0.0, ge=0, le=1)
     """share of the denoising steps in which the anchors stand still before they rotate"""
     recipe: Literal["long"] | None = None
     """a set of settings for long videos, where they are not set themselves; best on toy models, not measured on Wan"""
-    vae_temporal_factor: int | None = Field(None, ge=1)
+    vae_temporal_factor: int | None = Field(None, ge=1, le=MOST)
     """video to latent frames, for the settings given in video frames; the preset's if unset: 4"""
     preset: str | None = None
     """name of a preset (`lvsa models` lists them) or path of a TOML file; chosen from the model if unset"""

@@ -86,7 +86,7 @@ class Request:
     def rotation(self) -> list[Pattern]:
         """The patterns of successive steps until they repeat."""
         pattern, _ = self.at(0)
-        steps = pattern.keyframe_interval if self.arguments["rotate"] else 1
+        steps = min(pattern.keyframe_interval, pattern.frames) if self.arguments["rotate"] else 1
         return [self._rotated(step)[0] for step in range(steps)]
 
     def describe(self) -> str:

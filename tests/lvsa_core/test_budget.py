@@ -80,5 +80,10 @@ def test_refuses(name: str, value: Any, accepted: str) -> None:
         keyframe_interval(**{**arguments, name: value})
 
 
+def test_a_number_beyond_all_lengths() -> None:
+    with pytest.raises(ValueError, match="^window must be below 2147483648, got a number of 400 digits$"):
+        keyframe_interval(81, reference_frames=21, window=10**400 - 1)
+
+
 def test_a_scale_beyond_all_lengths_is_dense() -> None:
     assert keyframe_interval(481, reference_frames=21, sparsity_scale=1e308) == 1

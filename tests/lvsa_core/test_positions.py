@@ -77,7 +77,7 @@ def test_dense_patterns_stay_as_they_are(frames: int) -> None:
 def test_a_window_that_leaves_no_distance_is_refused() -> None:
     with pytest.raises(ValueError, match="so the half window must be at most 3 latent frames, got 4"):
         Pattern(20, window=4, keyframe_interval=5, remap=Remap(5, AXIS))
-    with pytest.raises(ValueError, match=r"anchor_boost must be a finite number \(0 is off\), got inf"):
+    with pytest.raises(ValueError, match=r"anchor_boost must be a number from -100 to 100 \(0 is off\), got inf"):
         Pattern(20, anchor_boost=float("inf"))
 
 
@@ -112,7 +112,7 @@ def test_a_boost_is_added_to_the_scores(boost: float, remap: Remap | None) -> No
 def test_a_boost_without_end_leaves_no_anchors() -> None:
     layout = TokenLayout(FrameGrid(30, 3))
     q, k, v = tensors(layout)
-    pattern = plan(30, reference_frames=9, window=1, remap=REMAP, anchor_boost=-1e4)
+    pattern = plan(30, reference_frames=9, window=1, remap=REMAP, anchor_boost=-100.0)
     windows = torch.zeros(90, 90, dtype=torch.bool)
     for query, (low, high) in enumerate(pattern.windows):
         windows[3 * query : 3 * query + 3, 3 * low : 3 * high + 3] = True

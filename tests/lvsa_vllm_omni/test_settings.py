@@ -144,6 +144,13 @@ WRONG = [
     ("LVSA_SKIP_KERNELS", "cuDNN,FA3", "LVSA_SKIP_KERNELS is 'cuDNN,FA3', but must be names out of FlashAttention3, "),
     ("LVSA_EXTRA_MEMORY", "-1", "LVSA_EXTRA_MEMORY is '-1', but must be greater than or equal to 0"),
     ("LVSA_WINDOW_SIZE", "-1", "LVSA_WINDOW_SIZE is '-1', but must be greater than or equal to 0"),
+    ("LVSA_WINDOW_SIZE", "9" * 400, f"LVSA_WINDOW_SIZE is '{'9' * 400}', but must be less than or equal to 1000000"),
+    ("LVSA_ANCHOR_BOOST", "1e308", "LVSA_ANCHOR_BOOST is '1e308', but must be less than or equal to 100"),
+    (
+        "LVSA_CONFIG",
+        '{"window_size": true}',
+        "'window_size' in LVSA_CONFIG is True, but must be a number, not true or false",
+    ),
     ("LVSA_WINDOW_SIZE", "3.5", "LVSA_WINDOW_SIZE is '3.5', but must be a valid integer"),
     ("LVSA_KEY_FRAME_INTERVAL", "0", "LVSA_KEY_FRAME_INTERVAL is '0', but must be greater than or equal to 1"),
     ("LVSA_SPARSITY_SCALE", "nan", "LVSA_SPARSITY_SCALE is 'nan', but must be a finite number"),

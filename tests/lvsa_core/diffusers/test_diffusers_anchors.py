@@ -110,7 +110,9 @@ def test_families_whose_embedding_is_not_known(kind: str, pipeline: Pipeline, en
 
 
 def test_a_window_that_leaves_no_distance(pipeline: Pipeline, enable_lvsa: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match="knows 5 latent frames, so the half window must be at most 3 latent frames, got 4"):
+    with pytest.raises(
+        ValueError, match="knows 5 latent frames, so the half window must be at most 3 latent frames, got 4"
+    ):
         enable_lvsa(pipeline("wan"), reference_latent_frames=5, window_size=16, anchor_positions="remap")
 
 
