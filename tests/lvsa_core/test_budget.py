@@ -81,7 +81,7 @@ def test_refuses(name: str, value: Any, accepted: str) -> None:
 
 
 def test_a_number_beyond_all_lengths() -> None:
-    with pytest.raises(ValueError, match="^window must be below 2147483648, got a number of 400 digits$"):
+    with pytest.raises(ValueError, match="window must be below 2147483648, got a number of 400 digits"):
         keyframe_interval(81, reference_frames=21, window=10**400 - 1)
 
 
