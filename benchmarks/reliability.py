@@ -50,7 +50,26 @@ SAME = {"prompt": "a cat", "num_inference_steps": "2", "fps": "16"}
 #: What clients do with a request: wait for it, submit a job and fetch it, delete the job, hang up.
 WAYS, WEIGHTS = ("wait", "job", "delete", "hang up"), (10, 6, 2, 2)
 #: What generated knobs and settings are set to.
-ODD = (None, "", "x", "1; rm -rf /", -1, 0, 1, 12, 0.5, 1e308, "nan", True, [], {}, [1], {"a": 1}, "é", "9" * 400)
+ODD: tuple[Any, ...] = (
+    None,
+    "",
+    "x",
+    "1; rm -rf /",
+    -1,
+    0,
+    1,
+    12,
+    0.5,
+    1e308,
+    "nan",
+    True,
+    [],
+    {},
+    [1],
+    {"a": 1},
+    "é",
+    "9" * 400,
+)
 WORDS = ("9" * 400, "", "0", "1", "-1", "no", "x", "1e9", "nan", "inf", "0.5", "12", "None", "{}", "auto", "long")
 MB = 2**20
 

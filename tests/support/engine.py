@@ -146,7 +146,8 @@ def start(checkpoint: Path, settings: dict[str, str], *, warm_up: bool = False, 
 
     from lvsa_vllm_omni import journal, plugin
 
-    if not runs_one_device_inline():
+    several = any(name.endswith(("_degree", "_parallel_size", "num_replicas")) for name in options)
+    if not several and not runs_one_device_inline():
         options.setdefault("distributed_executor_backend", "tests.support.inline_executor.InlineExecutor")
     before = dict(os.environ)
     for name in before:
