@@ -5,29 +5,26 @@ Run it from the repository with the package installed; it starts servers of a ti
     python benchmarks/reliability.py clients --json benchmarks/results/reliability-clients.json
     python benchmarks/reliability.py input --json benchmarks/results/reliability-input.json
     python benchmarks/reliability.py disk --json benchmarks/results/reliability-disk.json
+    python benchmarks/reliability.py ends --json benchmarks/results/reliability-ends.json
 
 `clients`: 200 requests of 8 clients in mixed lengths, sizes and knobs, some deleted, some hung up on. Every video that
 comes must equal, byte for byte, that of the same request alone, and memory must be as it was. `input`: generated
 settings and generated knobs of requests: none is accepted that is not one, and each error names its field. `disk`:
-journal and latents where nothing can be written: every request has its video.
+journal and latents where nothing can be written: every request has its video. `ends`: a server that is asked to end
+while it computes, one whose worker is killed, one whose model's folder is emptied; each with LVSA and without.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import random
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +32,10 @@ import httpx
 import psutil
 import root  # noqa: F401
 import torch
+from server import Server, digest, serving
 from tqdm import tqdm
 
 from lvsa_vllm_omni.measure.machine import facts
-from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 #: Of the mix: video frames (21 latent frames are 81), pixels, and what a request brings for LVSA.
 FRAMES, SIZES = (17, 89, 97), ("64x64", "96x64")
@@ -71,73 +68,6 @@ ODD: tuple[Any, ...] = (
     "9" * 400,
 )
 WORDS = ("9" * 400, "", "0", "1", "-1", "no", "x", "1e9", "nan", "inf", "0.5", "12", "None", "{}", "auto", "long")
-MB = 2**20
-
-
-class Server:
-    """A running `lvsa serve`."""
-
-    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process, self.url, self.log = process, f"http://127.0.0.1:{port}", log
-
-    def client(self, timeout: float = 600) -> httpx.Client:
-        """A connection of its own, without the environment's proxies."""
-        return httpx.Client(base_url=self.url, timeout=timeout, trust_env=False)
-
-    def video(self, fields: Mapping[str, str]) -> httpx.Response:
-        """Ask for a video and wait for it."""
-        with self.client() as client:
-            return client.post("/v1/videos/sync", files={name: (None, value) for name, value in fields.items()})
-
-    def memory(self) -> float:
-        """Megabytes of all its processes that no other process shares."""
-        top = psutil.Process(self.process.pid)
-        return sum(one.memory_full_info().uss for one in (top, *top.children(recursive=True))) / MB
-
-
-@contextmanager
-def serving(**settings: str) -> Iterator[Server]:
-    """A server of a tiny Wan."""
-    with tempfile.TemporaryDirectory(prefix="lvsa-reliability-") as folder:
-        checkpoint = write_checkpoint("wan", Path(folder) / "wan")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        log = Path(folder) / "log"
-        command = [str(Path(sys.executable).with_name("lvsa")), "serve", str(checkpoint), "--host", "127.0.0.1"]
-        cpu = [] if torch.accelerator.is_available() else ["--dtype", "float32"]
-        environment = {**os.environ, "LVSA_CPU": "1", **settings}
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                [*command, "--port", str(port), *cpu],
-                stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
-            )  # fmt: skip
-        server = Server(process, port, log)
-        try:
-            until(lambda: _healthy(server), server)
-            yield server
-        finally:
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            process.terminate()
-            for one in psutil.wait_procs(family, timeout=30)[1]:
-                one.kill()
-
-
-def until(ready: Callable[[], bool], server: Server, seconds: float = 300) -> None:
-    """Wait; a server that has ended is an error with the end of its log."""
-    end = time.monotonic() + seconds
-    while not ready():
-        if server.process.poll() is not None or time.monotonic() > end:
-            raise SystemExit(f"error: the server did not start:\n{server.log.read_text()[-3000:]}")
-        time.sleep(0.5)
-
-
-def _healthy(server: Server) -> bool:
-    try:
-        with server.client(5) as client:
-            return client.get("/health").status_code == 200
-    except httpx.TransportError:
-        return False
 
 
 def request(chance: random.Random) -> dict[str, str]:
@@ -166,7 +96,7 @@ def clients(count: int, workers: int, seed: int) -> dict[str, Any]:
                 made.append(done)
                 memory.append(server.memory())
         videos = {json.dumps(fields): digest for fields, _, digest in made if len(digest) == 64}
-        alone = {key: _digest(server.video(json.loads(key))) for key in tqdm(sorted(videos), unit="alone")}
+        alone = {key: digest(server.video(json.loads(key))) for key in tqdm(sorted(videos), unit="alone")}
         fallbacks = server.log.read_text().count("[LVSA-FALLBACK]")
     videos_made = [(json.dumps(fields), digest) for fields, _, digest in made if len(digest) == 64]
     part = max(count // 4, 1)
@@ -187,7 +117,7 @@ def _as(server: Server, way: str, fields: dict[str, str]) -> str:
     """What becomes of a request: the digest of its video, or a word."""
     form = {name: (None, value) for name, value in fields.items()}
     if way == "wait":
-        return _digest(server.video(fields))
+        return digest(server.video(fields))
     if way == "hang up":
         try:
             with server.client(1) as client:
@@ -201,11 +131,7 @@ def _as(server: Server, way: str, fields: dict[str, str]) -> str:
             return f"deleted, {client.delete(f'/v1/videos/{job}').status_code}"
         while (state := client.get(f"/v1/videos/{job}").json())["status"] in ("queued", "in_progress"):
             time.sleep(0.5)
-        return _digest(client.get(f"/v1/videos/{job}/content")) if state["status"] == "completed" else state["status"]
-
-
-def _digest(answer: httpx.Response) -> str:
-    return hashlib.sha256(answer.content).hexdigest() if answer.status_code == 200 else f"status {answer.status_code}"
+        return digest(client.get(f"/v1/videos/{job}/content")) if state["status"] == "completed" else state["status"]
 
 
 def bad(chance: random.Random) -> tuple[str, Any]:
@@ -244,14 +170,14 @@ def wrong_input(settings: int, requests: int, over_http: int, seed: int) -> dict
             found["knobs refused" if name in str(error) else "knobs refused without name"] += 1
     with serving() as server:
         plain = {**SAME, "num_frames": "17", "size": "64x64", "seed": "1"}
-        first = _digest(server.video(plain))
+        first = digest(server.video(plain))
         for _ in tqdm(range(over_http), unit="request"):
             name, value = bad(chance)
             answer = server.video({**plain, "extra_params": json.dumps({"lvsa": {name: value}})})
             found[f"over HTTP: status {answer.status_code}"] += 1
             if 400 <= answer.status_code < 500 and name not in answer.text:
                 found["over HTTP: refused without name"] += 1
-        found["over HTTP: the next request differs"] += _digest(server.video(plain)) != first
+        found["over HTTP: the next request differs"] += digest(server.video(plain)) != first
     return dict(sorted(found.items()))
 
 
@@ -263,10 +189,10 @@ def disk() -> dict[str, Any]:
         places = {"a folder, a file": (folder, __file__), "a full disk": ("/dev/full", "/dev/full/latents"),
                   "a read-only place": ("/proc/lvsa.jsonl", "/proc/lvsa")}  # fmt: skip
         with serving() as server:
-            plain = _digest(server.video(fields))
+            plain = digest(server.video(fields))
         for name, (journal, latents) in places.items():
             with serving(LVSA_JOURNAL=journal, LVSA_KEEP_LATENTS=latents) as server:
-                same = [_digest(server.video(fields)) == plain for _ in range(3)]
+                same = [digest(server.video(fields)) == plain for _ in range(3)]
                 lines = server.log.read_text().splitlines()
             warned = {key: sum(f"{key}=" in line and "cannot be written" in line for line in lines) for key in
                       ("LVSA_JOURNAL", "LVSA_KEEP_LATENTS")}  # fmt: skip
@@ -274,10 +200,61 @@ def disk() -> dict[str, Any]:
     return found
 
 
+LONG_JOB = {**SAME, "num_frames": "97", "size": "96x64", "seed": "1", "num_inference_steps": "200"}
+
+
+def ends(plain: bool) -> dict[str, Any]:
+    """What a server does that is asked to end, or that loses a process, while it computes; and one whose model moves.
+
+    Args:
+        plain: the engine's own server, without LVSA.
+    """
+    found: dict[str, Any] = {}
+    for name, options in (("one device", ()), ("Ulysses 2", ("--usp", "2"))):
+        with serving(*options, plain=plain) as server:
+            found[f"{name}: SIGTERM"] = _ended(server, server.process.terminate)
+        with serving(*options, plain=plain) as server:
+            victim = max(server.family()[1:], key=lambda one: one.cpu_times().user)
+            found[f"{name}: killed {victim.name()}"] = _ended(server, victim.kill)
+    fields = {**SAME, "num_frames": "97", "size": "96x64", "seed": "1"}
+    with serving(plain=plain) as server:
+        before, moved = digest(server.video(fields)), server.checkpoint.with_name("moved")
+        server.checkpoint.rename(moved)
+        server.checkpoint.mkdir()
+        found["the model's folder is emptied"] = "same video" if digest(server.video(fields)) == before else "differs"
+    return found
+
+
+def _ended(server: Server, event: Callable[[], None]) -> dict[str, Any]:
+    """What becomes of a long request, the next one and the server's processes after an event in the middle of it."""
+    family = server.family()
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(_word, server, LONG_JOB, 120)
+        time.sleep(5)
+        event()
+        start = time.monotonic()
+        found: dict[str, Any] = {"the request": answer.result()}
+        found["its seconds"] = round(time.monotonic() - start, 1)
+    found["the next request"] = _word(server, {**SAME, "num_frames": "17", "size": "64x64", "seed": "1"}, 30)
+    left = psutil.wait_procs(family, timeout=max(0, start + 120 - time.monotonic()))[1]
+    found["processes left after 120 s"] = f"{len(left)} of {len(family)}"
+    return found
+
+
+def _word(server: Server, fields: Mapping[str, str], seconds: float) -> str:
+    """How a request ends: the answer's status, or the kind of error."""
+    try:
+        with server.client(seconds) as client:
+            form = {name: (None, value) for name, value in fields.items()}
+            return f"status {client.post('/v1/videos/sync', files=form).status_code}"
+    except httpx.TransportError as error:
+        return type(error).__name__
+
+
 def main() -> None:
     """Run a part, print what it found, and keep it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("clients", "input", "disk"))
+    parser.add_argument("part", choices=("clients", "input", "disk", "ends"))
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--settings", type=int, default=5000)
@@ -290,8 +267,10 @@ def main() -> None:
         found = clients(options.requests, options.clients, options.seed)
     elif options.part == "input":
         found = wrong_input(options.settings, options.knobs, options.over_http, options.seed)
-    else:
+    elif options.part == "disk":
         found = disk()
+    else:
+        found = {"with LVSA": ends(plain=False), "without": ends(plain=True)}
     for name, value in found.items():
         print(f"| {name} | {value} |")
     if options.json:

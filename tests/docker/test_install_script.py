@@ -106,6 +106,20 @@ def test_an_installed_package_that_is_too_old_stops_the_build(image: Image) -> N
     assert "lvsa-vllm-omni==9" not in image.run(image.environment["PYTHON"], "-m", "pip", "freeze").stdout
 
 
+def test_an_older_installation_is_replaced(image: Image) -> None:
+    """Also one that says that it has the same version."""
+    source = image.folder / "outputs" / "changed"
+    shutil.copytree(image.folder / "opt", source)
+    with (source / "lvsa_core/__init__.py").open("a") as file:
+        file.write("CHANGED = True\n")
+    if os.geteuid() == 0:
+        subprocess.run(["chown", "-R", str(as_stranger()["user"]), source], check=True)
+    again = image.run(str(source / "docker/install.sh"), "--no-index", "--no-build-isolation")
+    assert again.returncode == 0, again.stderr[-2000:]
+    told = image.run(image.environment["PYTHON"], "-c", "import lvsa_core; print(lvsa_core.CHANGED)")
+    assert told.stdout == "True\n"
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_a_folder_of_another_user_is_refused_before_the_engine_starts(image: Image) -> None:
     made = image.run("lvsa", "tiny-checkpoint", "wan", "tiny")
