@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make one video four times as long as the training length, dense and with LVSA, and show the difference.
+"""Make one video four times as long as the training length: dense, with LVSA, with its recipe for long videos.
 
     python examples/demo.py --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers
 
@@ -24,6 +24,9 @@ import torch
 from demo_compare import picture, side_by_side
 
 from lvsa_core import plan, show
+from lvsa_vllm_omni.checkpoint import Checkpoint
+from lvsa_vllm_omni.hooks import load_family
+from lvsa_vllm_omni.presets import preset_of
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,15 +35,19 @@ PROMPT, TOY_PROMPT = "A red fox runs through fresh snow, the camera follows it",
 #: bfloat16 convolutions are slow on most CPUs, an accelerator's attention has no float32, and here compiling takes
 #: longer than it saves.
 CPU = ("--engine-args", '{"dtype": "float32"}', "--eager")
-#: Captions, and the knobs of LVSA that each of the two requests brings.
-SIDES: dict[str, dict[str, Any]] = {"dense attention": {"enabled": False}, "with LVSA": {"enabled": True}}
+#: Captions, and the knobs of LVSA that each of the requests brings.
+SIDES: dict[str, dict[str, Any]] = {
+    "dense attention": {"enabled": False},
+    "with LVSA": {"enabled": True},
+    "LVSA, recipe=long": {"enabled": True, "recipe": "long"},
+}
 
 #: What of the engine's output is shown: LVSA's lines, and the batch's own.
 SHOWN = re.compile(r"(\[LVSA[^\]]*\].*)|^((?:starting the engine|error:|failed:|\d+ (?:of|videos)).*)")
 
 
 def main() -> int:
-    """0 if both videos and all that is drawn of them are there."""
+    """0 if the videos and all that is drawn of them are there."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="", help="a checkpoint; default: Toy Wan")
     parser.add_argument("--prompt", default="", help=f"default: {PROMPT!r}, and of Toy Wan {TOY_PROMPT!r}")
@@ -57,40 +64,50 @@ def main() -> int:
         model = str(output / "toy-wan")
         print(f"== no model named: Toy Wan, a small trained model, in {model}", flush=True)
         write_checkpoint("toy-wan", output / "toy-wan", force=True)  # one that stands there may be an older package's
+    wanted = wanted_for(model)
     options = () if arguments.model or torch.accelerator.is_available() else CPU
 
     videos, prompts, log = output / "videos", output / "prompts.jsonl", output / "engine.log"
     shutil.rmtree(videos, ignore_errors=True)  # a finished video would be skipped, and nothing shown
-    prompts.write_text("".join(json.dumps({"prompt": prompt, "lvsa": knobs}) + "\n" for knobs in SIDES.values()))
+    prompts.write_text("".join(json.dumps({"prompt": prompt, "lvsa": knobs}) + "\n" for knobs in wanted.values()))
     batch = [sys.executable, str(ROOT / "examples" / "offline_lvsa.py"), "--model", model, "--prompts-file"]
     batch += [str(prompts), "--horizon", str(arguments.horizon), "--seed", str(arguments.seed)]
-    print(f"== {arguments.horizon:g} times the training length, dense and with LVSA: {prompt!r}", flush=True)
+    print(f"== {arguments.horizon:g} times the training length, {', '.join(wanted)}: {prompt!r}", flush=True)
     code = follow([*batch, "--output-dir", str(videos), "--evaluate", *options], log)
     if code:
         print(f"error: the demo failed; the engine's own log is {log}", file=sys.stderr)
         return code
     found = {str(record["settings"]["request"]): (path, record) for path, record in records(videos)}
-    sides = {caption: found[str(knobs)] for caption, knobs in SIDES.items()}
-    if [record["ran"]["sparse"] for _, record in sides.values()] != [False, True]:
+    sides = {caption: found[str(knobs)] for caption, knobs in wanted.items()}
+    if any(sides[caption][1]["ran"]["sparse"] != knobs["enabled"] for caption, knobs in wanted.items()):
         print(f"error: the videos were made, but LVSA did not take part; see {log}", file=sys.stderr)
         return 1
     sparse = sides["with LVSA"][1]
     fps = float(sparse["video"]["fps"])
     files = {caption: path.with_suffix(".mp4") for caption, (path, _) in sides.items()}
-    side_by_side(files, output / "both.mp4", fps)
-    picture(files, output / "both.png", fps, f"{prompt}: {arguments.horizon:g} times the training length")
+    side_by_side(files, output / "together.mp4", fps)
+    picture(files, output / "together.png", fps, f"{prompt}: {arguments.horizon:g} times the training length")
     draw(sparse, output / "pattern.png")
     for caption, (_, record) in sides.items():
         print(f"== {caption}: {verdict(record)}")
     for what, file in {
-        "videos": "both.mp4",
-        "picture": "both.png",
+        "videos": "together.mp4",
+        "picture": "together.png",
         "pattern": "pattern.png",
         "single": "videos",
         "log": "engine.log",
     }.items():
         print(f"== {what:8} {output / file}")
     return 0
+
+
+def wanted_for(model: str) -> dict[str, dict[str, Any]]:
+    """The requests that a model can have: the recipe is for families whose rotary embedding LVSA knows."""
+    try:
+        family = preset_of(Checkpoint.read(model), None, None).family
+    except ValueError:  # a model that the batch refuses, with a sentence
+        return SIDES
+    return {text: knobs for text, knobs in SIDES.items() if "recipe" not in knobs or load_family(family).rope}
 
 
 def records(folder: Path) -> list[tuple[Path, dict[str, Any]]]:

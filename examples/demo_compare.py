@@ -1,4 +1,4 @@
-"""Two videos of the same prompt and seed beside each other: as one mp4, and as one picture."""
+"""Videos of the same prompt and seed beside each other: as one mp4, and as one picture."""
 
 from __future__ import annotations
 

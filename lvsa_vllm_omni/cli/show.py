@@ -99,12 +99,17 @@ def _write_page(request: Request, result: dict[str, Any], step: int, file: str) 
 
 
 def _draw(patterns: list[Pattern], file: str) -> None:
+    """Anchors and windows; where anchors are moved, the distances at which frames are seen.
+
+    Raises:
+        CommandError: a file that cannot be written. CommandFailed: without matplotlib.
+    """
     from lvsa_core import show
 
     if not file.lower().endswith(".png"):
         raise CommandError(f"--png must name a file that ends in .png, got {file!r}")
     try:
-        show.figure(patterns, file)
+        show.figure(patterns, file, None if (remap := patterns[0].remap) is None else remap.length)
     except ModuleNotFoundError as error:
         raise CommandFailed(str(error)) from None
     except OSError as error:

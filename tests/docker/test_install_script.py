@@ -139,5 +139,5 @@ def test_the_demo_makes_files_of_that_user(image: Image) -> None:
     demo = image.folder / "outputs" / "demo"
     records = [json.loads(path.read_text()) for path in sorted((demo / "videos").glob("*.json"))]
     assert [record["ran"]["sparse"] for record in records] == [False, True]
-    for path in (demo / "both.mp4", demo / "both.png", *(demo / "videos").iterdir()):
+    for path in (demo / "together.mp4", demo / "together.png", *(demo / "videos").iterdir()):
         assert path.stat().st_size and path.stat().st_uid == as_stranger().get("user", os.geteuid())

@@ -17,7 +17,7 @@ DEMO = [sys.executable, str(Path(__file__).parents[2] / "examples" / "demo.py")]
 
 @pytest.mark.engine
 @pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni")
-def test_two_videos_and_what_is_drawn_of_them(tmp_path: Path) -> None:
+def test_three_videos_and_what_is_drawn_of_them(tmp_path: Path) -> None:
     command = [
         *DEMO,
         "--horizon",
@@ -35,19 +35,21 @@ def test_two_videos_and_what_is_drawn_of_them(tmp_path: Path) -> None:
         "denoising step 25 of 25",
         "== dense attention: loop ",
         "== with LVSA: loop ",
+        "== LVSA, recipe=long: loop ",
     ):
         assert said in done.stdout, done.stdout
     records = [json.loads(path.read_text()) for path in sorted((tmp_path / "videos").glob("*.json"))]
-    assert [record["ran"]["sparse"] for record in records] == [False, True]
-    dense, lvsa = (pixels(path) for path in sorted((tmp_path / "videos").glob("*.mp4")))
-    assert dense.shape == lvsa.shape == (121, 64, 64, 3) and np.abs(dense - lvsa).mean() > 1
-    both = pixels(tmp_path / "both.mp4")
-    assert both.shape == (121, 352, 648, 3)  # each enlarged five times, below a caption, with a gap between
-    for video, left in ((dense, 0), (lvsa, 328)):
-        shown = both[:, 34:350:5, left + 2 : left + 320 : 5]
+    assert [record["ran"]["sparse"] for record in records] == [False, True, True]
+    dense, lvsa, recipe = (pixels(path) for path in sorted((tmp_path / "videos").glob("*.mp4")))
+    assert dense.shape == lvsa.shape == recipe.shape == (121, 64, 64, 3)
+    assert min(np.abs(one - other).mean() for one, other in ((dense, lvsa), (lvsa, recipe))) > 1
+    together = pixels(tmp_path / "together.mp4")
+    assert together.shape == (121, 352, 976, 3)  # each enlarged five times, below a caption, with gaps between
+    for video, left in ((dense, 0), (lvsa, 328), (recipe, 656)):
+        shown = together[:, 34:350:5, left + 2 : left + 320 : 5]
         assert np.abs(shown - video[:, :64, :64]).mean() < 4
-    assert (tmp_path / "both.png").stat().st_size < 300_000
-    assert min(Image.open(tmp_path / "both.png").size) > 400 and (tmp_path / "pattern.png").exists()
+    assert (tmp_path / "together.png").stat().st_size < 300_000
+    assert min(Image.open(tmp_path / "together.png").size) > 400 and (tmp_path / "pattern.png").exists()
 
 
 def pixels(path: Path) -> np.ndarray:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 
 from lvsa_core import Pattern, plan, show
+from lvsa_core.positions import Remap, TemporalAxis
 from tests.support.strategies import examples, patterns
 
 
@@ -63,8 +64,22 @@ def test_figure_colours_are_the_letters() -> None:
     assert len({tuple(color) for color in seen.values()}) == len(seen) == 4
 
 
+def test_figure_of_distances() -> None:
+    """Red is farther than the training, and nothing is, with anchors at its distances."""
+    axis = TemporalAxis.of(8, 10000.0)
+    true, moved = (plan(81, reference_frames=21, remap=remap) for remap in (None, Remap(21, axis)))
+    for pattern, farthest in ((true, 80), (moved, 19)):
+        (drawn, _) = show.figure(pattern, trained=21).axes
+        (image,) = drawn.get_images()
+        shown = image.get_array()
+        assert shown.max() == farthest and image.norm.vmax == 20
+        assert [[not hidden for hidden in row] for row in shown.mask.tolist()] == [
+            [letter != "." for letter in row] for row in show.rows(pattern)
+        ]
+
+
 def test_figure_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("matplotlib", "matplotlib.colors", "matplotlib.figure", "matplotlib.patches"):
+    for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ModuleNotFoundError, match="a figure needs matplotlib: pip install "):
         show.figure(plan(41, reference_frames=21))

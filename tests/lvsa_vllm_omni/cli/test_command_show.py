@@ -161,7 +161,7 @@ def test_bad_input(arguments: list[str], sentence: str, capsys: pytest.CaptureFi
 
 
 def test_without_matplotlib(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib.colors", None)
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     assert main([*WAN, "--frames", "161", "--png", "picture.png"]) == 1
     assert capsys.readouterr().err == "lvsa show: a figure needs matplotlib: pip install matplotlib\n"
 
