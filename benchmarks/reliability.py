@@ -215,7 +215,8 @@ def ends(plain: bool) -> dict[str, Any]:
             found[f"{name}: SIGTERM"] = _ended(server, server.process.terminate)
         with serving(*options, plain=plain) as server:
             victim = max(server.family()[1:], key=lambda one: one.cpu_times().user)
-            found[f"{name}: killed {victim.name()}"] = _ended(server, victim.kill)
+            killed = victim.name()
+            found[f"{name}: {killed} killed"] = _ended(server, victim.kill)
     fields = {**SAME, "num_frames": "97", "size": "96x64", "seed": "1"}
     with serving(plain=plain) as server:
         before, moved = digest(server.video(fields)), server.checkpoint.with_name("moved")
@@ -236,6 +237,7 @@ def _ended(server: Server, event: Callable[[], None]) -> dict[str, Any]:
         found: dict[str, Any] = {"the request": answer.result()}
         found["its seconds"] = round(time.monotonic() - start, 1)
     found["the next request"] = _word(server, {**SAME, "num_frames": "17", "size": "64x64", "seed": "1"}, 30)
+    tqdm.write(json.dumps(found))
     left = psutil.wait_procs(family, timeout=max(0, start + 120 - time.monotonic()))[1]
     found["processes left after 120 s"] = f"{len(left)} of {len(family)}"
     return found

@@ -26,6 +26,8 @@ TIMEOUTS = ("VLLM_OMNI_DLO_DP_WAVE_TIMEOUT", "VLLM_OMNI_ASYNC_OUTPUT_TIMEOUT")
 #: Folder in which the server's processes share their metrics, so that /metrics shows what its workers count.
 METRICS = "PROMETHEUS_MULTIPROC_DIR"
 
+_FOLDER = "lvsa-metrics-"
+
 #: Latent frames beyond which no request is looked at.
 LONGEST = 1024
 
@@ -86,8 +88,21 @@ def prepare(arguments: Sequence[str], environment: MutableMapping[str, str]) -> 
         raise CommandFailed("vLLM is not installed here: uv pip install vllm==0.30.0 vllm-omni==0.30.0")
     omni, line = [] if "--omni" in rest else ["--omni"], _sentence(model, preset, settings)
     if METRICS not in environment:
-        environment[METRICS] = tempfile.mkdtemp(prefix="lvsa-metrics-")
+        environment[METRICS] = _metrics_folder()
     return [program, "serve", model, *omni, *rest], line
+
+
+def _metrics_folder() -> str:
+    """A new folder, named by this process, which becomes the server; those of servers that have ended are removed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        number = old.name.removeprefix(_FOLDER).partition("-")[0]
+        try:
+            os.kill(int(number), 0)
+        except (ProcessLookupError, OverflowError):
+            shutil.rmtree(old, ignore_errors=True)
+        except (PermissionError, ValueError):  # another user's server, or not one of these folders
+            continue
+    return tempfile.mkdtemp(prefix=f"{_FOLDER}{os.getpid()}-")
 
 
 def _settings(arguments: list[str], environment: MutableMapping[str, str]) -> list[str]:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from lvsa_core.kernels.prefix_window import PrefixWindow
 from lvsa_vllm_omni import journal, seam
 from tests.support.attended import before_calls, replace_attend
 from tests.support.engine import ROUNDING
@@ -108,6 +110,22 @@ def test_an_exception_in_the_sparse_attention(engine: Any, fresh: np.ndarray, mo
     assert seen == [2]
     assert all("[LVSA-FALLBACK] origin=attention reason=refused" in str(error) for error in errors.values())
     assert nothing_is_left(engine)
+    assert np.array_equal(engine.video(LONG), fresh)
+
+
+def test_no_memory_for_the_copy_of_the_keys(
+    engine: Any, fresh: np.ndarray, monkeypatch: pytest.MonkeyPatch, log: Log
+) -> None:
+    """The request fails: dense attention would need more."""
+
+    def none_left(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("no memory on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PrefixWindow, "prefix_first", none_left)
+        engine.submit("large", LONG)
+        assert "no memory on purpose" in str(engine.outcomes({"large"})["large"])
+    assert nothing_is_left(engine) and not log.starting("[LVSA-FALLBACK]")
     assert np.array_equal(engine.video(LONG), fresh)
 
 

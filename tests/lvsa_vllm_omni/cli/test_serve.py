@@ -1,6 +1,9 @@
 """``lvsa serve``: which variables it sets, what goes through, and what it refuses before anything starts."""
 
 import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,22 @@ def test_it_becomes_the_engines_server(
     lines = capfd.readouterr().out.splitlines()
     who = f"[LVSA] serving {model}: family=wan preset=wan"
     assert lines == [f"{who}; requests from 85 frames on are sparse, shorter ones are dense"]
+
+
+def test_metrics_of_servers_that_have_ended_are_removed(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone, runs, other = (f"lvsa-metrics-{of}-x" for of in (ended.pid, os.getppid(), "mine"))
+    for name in (gone, runs, other):
+        (tmp_path / name).mkdir()
+    environment: dict[str, str] = {}
+    serve_run.prepare([model], environment)
+    left = {path.name for path in tmp_path.glob("lvsa-metrics-*")}
+    assert left == {runs, other, Path(environment[serve_run.METRICS]).name}
+    assert environment[serve_run.METRICS].startswith(str(tmp_path / f"lvsa-metrics-{os.getpid()}-"))
 
 
 @pytest.mark.parametrize(
