@@ -1,0 +1,58 @@
+"""The benchmarks of a server, in small, on one real server; and that their page says what they found."""
+
+import json
+from collections.abc import Iterator
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pydantic_core", reason="the benchmark asks the package for its settings")
+pytest.importorskip("psutil")
+import mixed
+import reliability
+from server import serving
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Any]:
+    """A server whose journal and latents cannot be written."""
+    with serving(LVSA_JOURNAL="/dev/full", LVSA_KEEP_LATENTS="/dev/full/latents", LVSA_STRICT="1") as running:
+        yield running
+
+
+@pytest.mark.engine
+@pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni")
+def test_in_small(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (mixed, reliability):
+        monkeypatch.setattr(module, "serving", lambda **_: nullcontext(server))
+    many = reliability.clients(count=4, workers=2, seed=2)
+    assert many["videos"] and not many["differ from the same request alone"] and not many["fallbacks"]
+    wrong = reliability.wrong_input(settings=20, requests=20, over_http=4, seed=0)
+    assert wrong["settings refused"] and wrong["knobs refused"] and wrong["over HTTP: status 400"]
+    assert not wrong["over HTTP: the next request differs"] and not [name for name in wrong if "without" in name]
+    for place in reliability.disk().values():
+        assert place == {"right videos of 3": 3, "warnings": {"LVSA_JOURNAL": 1, "LVSA_KEEP_LATENTS": 1}}
+    monkeypatch.setattr(mixed, "LENGTHS", {"short": (17,), "long": (89,)})
+    found = mixed.measure(rounds=2, size="64x64")
+    assert {found[kind]["videos equal to the plain server's"] for kind in ("short", "long")} == {2}
+
+
+def result(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / name).read_text())["found"]
+
+
+def test_the_page_says_what_was_found() -> None:
+    page = PAGE.read_text("utf-8")
+    many = result("reliability-clients.json")
+    assert f"| videos that came | {many['videos']} of the {many['videos']} that were waited for" in page
+    first, last = (round(many[f"MB, mean of the {part} quarter"]) for part in ("first", "last"))
+    assert f"| {first:,} MB and {last:,} MB |" in page
+    assert many["differ from the same request alone"] == many["fallbacks"] == 0
+    for place in result("reliability-disk.json").values():
+        assert place == {"right videos of 3": 3, "warnings": {"LVSA_JOURNAL": 1, "LVSA_KEEP_LATENTS": 1}}
