@@ -17,8 +17,10 @@ def test_the_page_is_what_is_drawn() -> None:
     assert drawn(drawn(page)) == page
 
 
-#: Results of videos' quality stand on other pages.
-TOY = {
+#: Results of videos' quality and of servers stand on other pages.
+ELSEWHERE = {
+    **dict.fromkeys((f"reliability-{part}.json" for part in ("clients", "input", "disk", "ends")), "docs/reliability.md"),
+    "mixed-cpu.json": "docs/reliability.md",
     "quality-toy.json": "docs/quality.md",
     "reproduce-toy.json": "docs/evaluation.md",
     "toy-wan.json": "toy/README.md",
@@ -28,8 +30,8 @@ TOY = {
 @pytest.mark.parametrize("file", [x for x in FILES if not x.name.startswith("communication")], ids=lambda x: x.name)
 def test_every_file_is_read(file: Path) -> None:
     page = PAGE
-    if file.name in TOY:
-        page = PAGE.parents[1] / TOY[file.name]
+    if file.name in ELSEWHERE:
+        page = PAGE.parents[1] / ELSEWHERE[file.name]
     assert f"results/{file.name})" in page.read_text("utf-8")
     machine = json.loads(file.read_text())["machine"]
     assert all(machine.get(name) for name in ("date", "command", "versions"))
