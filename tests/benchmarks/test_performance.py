@@ -19,7 +19,9 @@ def test_the_page_is_what_is_drawn() -> None:
 
 #: Results of videos' quality and of servers stand on other pages.
 ELSEWHERE = {
-    **dict.fromkeys((f"reliability-{part}.json" for part in ("clients", "input", "disk", "ends")), "docs/reliability.md"),
+    **dict.fromkeys(
+        (f"reliability-{part}.json" for part in ("clients", "input", "disk", "ends")), "docs/reliability.md"
+    ),
     "mixed-cpu.json": "docs/reliability.md",
     "quality-toy.json": "docs/quality.md",
     "reproduce-toy.json": "docs/evaluation.md",

@@ -47,6 +47,11 @@ def result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / name).read_text())["found"]
 
 
+def timeless(side: dict[str, Any]) -> dict[str, Any]:
+    """What happened, without how long it took."""
+    return {name: {**row, "its seconds": 0} if isinstance(row, dict) else row for name, row in side.items()}
+
+
 def test_the_page_says_what_was_found() -> None:
     page = PAGE.read_text("utf-8")
     many = result("reliability-clients.json")
@@ -56,3 +61,12 @@ def test_the_page_says_what_was_found() -> None:
     assert many["differ from the same request alone"] == many["fallbacks"] == 0
     for place in result("reliability-disk.json").values():
         assert place == {"right videos of 3": 3, "warnings": {"LVSA_JOURNAL": 1, "LVSA_KEEP_LATENTS": 1}}
+    wrong = result("reliability-input.json")
+    for kind in ("settings", "knobs"):
+        assert f"| {kind} | {wrong[f'{kind} accepted']:,} | {wrong[f'{kind} refused']:,} | 0 | 0 |" in page
+    answered = (wrong[f"over HTTP: status {status}"] for status in (200, 400))
+    assert "| requests over HTTP | {:,} (status 200) | {:,} (status 400) | 0 | |".format(*answered) in page
+    assert len(wrong) == 7 and not wrong["over HTTP: the next request differs"]
+    ended = result("reliability-ends.json")
+    with_lvsa, without = (timeless(ended[side]) for side in ("with LVSA", "without"))
+    assert with_lvsa == without and "both did the same" in page
