@@ -70,3 +70,9 @@ def test_the_page_says_what_was_found() -> None:
     ended = result("reliability-ends.json")
     with_lvsa, without = (timeless(ended[side]) for side in ("with LVSA", "without"))
     assert with_lvsa == without and "both did the same" in page
+    mix = result("mixed-cpu.json")
+    assert mix["short"]["videos equal to the plain server's"] == 18 and mix["requests that ran sparse"] == 18 + 3
+    for side in (mix["short"], mix["long"]):
+        seconds = (side[f"seconds {which}, median"] for which in ("without LVSA", "with LVSA_AUTO=1"))
+        ratios = (side["ratio, median"], *side["its 95 % interval"])
+        assert "| {:.2f} | {:.2f} | {:.2f} [{:.2f}, {:.2f}] |".format(*seconds, *ratios) in page
