@@ -37,9 +37,13 @@ def per_step(calls: list[Any]) -> list[int]:
 
 def test_cache_dit_skips_blocks(starting: Any, calls: list[Any]) -> None:
     settings = {"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}
+    # Older releases begin a request with a fresh cache only if it has another number of steps than the one before.
+    other = STEPS if has_module("diffusion.cache.cachedit") else STEPS + 1
     with starting(settings, cache_backend="cache_dit", cache_config=CACHE_DIT) as engine:
         videos = []
         for _ in range(2):  # the second request starts with a fresh cache and at step 0
+            if other != STEPS:
+                engine.video(17, steps=other)
             calls.clear()
             videos.append(engine.video(LONGER, steps=STEPS))
             whole, part = BRANCHES * BLOCKS, BRANCHES  # only the first block
@@ -50,7 +54,7 @@ def test_cache_dit_skips_blocks(starting: Any, calls: list[Any]) -> None:
             assert INTERVAL == 3 and all(call.interval == INTERVAL for call in calls)
             assert all(call.offset == call.step % INTERVAL for call in calls)
         calls.clear()
-        engine.video(17, steps=STEPS)  # dense, with the same cache
+        engine.video(17, steps=other)  # dense, with the same cache
         assert not calls
         assert np.array_equal(*videos) and np.array_equal(engine.video(LONGER, steps=STEPS), videos[0])
 

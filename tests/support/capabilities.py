@@ -7,6 +7,9 @@ import inspect
 from functools import cache
 from typing import Any
 
+#: Why tests of batches are skipped.
+ONE_AT_A_TIME = "this engine makes one video of Wan at a time"
+
 
 @cache
 def has_module(name: str) -> bool:
@@ -21,6 +24,30 @@ def has_module(name: str) -> bool:
 def runs_one_device_inline() -> bool:
     """Whether an engine on one device lives in the process that starts it."""
     return has_module("diffusion.executor.uniproc_executor")
+
+
+@cache
+def batches_requests() -> bool:
+    """Whether the engine computes several requests for a video of Wan together, not one after another."""
+    from vllm_omni.diffusion.models.wan2_2.pipeline_wan2_2 import Wan22Pipeline
+
+    return bool(getattr(Wan22Pipeline, "supports_request_batch", False))
+
+
+@cache
+def has_pipeline(name: str) -> bool:
+    """Whether the engine knows a pipeline by this name."""
+    from vllm_omni.diffusion.registry import DiffusionModelRegistry
+
+    return name in DiffusionModelRegistry.get_supported_archs()
+
+
+@cache
+def drops_quantisation_it_has_not() -> bool:
+    """Whether a layer whose attention cannot quantise keys and values warns and goes on, and does not refuse."""
+    from vllm_omni.diffusion.attention.layer import Attention
+
+    return "KV quantization will be disabled" in inspect.getsource(Attention)
 
 
 @cache
