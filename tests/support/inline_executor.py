@@ -61,4 +61,6 @@ class InlineExecutor(MultiprocDiffusionExecutor):
         if not self._closed:
             self._closed = True
             self._worker.shutdown()
+            # Its model goes, though exceptions that the engine logged, which pytest keeps, hold it.
+            vars(self._worker.worker).clear()
             del self._worker
