@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 #: Why tests of batches are skipped.
@@ -48,6 +49,27 @@ def drops_quantisation_it_has_not() -> bool:
     from vllm_omni.diffusion.attention.layer import Attention
 
     return "KV quantization will be disabled" in inspect.getsource(Attention)
+
+
+@cache
+def wan_breaks_its_graphs() -> bool:
+    """Whether an attention layer of Wan makes a layer at each call, which a compiler cannot trace."""
+    from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanSelfAttention
+
+    return "self.rotary_embedding = " in inspect.getsource(WanSelfAttention.forward)
+
+
+@cache
+def finds_stages_of(checkpoint: Path) -> bool:
+    """Whether the engine knows the stages of a checkpoint by itself, as a runtime without a head must."""
+    from vllm_omni.entrypoints import utils
+
+    load = getattr(utils, "load_stage_configs_from_model", None)
+    if load is None:  # newer ones make stages for every pipeline
+        return True
+    asked = {"trust_remote_code": None} if "trust_remote_code" in inspect.signature(load).parameters else {}
+    found = load(str(checkpoint), **asked)
+    return bool(found[0] if isinstance(found, tuple) else found)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm.distributed import parallel_state
 from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm_omni.diffusion.data import DiffusionOutput
 from vllm_omni.diffusion.executor.multiproc_executor import MultiprocDiffusionExecutor
@@ -63,4 +64,5 @@ class InlineExecutor(MultiprocDiffusionExecutor):
             self._worker.shutdown()
             # Its model goes, though exceptions that the engine logged, which pytest keeps, hold it.
             vars(self._worker.worker).clear()
+            parallel_state._PP = None  # the engine puts its group there, and leaves it
             del self._worker
