@@ -9,7 +9,7 @@ import torch
 
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 from tests.support.attended import Call
-from tests.support.capabilities import wan_breaks_its_graphs
+from tests.support.capabilities import breaks_its_graphs
 from tests.support.engine import ROUNDING, start
 from tests.support.families import FAMILIES, latent
 
@@ -24,8 +24,10 @@ def test_two_graphs_in_fifty_rotating_steps(kind: str, tmp_path: Path, calls: li
     """Also for two transformers, which share the class of their blocks. Wan starts with the engine's real warm-up."""
     from torch._dynamo.utils import counters
 
-    if kind.startswith("wan") and wan_breaks_its_graphs():
-        pytest.skip("this engine's blocks of Wan break into many graphs when they are compiled, without LVSA too")
+    if breaks_its_graphs():
+        pytest.skip(
+            "without LVSA too, this engine's blocks compile to many graphs, and its second compiled model crashes"
+        )
 
     def compiled() -> int:
         return counters["stats"]["unique_graphs"]

@@ -52,7 +52,7 @@ def drops_quantisation_it_has_not() -> bool:
 
 
 @cache
-def wan_breaks_its_graphs() -> bool:
+def breaks_its_graphs() -> bool:
     """Whether an attention layer of Wan makes a layer at each call, which a compiler cannot trace."""
     from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanSelfAttention
 
