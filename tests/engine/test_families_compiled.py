@@ -26,7 +26,7 @@ def test_two_graphs_in_fifty_rotating_steps(kind: str, tmp_path: Path, calls: li
 
     if breaks_its_graphs():
         pytest.skip(
-            "without LVSA too, this engine's blocks compile to many graphs, and its second compiled model crashes"
+            "without LVSA too, this engine's blocks compile to many graphs, and a second model crashes"
         )
 
     def compiled() -> int:
