@@ -26,7 +26,7 @@ OFFLOADS: dict[str, dict[str, Any]] = {
     "blocks": {"diffusion_offload_config": {"mode": "layer", "components": ["dit"], "pin_memory": PINNED}},
 }
 #: Where the engine has no such configuration.
-OLDER_BLOCKS: dict[str, Any] = {"enable_layerwise_offload": True, "pin_cpu_memory": PINNED}
+OLDER_BLOCKS: dict[str, Any] = {"enable_layerwise_offload": True}
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,8 @@ def test_the_same_video_while_weights_move(
 ) -> None:
     options = OFFLOADS[offload]
     if offload == "blocks" and not has_module("diffusion.offloader.config"):
+        if not PINNED:
+            pytest.skip("this engine pins the blocks that it moves, which needs an accelerator")
         options = OLDER_BLOCKS
     with start(deep, SETTINGS, **options) as engine:
         (transformer,) = engine.transformers

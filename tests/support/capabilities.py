@@ -52,6 +52,14 @@ def drops_quantisation_it_has_not() -> bool:
 
 
 @cache
+def tea_cache_knows(transformer: str) -> bool:
+    """Whether TeaCache runs with a class of transformers."""
+    from vllm_omni.diffusion.cache.teacache.extractors import EXTRACTOR_REGISTRY
+
+    return transformer in EXTRACTOR_REGISTRY
+
+
+@cache
 def breaks_its_graphs() -> bool:
     """Whether an attention layer of Wan makes a layer at each call, which a compiler cannot trace."""
     from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanSelfAttention
