@@ -60,14 +60,6 @@ def tea_cache_knows(transformer: str) -> bool:
 
 
 @cache
-def breaks_its_graphs() -> bool:
-    """Whether an attention layer of Wan makes a layer at each call, which a compiler cannot trace."""
-    from vllm_omni.diffusion.models.wan2_2.wan2_2_transformer import WanSelfAttention
-
-    return "self.rotary_embedding = " in inspect.getsource(WanSelfAttention.forward)
-
-
-@cache
 def finds_stages_of(checkpoint: Path) -> bool:
     """Whether the engine knows the stages of a checkpoint by itself, as a runtime without a head must."""
     from vllm_omni.entrypoints import utils
