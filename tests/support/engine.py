@@ -1,6 +1,7 @@
 """The real engine in this process: one at a time."""
 
 import gc
+import logging
 import os
 import sys
 import time
@@ -146,6 +147,7 @@ def start(checkpoint: Path, settings: dict[str, str], *, warm_up: bool = False, 
 
     from lvsa_vllm_omni import journal, plugin
 
+    logging.getLogger("vllm_omni.worker.gpu_memory_utils").addFilter(_without_exceptions)
     before = dict(os.environ)
     for name in before:
         if name.startswith("LVSA_") and name != "LVSA_CPU":
@@ -171,6 +173,13 @@ def start(checkpoint: Path, settings: dict[str, str], *, warm_up: bool = False, 
         gc.collect()
         if not gc.get_freeze_count():
             gc.freeze()  # the engine collects at each start and end: it need not look at all that was imported
+
+
+def _without_exceptions(record: logging.LogRecord) -> bool:
+    """A log record without the exception that it names: pytest keeps records, and its frames hold worker and model."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(str(thing) if isinstance(thing, BaseException) else thing for thing in record.args)
+    return True
 
 
 def options_of(asked: dict[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,5 @@ class InlineExecutor(MultiprocDiffusionExecutor):
         if not self._closed:
             self._closed = True
             self._worker.shutdown()
-            # Its model goes, though exceptions that the engine logged, which pytest keeps, hold it.
-            vars(self._worker.worker).clear()
             parallel_state._PP = None  # the engine puts its group there, and leaves it
             del self._worker
