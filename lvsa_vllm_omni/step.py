@@ -19,6 +19,7 @@ class Request:
     def __init__(self, context: Any, asked: Any = None, steps: int | None = None) -> None:
         self._context = weakref.ref(context, self._ended) if context is not None else None
         self._noise: float | None = None
+        self._falls = False  # whether the last step had less noise than the one before: then a rise starts another run
         self._count = -1
         self.step = 0
         self.asked = asked  # what it brings for LVSA, see request_knobs.py
@@ -44,8 +45,10 @@ class Request:
         """
         if published is None:
             noise = noisiest(timestep)
-            if noise != self._noise:
-                self._noise, self._count = noise, self._count + 1
+            if noise != (before := self._noise):
+                rises = before is not None and noise > before
+                self._count = 0 if self._falls and rises else self._count + 1
+                self._falls, self._noise = before is not None and not rises, noise
             published = self._count
         if published < self.step:  # one request in several runs, as a long transfer in chunks
             self.reported.clear()

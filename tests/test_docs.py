@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -17,6 +18,7 @@ import pytest
 from lvsa_vllm_omni.cli.main import main as lvsa
 from lvsa_vllm_omni.fields import schemas
 from lvsa_vllm_omni.settings import OBSOLETE, LvsaSettings
+from tests.support import versions
 from vqeval.cli.main import main as vqeval
 
 REPOSITORY = Path(__file__).parents[1]
@@ -210,6 +212,12 @@ def test_what_a_program_writes_is_current() -> None:
     assert (DOCS / "commands.md").read_text("utf-8") == pages.commands(), again  # type: ignore[attr-defined]
     tuning = (DOCS / "tuning.md").read_text("utf-8")
     assert tuning == pages.with_knobs(tuning), again  # type: ignore[attr-defined]
+
+
+def test_the_table_of_versions_is_what_was_recorded() -> None:
+    record, page = json.loads(versions.RECORD.read_text()), versions.PAGE.read_text()
+    assert versions.written(page, record) == page
+    assert all({*ran["outcomes"]} <= {"passed", "skipped"} for ran in record.values())
 
 
 def test_the_index_has_every_page() -> None:

@@ -11,6 +11,7 @@ import torch
 from lvsa_core import keyframe_interval
 from lvsa_vllm_omni import journal, runner
 from tests.support.attended import Attended
+from tests.support.capabilities import ONE_AT_A_TIME, batches_requests
 from tests.support.engine import ROUNDING
 from tests.support.log import DIAGNOSTICS, MEMORY_LINE, TIME_LINE, Log, steps
 
@@ -23,6 +24,12 @@ OF_A_CALL = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 DENSE_IS_OFF_BY = 5e-2
 
 Queue = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def batches() -> None:
+    if not batches_requests():
+        pytest.skip(ONE_AT_A_TIME)
 
 
 def check(calls: list[Attended]) -> None:

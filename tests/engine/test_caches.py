@@ -12,7 +12,7 @@ from lvsa_vllm_omni import scope
 from lvsa_vllm_omni import step as lvsa_step
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 from tests.support.attended import before_calls
-from tests.support.capabilities import has_module
+from tests.support.capabilities import has_module, tea_cache_knows
 from tests.support.engine import start
 from tests.support.families import FAMILIES
 
@@ -37,9 +37,13 @@ def per_step(calls: list[Any]) -> list[int]:
 
 def test_cache_dit_skips_blocks(starting: Any, calls: list[Any]) -> None:
     settings = {"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}
+    # Older releases begin a request with a fresh cache only if it has another number of steps than the one before.
+    other = STEPS if has_module("diffusion.cache.cachedit") else STEPS + 1
     with starting(settings, cache_backend="cache_dit", cache_config=CACHE_DIT) as engine:
         videos = []
         for _ in range(2):  # the second request starts with a fresh cache and at step 0
+            if other != STEPS:
+                engine.video(17, steps=other)
             calls.clear()
             videos.append(engine.video(LONGER, steps=STEPS))
             whole, part = BRANCHES * BLOCKS, BRANCHES  # only the first block
@@ -50,13 +54,15 @@ def test_cache_dit_skips_blocks(starting: Any, calls: list[Any]) -> None:
             assert INTERVAL == 3 and all(call.interval == INTERVAL for call in calls)
             assert all(call.offset == call.step % INTERVAL for call in calls)
         calls.clear()
-        engine.video(17, steps=STEPS)  # dense, with the same cache
+        engine.video(17, steps=other)  # dense, with the same cache
         assert not calls
         assert np.array_equal(*videos) and np.array_equal(engine.video(LONGER, steps=STEPS), videos[0])
 
 
 def test_tea_cache_skips_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Cosmos 3, which publishes no step: LVSA counts also the steps in which no block runs."""
+    if not tea_cache_knows("Cosmos3VFMTransformer"):
+        pytest.skip("this engine's TeaCache does not know Cosmos 3")
     times: list[float] = []  # of each step until now, as the scheduler gives them to the transformer
     counted: list[tuple[int, int]] = []  # step and LVSA's step of each transformer call
     seen: list[tuple[int, int, int]] = []  # step, offset and interval of each sparse attention call

@@ -79,15 +79,18 @@ def engine_video(case: Case, folder: Path) -> np.ndarray:
         return engine.video(case.frames, size=SIZE, steps=STEPS, prompt=PROMPT, guidance_scale=GUIDANCE, seed=SEED)
 
 
-def scheduler(shift: float) -> Any:
-    """The engine's UniPC scheduler, called as diffusers calls one."""
+def scheduler(kind: str, shift: float) -> Any:
+    """The engine's UniPC scheduler, called as diffusers calls one; before 0.30 that of Wan is shifted when made too."""
     from vllm_omni.diffusion.models.schedulers import FlowUniPCMultistepScheduler
+    from vllm_omni.diffusion.models.wan2_2.pipeline_wan2_2 import build_wan_scheduler
+
+    made = build_wan_scheduler("unipc", shift).config.shift if kind == "wan" else 1.0
 
     class Shifted(FlowUniPCMultistepScheduler):
         def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
             super().set_timesteps(num_inference_steps, device=device, shift=shift)
 
-    return Shifted(num_train_timesteps=1000, shift=1.0, prediction_type="flow_prediction")
+    return Shifted(num_train_timesteps=1000, shift=made, prediction_type="flow_prediction")
 
 
 def diffusers_pipeline(case: Case, folder: Path) -> Any:
@@ -100,7 +103,7 @@ def diffusers_pipeline(case: Case, folder: Path) -> Any:
     pipe.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
     pipe.set_progress_bar_config(disable=True)
     if case.shift is not None:
-        pipe.scheduler = scheduler(case.shift)
+        pipe.scheduler = scheduler(case.kind, case.shift)
     return pipe
 
 

@@ -9,6 +9,7 @@ import torch
 
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 from tests.support.attended import Call
+from tests.support.capabilities import float32_goes_round_the_choice
 from tests.support.engine import ROUNDING, start
 from tests.support.families import FAMILIES, latent
 
@@ -22,6 +23,9 @@ pytestmark = pytest.mark.skipif(
 def test_two_graphs_in_fifty_rotating_steps(kind: str, tmp_path: Path, calls: list[Call]) -> None:
     """Also for two transformers, which share the class of their blocks. Wan starts with the engine's real warm-up."""
     from torch._dynamo.utils import counters
+
+    if kind != "cosmos3" and float32_goes_round_the_choice():
+        pytest.skip("this engine logs in float32 as its layers run, which breaks compiled graphs without LVSA too")
 
     def compiled() -> int:
         return counters["stats"]["unique_graphs"]

@@ -12,6 +12,7 @@ from lvsa_core.call import running
 from lvsa_vllm_omni import diagnostics, seam, step
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 from tests.support.attended import before_calls
+from tests.support.capabilities import has_module
 from tests.support.engine import start
 
 LONG = 97
@@ -24,6 +25,8 @@ OFFLOADS: dict[str, dict[str, Any]] = {
     "model": {"enable_cpu_offload": True, "pin_cpu_memory": PINNED},
     "blocks": {"diffusion_offload_config": {"mode": "layer", "components": ["dit"], "pin_memory": PINNED}},
 }
+#: Where the engine has no such configuration.
+OLDER_BLOCKS: dict[str, Any] = {"enable_layerwise_offload": True}
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +39,7 @@ def deep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plain(deep: Path) -> list[str]:
     """All that moves with a transformer of the plain engine, by name."""
     with start(deep, {}) as engine:
+        engine.denoised(17, steps=1)  # older engines make modules when these first run
         (transformer,) = engine.transformers
         return names(transformer)
 
@@ -106,14 +110,17 @@ def offload(request: pytest.FixtureRequest) -> str:
 def test_the_same_video_while_weights_move(
     deep: Path, resident: np.ndarray, plain: list[str], offload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vllm_omni.diffusion.offloader import is_materialized_tensor
-
-    with start(deep, SETTINGS, **OFFLOADS[offload]) as engine:
+    options = OFFLOADS[offload]
+    if offload == "blocks" and not has_module("diffusion.offloader.config"):
+        if not PINNED:
+            pytest.skip("this engine pins the blocks that it moves, which needs an accelerator")
+        options = OLDER_BLOCKS
+    with start(deep, SETTINGS, **options) as engine:
         (transformer,) = engine.transformers
         there: list[list[bool]] = []
 
         def note(*_: Any) -> None:
-            there.append([is_materialized_tensor(block.ffn.net_2.weight) for block in transformer.blocks])
+            there.append([block.ffn.net_2.weight.numel() > 0 for block in transformer.blocks])
 
         before_calls(monkeypatch, note)
         for _ in range(2):

@@ -112,7 +112,7 @@ def test_requests_bring_knobs(server: Server) -> None:
     assert status == 200 and "dense: the request asks for it" in server.lines("[LVSA] total_lat_frames=27 ")[-1]
 
     status, body = server.post(**REQUEST, num_frames=105, extra_params=json.dumps({"lvsa": {"window": 1}}))
-    assert status == 400
+    assert status == (400 if has_module("errors") else 500)  # an older engine calls every error its own
     assert "extra_params.lvsa has no knob 'window'; did you mean window_size?" in json.loads(body)["error"]["message"]
     assert server.post(**REQUEST, num_frames=105, fps=16) == (200, plain)
 

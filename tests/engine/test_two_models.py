@@ -11,7 +11,7 @@ from lvsa_core import keyframe_interval
 from lvsa_vllm_omni import compat, journal, seam
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 from tests.support.attended import before_calls
-from tests.support.engine import DTYPE, Engine, start, warm_up_of
+from tests.support.engine import Engine, options_of, start, warm_up_of
 from tests.support.families import FAMILIES
 
 LONG = 97  # video frames of 25 latent frames: past Wan's horizon of 21
@@ -61,7 +61,7 @@ def test_one_engine_after_another(checkpoint: Path, tmp_path: Path, by_scope: li
                 omni = first.omni
             else:
                 with warm_up_of(False):
-                    omni = Omni(model=str(folder), dtype=DTYPE, enforce_eager=True, **options)
+                    omni = Omni(model=str(folder), **options_of(options))
             try:
                 by_scope.clear()
                 journal.counts.clear()

@@ -68,6 +68,14 @@ def test_without_any_timestep_it_stays_step_0() -> None:
     assert [request.advance(None, None) for _ in range(3)] == [0, 0, 0]
 
 
+def test_more_noise_again_is_the_first_step_of_another_run() -> None:
+    """As a long transfer in chunks, of an engine that publishes no step; timesteps that rise throughout count on."""
+    request = step.Request(None)
+    assert [request.advance(None, t) for t in (1.0, 1.0, 0.6, 0.3, 1.0, 0.6, 0.3, 1.0)] == [0, 0, 1, 2, 0, 1, 2, 0]
+    request = step.Request(None)
+    assert [request.advance(None, t) for t in (0.0, 0.3, 0.6, 0.9)] == [0, 1, 2, 3]
+
+
 def test_a_request_ends_with_its_context() -> None:
     context = Context()
     request = Request(context)

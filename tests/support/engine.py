@@ -1,6 +1,7 @@
 """The real engine in this process: one at a time."""
 
 import gc
+import logging
 import os
 import sys
 import time
@@ -15,7 +16,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 
-from tests.support.capabilities import runs_one_device_inline
+from tests.support.capabilities import batches_requests, runs_one_device_inline
 
 #: An accelerator's attention has no float32 kernels. Then rounding is that of bfloat16 through the whole model.
 DTYPE = "bfloat16" if torch.accelerator.is_available() else "float32"
@@ -146,9 +147,7 @@ def start(checkpoint: Path, settings: dict[str, str], *, warm_up: bool = False, 
 
     from lvsa_vllm_omni import journal, plugin
 
-    several = any(name.endswith(("_degree", "_parallel_size", "num_replicas")) for name in options)
-    if not several and not runs_one_device_inline():
-        options.setdefault("distributed_executor_backend", "tests.support.inline_executor.InlineExecutor")
+    logging.getLogger("vllm_omni.worker.gpu_memory_utils").addFilter(_without_exceptions)
     before = dict(os.environ)
     for name in before:
         if name.startswith("LVSA_") and name != "LVSA_CPU":
@@ -161,7 +160,7 @@ def start(checkpoint: Path, settings: dict[str, str], *, warm_up: bool = False, 
     omni = None
     try:
         with warm_up_of(warm_up):
-            omni = Omni(model=str(checkpoint), **{"dtype": DTYPE, "enforce_eager": True, **options})
+            omni = Omni(model=str(checkpoint), **options_of(options))
         yield Engine(omni)
     finally:
         if omni is not None:
@@ -174,6 +173,24 @@ def start(checkpoint: Path, settings: dict[str, str], *, warm_up: bool = False, 
         gc.collect()
         if not gc.get_freeze_count():
             gc.freeze()  # the engine collects at each start and end: it need not look at all that was imported
+
+
+def _without_exceptions(record: logging.LogRecord) -> bool:
+    """A log record without the exception that it names: pytest keeps records, and its frames hold worker and model."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(str(thing) if isinstance(thing, BaseException) else thing for thing in record.args)
+    return True
+
+
+def options_of(asked: dict[str, Any]) -> dict[str, Any]:
+    """The options of an engine on this release: its worker is in this process if it has one device."""
+    options = {"dtype": DTYPE, "enforce_eager": True, **asked}
+    several = any(name.endswith(("_degree", "_parallel_size", "num_replicas")) for name in options)
+    if not several and not runs_one_device_inline():
+        options.setdefault("distributed_executor_backend", "tests.support.inline_executor.InlineExecutor")
+    if not batches_requests():  # and some of these releases refuse to be asked for it
+        options.pop("max_num_seqs", None)
+    return options
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vllm.distributed import parallel_state
 from vllm.utils.import_utils import resolve_obj_by_qualname
 from vllm_omni.diffusion.data import DiffusionOutput
 from vllm_omni.diffusion.executor.multiproc_executor import MultiprocDiffusionExecutor
@@ -61,4 +62,5 @@ class InlineExecutor(MultiprocDiffusionExecutor):
         if not self._closed:
             self._closed = True
             self._worker.shutdown()
+            parallel_state._PP = None  # the engine puts its group there, and leaves it
             del self._worker
