@@ -125,7 +125,7 @@ def test_every_setting_its_value_and_its_source(
         "LVSA_VAE_TEMPORAL_FACTOR": (4, "preset wan2.2-ti2v-5b"),
     }
     assert told["LVSA_WINDOW_SIZE"] | {"value": 0, "source": ""} == {
-        "type": "int >= 0", "default": 12, "value": 0, "source": "", "meaning": "half window, video frames"
+        "type": "int 0 to 1000000", "default": 12, "value": 0, "source": "", "meaning": "half window, video frames"
     }  # fmt: skip
     assert told["LVSA_BACKEND"]["type"] == "auto, sdpa, flash, flashinfer"
     assert main(["env"]) == 0
