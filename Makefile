@@ -57,7 +57,7 @@ PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: $(READY) ## run the tests, also those that start the engine; OMNI=0.22.0: on this vLLM-Omni
 	@$(PYTEST) $(OTHER:%=tests/engine) -m 'not thorough'
 
-# In CI: equalities, activation, geometry, step and a served request of the oldest vLLM-Omni.
+# A part of it, on the oldest vLLM-Omni: equalities, activation, geometry, step and a served request.
 test-oldest:
 	@$(MAKE) --no-print-directory setup oldest OMNI=$(firstword $(VERSIONS))
 

@@ -14,7 +14,7 @@ def check_int(name: str, value: object, minimum: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
     if value >= 2**31:
-        raise ValueError(f"{name} must be below 2147483648, got a number of {len(str(value))} digits")
+        raise ValueError(f"{name} must be below 2147483648")
     return value
 
 

@@ -84,7 +84,7 @@ class Request:
         return decide(self.grid.frames, steps, self.arguments, beyond_only=self.mode == "beyond")
 
     def rotation(self) -> list[Pattern]:
-        """The patterns of successive steps until they repeat."""
+        """The patterns of successive steps until they repeat, or have had their anchors on every frame."""
         pattern, _ = self.at(0)
         steps = min(pattern.keyframe_interval, pattern.frames) if self.arguments["rotate"] else 1
         return [self._rotated(step)[0] for step in range(steps)]

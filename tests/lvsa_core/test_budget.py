@@ -81,8 +81,8 @@ def test_refuses(name: str, value: Any, accepted: str) -> None:
 
 
 def test_a_number_beyond_all_lengths() -> None:
-    with pytest.raises(ValueError, match="window must be below 2147483648, got a number of 400 digits"):
-        keyframe_interval(81, reference_frames=21, window=10**400 - 1)
+    with pytest.raises(ValueError, match="window must be below 2147483648"):
+        keyframe_interval(81, reference_frames=21, window=10**9000)
 
 
 def test_a_scale_beyond_all_lengths_is_dense() -> None:

@@ -237,3 +237,13 @@ def test_anchors_that_stand_still_at_first(capsys: pytest.CaptureFixture[str], m
     assert {step: text.splitlines()[0].rpartition("offset=")[2] for step, text in offsets.items()} == {
         0: "0", 29: "0", 30: "0", 31: "1", 33: "3",
     }  # fmt: skip
+
+
+def test_an_interval_longer_than_the_video(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Anchors have been on each of its frames after as many steps: no more of them are looked at."""
+    monkeypatch.setenv("LVSA_AUTO_KEYFRAMES", "0")
+    monkeypatch.setenv("LVSA_KEY_FRAME_INTERVAL", "1000000")
+    main([*WAN, "--frames", "161", "--all-steps", "--json"])
+    assert len(json.loads(capsys.readouterr().out)["steps"]) == 41
