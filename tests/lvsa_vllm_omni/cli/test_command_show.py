@@ -239,9 +239,7 @@ def test_anchors_that_stand_still_at_first(capsys: pytest.CaptureFixture[str], m
     }  # fmt: skip
 
 
-def test_an_interval_longer_than_the_video(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interval_longer_than_the_video(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Anchors have been on each of its frames after as many steps: no more of them are looked at."""
     monkeypatch.setenv("LVSA_AUTO_KEYFRAMES", "0")
     monkeypatch.setenv("LVSA_KEY_FRAME_INTERVAL", "1000000")
