@@ -21,6 +21,7 @@ PUBLISHED = {
 #: What the table of quality shows, with the sign of better; of the first two VQeval's share of frames.
 QUALITY = ("loop", "freeze", "mirror", "motion", "drift", "composite")
 DRAWS = 10_000
+TIMES = ("seconds", "denoising_seconds")
 
 
 def write_report(rows: Sequence[dict[str, Any]], machine: dict[str, Any], folder: Path) -> None:
@@ -51,19 +52,19 @@ def speed(rows: Sequence[dict[str, Any]]) -> list[str]:
     """Times and memory: medians over the videos of a row, the first of each left out where there are others."""
     cells = []
     for model, horizon, methods in groups(rows):
-        dense = median(methods.get("dense", []), "seconds")
+        dense = {name: median(methods.get("dense", []), name) for name in TIMES}
         for method, of_it in methods.items():
-            seconds, published = median(of_it, "seconds"), PUBLISHED.get((model, int(horizon)))
+            times = {name: median(of_it, name) for name in TIMES}
+            published = PUBLISHED.get((model, int(horizon)))
             said = published and {"dense": published[0], "lvsa": published[1]}.get(method)
             cells.append([
-                model, f"{horizon:g}x", method, str(len(of_it)),
-                number(seconds, 1) if seconds else state(of_it),
-                f"{dense / seconds:.2f}" if dense and seconds else "",
+                model, f"{horizon:g}x", method, str(len(of_it)), state(of_it) or number(times["seconds"], 1),
+                number(times["denoising_seconds"], 1), *(over(dense[name], times[name]) for name in TIMES),
                 number(median(of_it, "density"), 3), number(median(of_it, "peak_memory_gb"), 1),
                 f"{said} s" if said else "",
             ])  # fmt: skip
-    header = "model | length | method | videos | seconds | times as fast as dense | density | peak GB | published, A100"
-    return table(header, cells)
+    header = "model | length | method | videos | seconds | of them denoising | times as fast as dense | denoising alone"
+    return table(f"{header} | density | peak GB | published, A100", cells)
 
 
 def quality(rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -106,8 +107,15 @@ def median(rows: Sequence[dict[str, Any]], name: str) -> float | None:
     return statistics.median(values[1:] or values) if values else None
 
 
+def over(dense: float | None, seconds: float | None) -> str:
+    """How many times as fast as dense, where both are known."""
+    return f"{dense / seconds:.2f}" if dense and seconds else ""
+
+
 def state(rows: Sequence[dict[str, Any]]) -> str:
-    """Why a row has no time."""
+    """Why a row has no time; nothing if it has one."""
+    if any(row.get("seconds") is not None for row in rows):
+        return ""
     return next((row["result"].partition(",")[0] for row in rows if row["result"] != "made"), "")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from lvsa_core import FrameGrid, TokenLayout
 from lvsa_core.facts import patched_grid
-from lvsa_core.sharded.exchange import Shards
+
+if TYPE_CHECKING:  # for this who only looks at the settings should not wait
+    from lvsa_core.sharded.exchange import Shards
 
 
 class HookError(RuntimeError):
@@ -162,6 +164,8 @@ class FamilySpec:
         Raises:
             LayoutMismatch: if the tokens are not these.
         """
+        from lvsa_core.sharded.exchange import Shards
+
         try:
             shards = Shards(video.grid, ranks, video.before, video.after)
         except ValueError as error:

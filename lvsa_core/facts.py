@@ -11,11 +11,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from importlib.abc import Traversable
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 #: Base of Wan's rotary embedding, the default argument of ``WanRotaryPosEmbed``.
 WAN_THETA = 10000.0
 
@@ -27,6 +22,11 @@ def shipped() -> dict[str, dict[str, Any]]:
     Read it only, all callers share it.
     """
     from importlib import resources
+
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
 
     try:
         folder: Traversable = resources.files("lvsa_vllm_omni.configs")

@@ -18,7 +18,8 @@ MODEL = "Wan2.1-T2V-1.3B-Diffusers"
 
 def row(method: str, seed: int, horizon: float = 4, **more: Any) -> dict[str, Any]:
     """A row as the engine's videos make them."""
-    made = {"result": "made", "seconds": 100.0 + seed, "density": 0.26, "composite": 50.0 + seed, "file": "a.mp4"}
+    times = {"seconds": 100.0 + seed, "denoising_seconds": 80.0}
+    made = {"result": "made", **times, "density": 0.26, "composite": 50.0 + seed, "file": "a.mp4"}
     return {"model": MODEL, "horizon": horizon, "method": method, "prompt": "a fox", "seed": seed, **made, **more}
 
 
@@ -53,6 +54,7 @@ def test_toy_videos_through_the_engine(
     assert [x["sparse"] for x in rows.values()] == [False, True, True]
     assert all(x["frames"] == 161 and x["seconds"] > 0 and (tmp_path / x["file"]).is_file() for x in rows.values())
     assert rows["dense"]["density"] == 1 and rows["lvsa"]["density"] == pytest.approx(0.512, abs=0.01)
+    assert all(0 < x["denoising_seconds"] < x["seconds"] for x in rows.values())
     assert not rows["lvsa"]["fallbacks"] and rows["lvsa"]["freeze"] is not None
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 4
     assert (tmp_path / "figure.png").stat().st_size > 10_000
@@ -98,8 +100,19 @@ def test_each_method_of_a_grid_is_made_once() -> None:
 def test_tables_beside_published_numbers() -> None:
     rows = [row("dense", seed, seconds=200.0) for seed in range(6)] + [row("lvsa", seed) for seed in range(6)]
     said = "\n".join(speed(rows))
-    assert f"| {MODEL} | 4x | dense | 6 | 200.0 | 1.00 |" in said and "| 1930 s |" in said
-    assert f"| {MODEL} | 4x | lvsa | 6 | 103.0 | 1.94 | 0.260 |" in said and "| 802 s |" in said
+    assert f"| {MODEL} | 4x | dense | 6 | 200.0 | 80.0 | 1.00 | 1.00 |" in said and "| 1930 s |" in said
+    assert f"| {MODEL} | 4x | lvsa | 6 | 103.0 | 80.0 | 1.94 | 1.00 | 0.260 |" in said and "| 802 s |" in said
+
+
+def test_the_time_of_the_denoising() -> None:
+    wan = {"WanPipeline.forward": 9.0, "WanPipeline.diffuse": 6.0, "WanPipeline.vae.decode": 2.0, "queue_wait_ms": 1.0}
+    assert reproduce.denoising(wan) == 6.0
+    hunyuan = {"HunyuanVideo15Pipeline.forward": 9.0, "HunyuanVideo15Pipeline.vae.decode": 2.0, "lvsa.steps": 25.0}
+    assert reproduce.denoising({**hunyuan, "HunyuanVideo15Pipeline.text_encoder.forward": 0.5}) == 6.5
+    assert reproduce.denoising({"lvsa.steps": 25.0}) is None
+    options = reproduce.profiled(["--eager", "--engine-args", '{"dtype": "float32"}', "--steps", "2"])
+    assert options[:4] == ("--eager", "--steps", "2", "--engine-args")
+    assert json.loads(options[4]) == {"enable_diffusion_pipeline_profiler": True, "dtype": "float32"}
 
 
 def test_differences_are_paired_and_need_five_pairs() -> None:

@@ -63,6 +63,22 @@ def test_knobs_of_a_request(run: Run, strategy: str, tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "strategy"), [("wan", "ulysses2"), ("wan", "allgather2"), ("wan", "ring2"), ("hunyuan", "ring2")]
+)
+def test_the_recipe(run: Run, alone: Callable[..., Result], kind: str, strategy: str) -> None:
+    """Anchors at other positions, boosted and standing still at first: on ranks the video of one."""
+    family, placed = FAMILIES[kind], ALL[strategy]
+    settings = {family.hook: "1", "LVSA_STRICT": "1", "LVSA_RECIPE": "long", "LVSA_ROTATE_AFTER": "0.3"}
+    (one,) = run(family, replace(placed, ranks=1, parallel={}), "even", settings)
+    results = run(family, placed, "even", settings)
+    for result in (one, *results):
+        assert not result.error, result.error
+        assert [offset for _, _, offset, _ in result.patterns] == [0, 1] and result.patterns == one.patterns
+    np.testing.assert_allclose(results[0].output, one.output, rtol=0, atol=1e-4)
+    assert np.abs(one.output - alone(family, placed, "even").output).max() > 0.01
+
+
 @pytest.mark.parametrize("strategy", ["ring2", "ulysses2-ring2"])
 def test_bytes_of_the_exchange(run: Run, strategy: str) -> None:
     """What the engine's calls send is what the formula of docs/scaling.md counts, on every rank."""
