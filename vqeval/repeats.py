@@ -142,6 +142,11 @@ def _lag(similarity: Similarity, found: dict[int, _Run]) -> int:
     """The lag that explains the loop: the shortest of those with most repeated frames, to the frame."""
     counts = {lag: int(pairs.repeated.sum()) for lag, pairs in found.items()}
     shortest = min(lag for lag, count in counts.items() if count >= 0.75 * max(counts.values()))
+    for parts in (2, 3):  # shaking hides more of some lags' repeats than of others'
+        part = max((lag for lag in counts if abs(parts * lag - shortest) <= parts), key=counts.__getitem__, default=None)
+        if part is not None and counts[part] >= counts[shortest] / 3:
+            shortest = part
+            break
     near = [shortest]
     while near[-1] + 1 in counts:  # slow motion is the same at neighbouring lags too
         near.append(near[-1] + 1)

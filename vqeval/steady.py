@@ -10,6 +10,8 @@ from vqeval.similarity import Floats
 
 #: Seconds of the running median that a camera's path is compared with.
 _SMOOTH_SECONDS = 0.6
+#: A camera stands still if it is no further from one place than from its smooth path, to this factor.
+_STILL = 1.25
 #: Pixels of the small pictures below which shaking is left as it is.
 _LEAST_SHIFT = 0.3
 #: Pixels by which shaking can make a step differ from those around it; what differs more is a cut.
@@ -50,7 +52,9 @@ def _off_path(pictures: NDArray[np.float32], rate: float) -> Floats:
     cuts = np.abs(steps - usual).max(axis=1) > _MOST_SHIFT
     steps[cuts] = usual[cuts]
     path = np.cumsum(steps, axis=0)
-    found: Floats = path - _running_median(path, half)
+    smooth = path - _running_median(path, half)
+    still = path - np.median(path, axis=0)  # the better estimate, unless the camera moves
+    found: Floats = np.where(still.std(axis=0) <= _STILL * smooth.std(axis=0), still, smooth)
     return found
 
 

@@ -1,0 +1,49 @@
+"""Videos of a trained model: four times its training length is a loop with dense attention, its training length is none."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvsa_core.facts import shipped
+from vqeval.scores import ALARM
+
+ROOT = Path(__file__).parents[2]
+#: Of Toy Wan's rotary embedding, in latent frames: docs/quality.md. The latents of dense videos repeat it once or twice.
+PERIOD = 29.2
+
+
+def judged(rows: list[dict[str, Any]]) -> dict[float, list[float | None]]:
+    """By length, the lag in latent frames of each dense video that is called a loop; None if it is not."""
+    toy, found = shipped()["toy-wan"], defaultdict(list)
+    for row in rows:
+        if row["method"] == "dense":
+            lag = row["loop_lag_seconds"] if row["loop"] is not None and row["loop"] > ALARM["loop"] else None
+            found[row["horizon"]].append(lag and lag * toy["fps"] / toy["vae_temporal_factor"])
+    return found
+
+
+def holds(rows: list[dict[str, Any]]) -> None:
+    lags = judged(rows)
+    right = [lag for lag in lags[4] if lag and min(abs(lag - PERIOD), abs(lag - 2 * PERIOD)) <= 1]
+    assert len(lags[4]) == len(lags[1]) == 16
+    assert len(right) >= 15 and lags[1] == [None] * 16
+
+
+def test_the_videos_on_record() -> None:
+    holds(json.loads((ROOT / "benchmarks" / "results" / "reproduce-toy.json").read_text())["rows"])
+
+
+@pytest.mark.thorough
+@pytest.mark.engine
+@pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni")
+def test_videos_made_now(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "benchmarks" / "reproduce.py"), "--grid", "toy", "--methods", "dense"]
+    subprocess.run([*command, "--output", str(tmp_path)], check=True, env={**os.environ, "LVSA_CPU": "1"})
+    holds(json.loads((tmp_path / "results.json").read_text())["rows"])
