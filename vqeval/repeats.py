@@ -143,9 +143,9 @@ def _lag(similarity: Similarity, found: dict[int, _Run]) -> int:
     counts = {lag: int(pairs.repeated.sum()) for lag, pairs in found.items()}
     shortest = min(lag for lag, count in counts.items() if count >= 0.75 * max(counts.values()))
     for parts in (2, 3):  # shaking hides more of some lags' repeats than of others'
-        part = max((lag for lag in counts if abs(parts * lag - shortest) <= parts), key=counts.__getitem__, default=None)
-        if part is not None and counts[part] >= counts[shortest] / 3:
-            shortest = part
+        part = [lag for lag in counts if abs(parts * lag - shortest) <= parts and counts[lag] >= counts[shortest] / 3]
+        if part:
+            shortest = max(part, key=counts.__getitem__)
             break
     near = [shortest]
     while near[-1] + 1 in counts:  # slow motion is the same at neighbouring lags too

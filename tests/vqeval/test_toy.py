@@ -1,4 +1,4 @@
-"""Videos of a trained model: four times its training length is a loop with dense attention, its training length is none."""
+"""Videos of a trained model: dense attention makes a loop of four times its training length, and none of that itself."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from lvsa_core.facts import shipped
 from vqeval.scores import ALARM
 
 ROOT = Path(__file__).parents[2]
-#: Of Toy Wan's rotary embedding, in latent frames: docs/quality.md. The latents of dense videos repeat it once or twice.
+#: Of Toy Wan's rotary embedding, in latent frames (docs/quality.md). Dense videos repeat themselves after one or two.
 PERIOD = 29.2
 
 
