@@ -70,7 +70,7 @@ matrix: $(READY) ## run the tests of the engine on every vLLM-Omni that is suppo
 
 one: $(READY)
 	@mkdir -p outputs/versions
-	@$(PYTEST) tests/engine -m 'not thorough' --record outputs/versions/$(OMNI).json
+	@$(PYTEST) tests/engine --record outputs/versions/$(OMNI).json
 
 # Rooms whose tests start engines, run scripts or whole pipelines, or measure many videos: they are not even imported.
 SLOW = engine parallel gpu benchmarks examples lvsa_core/diffusers lvsa_vllm_omni/tiny vqeval
@@ -83,7 +83,9 @@ test-all: $(READY) $(NEWEST) ## run every test, with all placements and on the n
 	@PYTHONPATH=$(CURDIR)/$(NEWEST) $(PYTEST) tests/lvsa_core/diffusers tests/examples/test_generate.py \
 	    --record tests/data/newest_diffusers.json
 	@$(PYTEST) tests/parallel/test_placements.py --record tests/data/placements.json
-	@HYPOTHESIS_PROFILE=thorough $(PYTEST) --deselect tests/parallel/test_placements.py
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -m thorough --deselect tests/parallel/test_placements.py \
+	    --record tests/data/thorough.json
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -m 'not thorough'
 
 # One core each; called again it goes on where it was.
 toy: $(READY) ## train Toy Wan again, evaluate it, and put it into the package

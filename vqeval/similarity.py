@@ -7,6 +7,7 @@ float64 numbers that are whole and small is exact, so that the result does not d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -101,7 +102,7 @@ class Similarity:
         product: Floats = p[first, second] - p[before, second] - p[first, other] + p[before, other]
         return product
 
-    @property
+    @cached_property
     def shake(self) -> float:
         """The part of a motion's product with itself that is no motion but an error of each picture: shaking, grain.
 
@@ -114,7 +115,7 @@ class Similarity:
         one, two = self.squared(index, index - 1), self.squared(index, index - 2)
         return float(np.median(np.maximum((4 * one - two) / 3, 0)))
 
-    @property
+    @cached_property
     def energy(self) -> Floats:
         """[T] the product of each motion with itself, without its noise; 0 for the first ``span`` pictures."""
         index = np.arange(self.span, len(self.products))

@@ -1,6 +1,7 @@
 """The benchmarks of a server, in small, on one real server; and that their page says what they found."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from importlib.util import find_spec
@@ -49,7 +50,8 @@ def result(name: str) -> dict[str, Any]:
 
 def timeless(side: dict[str, Any]) -> dict[str, Any]:
     """What happened, without how long it took."""
-    return {name: {**row, "its seconds": 0} if isinstance(row, dict) else row for name, row in side.items()}
+    told: dict[str, Any] = json.loads(re.sub(r"after \d+ s", "", json.dumps(side)))
+    return {name: {**row, "its seconds": 0} if isinstance(row, dict) else row for name, row in told.items()}
 
 
 def test_the_page_says_what_was_found() -> None:

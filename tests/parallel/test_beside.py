@@ -51,14 +51,14 @@ def test_one_control(run: Run, strategy: str) -> None:
     assert all(call.queries * call.heads < whole.queries * whole.heads for each in results for call in each.calls)
 
 
-@pytest.mark.parametrize("strategy", ["ulysses2", "ring2"])
+@pytest.mark.parametrize("strategy", ["ulysses2", pytest.param("ring2", marks=pytest.mark.thorough)])
 def test_several_controls(run: Run, strategy: str) -> None:
     """The engine computes them whole on every rank, and so does LVSA."""
     one, results = same_video(run, FAMILIES["cosmos3"], ALL[strategy], prepare=partial(controlled, count=2))
     assert all(each.calls == one.calls for each in results)
 
 
-@pytest.mark.parametrize("strategy", ["ulysses2", "ring2", "allgather2"])
+@pytest.mark.parametrize("strategy", ["ulysses2", "ring2", pytest.param("allgather2", marks=pytest.mark.thorough)])
 def test_a_reference_image(run: Run, strategy: str) -> None:
     family = replace(FAMILIES["wan-vace"], image=True)
     one, _ = same_video(run, family, replace(ALL[strategy], sizes=("even",)))

@@ -13,7 +13,10 @@ from tests.support.worker import Result
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 
 
-@pytest.mark.parametrize(("family", "strategy"), [("hunyuan", "ring2"), ("cosmos3", "ulysses2")])
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [("hunyuan", "ring2"), pytest.param("cosmos3", "ulysses2", marks=pytest.mark.thorough)],
+)
 def test_compiled_blocks(
     run: Callable[..., list[Result]], alone: Callable[..., Result], family: str, strategy: str
 ) -> None:

@@ -1,4 +1,4 @@
-"""Videos of a trained model: dense attention makes a loop of four times its training length, and none of that itself."""
+"""Videos of a trained model: dense attention loops at four times its training length, and not at that itself."""
 
 import json
 import os

@@ -112,6 +112,7 @@ def test_9_twice_the_same(subject: Subject) -> None:
     holds(general.repeated(subject))
 
 
+@pytest.mark.thorough  # tests/vqeval/test_comparison.py has pairs of one clip
 def test_10_pairs(clips: dict[str, Clip], tmp_path: Path) -> None:
     subjects = [Subject(name, clip, tmp_path) for name, clip in list(clips.items())[:5]]
     holds(general.paired(subjects))
