@@ -39,13 +39,16 @@ class Analysis:
         """Measure a decoded video."""
         blurred = boxed(video.luma)
         level = noise_level(video.luma, blurred)
-        steady = Similarity.of(video, boxed(steadied(video.luma, video.rate)), level)
+        steady = [Similarity.of(video, boxed(pictures), level) for pictures in steadied(video.luma, video.rate)]
         still = freeze.still(video, blurred, level)
         moving = freeze.moving(still, len(video))
         loop = mirror = None
         if moving.mean() >= repeats.LEAST_MOVING:
             loop, mirror = repeats.told_apart(
-                repeats.find_loop(video, steady, moving), repeats.find_mirror(video, steady, moving)
+                *(
+                    max((find(video, guess, moving) for guess in steady), key=lambda repeats: repeats.share)
+                    for find in (repeats.find_loop, repeats.find_mirror)
+                )
             )
         return cls(
             video=video,

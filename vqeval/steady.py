@@ -10,8 +10,8 @@ from vqeval.similarity import Floats
 
 #: Seconds of the running median that a camera's path is compared with.
 _SMOOTH_SECONDS = 0.6
-#: A camera stands still if it is no further from one place than from its smooth path, to this factor.
-_STILL = 1.25
+#: How much further from one place than from its smooth path a camera is at most that stands there; and perhaps does.
+_FAR = (1.25, 3.0)
 #: Pixels of the small pictures below which shaking is left as it is.
 _LEAST_SHIFT = 0.3
 #: Pixels by which shaking can make a step differ from those around it; what differs more is a cut.
@@ -20,13 +20,23 @@ _MOST_SHIFT = 8.0
 _LEAST_RESPONSE = 0.1
 
 
-def steadied(pictures: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
-    """Pictures [T, h, w] moved back by how far the camera is off its own smooth path.
+def steadied(pictures: NDArray[np.float32], rate: float) -> list[NDArray[np.float32]]:
+    """Pictures [T, h, w] moved back by how far the camera is off where it would be without shaking; one or two guesses.
 
-    The path adds up the shifts between neighbours, found by phase correlation; a cut is no shift. Pans stay, as they
-    are smooth.
+    Its path adds up the shifts between neighbours, found by phase correlation; a cut is no shift. It would be on the
+    smooth path, so that pans stay; or, in a direction in which it does not go far, in one place, which is known better.
     """
-    off = _off_path(pictures, rate)
+    path = _path(pictures, rate)
+    smooth = path - _running_median(path, _half(rate))
+    still = path - np.median(path, axis=0)
+    far = still.std(axis=0) / np.maximum(smooth.std(axis=0), 1e-9)
+    guesses = [np.where(far <= most, still, smooth) for most in _FAR]
+    other = np.abs(guesses[1] - guesses[0]).max() > _LEAST_SHIFT
+    return [_moved(pictures, off) for off in guesses[: 1 + other]]
+
+
+def _moved(pictures: NDArray[np.float32], off: Floats) -> NDArray[np.float32]:
+    """Pictures moved back by ``off`` [T, 2] pixels, where that is worth it."""
     found = pictures.copy()
     for number in np.flatnonzero(np.abs(off).max(axis=1) > _LEAST_SHIFT):
         x, y = off[number]
@@ -36,8 +46,13 @@ def steadied(pictures: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
     return found
 
 
-def _off_path(pictures: NDArray[np.float32], rate: float) -> Floats:
-    """[T, 2] how far each picture is right of and below the smooth path, in pixels."""
+def _half(rate: float) -> int:
+    """Frames on each side of the running median."""
+    return max(2, round(_SMOOTH_SECONDS * rate / 2))
+
+
+def _path(pictures: NDArray[np.float32], rate: float) -> Floats:
+    """[T, 2] how far each picture is right of and below the first one, in pixels."""
     count = len(pictures)
     steps = np.zeros((count, 2))
     window = cv2.createHanningWindow((pictures.shape[2], pictures.shape[1]), cv2.CV_32F)
@@ -47,14 +62,10 @@ def _off_path(pictures: NDArray[np.float32], rate: float) -> Floats:
         shift, response = cv2.phaseCorrelate(faded[number - 1], faded[number])
         if response >= _LEAST_RESPONSE:
             steps[number] = shift
-    half = max(2, round(_SMOOTH_SECONDS * rate / 2))
-    usual = _running_median(steps, half)
+    usual = _running_median(steps, _half(rate))
     cuts = np.abs(steps - usual).max(axis=1) > _MOST_SHIFT
     steps[cuts] = usual[cuts]
-    path = np.cumsum(steps, axis=0)
-    smooth = path - _running_median(path, half)
-    still = path - np.median(path, axis=0)  # the better estimate, unless the camera moves
-    found: Floats = np.where(still.std(axis=0) <= _STILL * smooth.std(axis=0), still, smooth)
+    found: Floats = np.cumsum(steps, axis=0)
     return found
 
 

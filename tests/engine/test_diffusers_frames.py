@@ -54,6 +54,7 @@ class Case:
 _GUIDED = {"guidance_scale": GUIDANCE}
 CASES = [
     Case("wan", "LVSA_WAN_HOOK", 97, shift=5.0, call=_GUIDED),
+    Case("toy-wan", "LVSA_WAN_HOOK", 97, shift=5.0, call=_GUIDED),  # a trained one
     Case("hunyuan", FAMILIES["hunyuan"].hook, FAMILIES["hunyuan"].long, shift=None, step=1 / 255),
     Case(
         "cosmos3",
@@ -84,7 +85,7 @@ def scheduler(kind: str, shift: float) -> Any:
     from vllm_omni.diffusion.models.schedulers import FlowUniPCMultistepScheduler
     from vllm_omni.diffusion.models.wan2_2.pipeline_wan2_2 import build_wan_scheduler
 
-    made = build_wan_scheduler("unipc", shift).config.shift if kind == "wan" else 1.0
+    made = build_wan_scheduler("unipc", shift).config.shift if "wan" in kind else 1.0
 
     class Shifted(FlowUniPCMultistepScheduler):
         def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:

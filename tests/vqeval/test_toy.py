@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -37,7 +39,16 @@ def holds(rows: list[dict[str, Any]]) -> None:
 
 
 def test_the_videos_on_record() -> None:
-    holds(json.loads((ROOT / "benchmarks" / "results" / "reproduce-toy.json").read_text())["rows"])
+    rows = json.loads((ROOT / "benchmarks" / "results" / "reproduce-toy.json").read_text())["rows"]
+    holds(rows)
+    page = (ROOT / "docs" / "evaluation.md").read_text("utf-8")
+    shown = re.findall(r"^\| ([14])x \| (\S+) \| (\S+) \| (\S+) \| (\S+) \|", page, re.MULTILINE)
+    assert len(shown) == 5
+    for length, method, *numbers in shown:
+        made = [row for row in rows if (row["horizon"], row["method"]) == (int(length), method)]
+        for name, number in zip(("loop", "freeze", "composite"), numbers, strict=True):
+            half_a_digit = 0.051 if name == "composite" else 0.0051
+            assert float(number) == pytest.approx(fmean(row[name] for row in made), abs=half_a_digit)
 
 
 @pytest.mark.thorough
