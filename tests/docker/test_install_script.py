@@ -133,6 +133,7 @@ def test_a_folder_of_another_user_is_refused_before_the_engine_starts(image: Ima
 
 @pytest.mark.engine
 @pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni")
+@pytest.mark.thorough  # tests/examples/test_demo.py has the demo, and the test above what another user may write
 def test_the_demo_makes_files_of_that_user(image: Image) -> None:
     done = image.run("demo.py", "--output-dir", "demo", "--horizon", "1.1", timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
