@@ -200,8 +200,6 @@ def disk() -> dict[str, Any]:
     return found
 
 
-#: Seconds in which a server may end.
-PATIENCE = 300
 LONG_JOB = {**SAME, "num_frames": "97", "size": "96x64", "seed": "1", "num_inference_steps": "80"}
 
 
@@ -238,22 +236,18 @@ def _ended(server: Server, event: Callable[[], None]) -> dict[str, Any]:
         found: dict[str, Any] = {"the request": answer.result()}
         found["its seconds"] = round(time.monotonic() - start, 1)
     found["the next request"] = _word(server, {**SAME, "num_frames": "17", "size": "64x64", "seed": "1"}, 30)
-    found["/health"] = _word(server, None, 30)
-    left = psutil.wait_procs(family, timeout=max(0, start + PATIENCE - time.monotonic()))[1]
-    found["its processes"] = f"{len(left)} of {len(family)} still run after {PATIENCE} s"
-    if not left:
-        found["its processes"] = f"all {len(family)} have ended after {time.monotonic() - start:.0f} s"
     tqdm.write(json.dumps(found))
+    left = psutil.wait_procs(family, timeout=max(0, start + 120 - time.monotonic()))[1]
+    found["processes left after 120 s"] = f"{len(left)} of {len(family)}"
     return found
 
 
-def _word(server: Server, fields: Mapping[str, str] | None, seconds: float) -> str:
-    """How a request ends, or None the question how the server is: the answer's status, or the kind of error."""
+def _word(server: Server, fields: Mapping[str, str], seconds: float) -> str:
+    """How a request ends: the answer's status, or the kind of error."""
     try:
         with server.client(seconds) as client:
-            form = {name: (None, value) for name, value in (fields or {}).items()}
-            answer = client.post("/v1/videos/sync", files=form) if form else client.get("/health")
-            return f"status {answer.status_code}"
+            form = {name: (None, value) for name, value in fields.items()}
+            return f"status {client.post('/v1/videos/sync', files=form).status_code}"
     except httpx.TransportError as error:
         return type(error).__name__
 
