@@ -35,7 +35,7 @@ from lvsa_vllm_omni.measure.machine import ROOT, facts
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 PROMPTS = Path(__file__).with_name("prompts.json")
-#: Of the colours and skies that Toy Wan knows, some; each speed four times.
+#: Four of the colours that Toy Wan knows, each twice; both speeds, two skies.
 TOY_PROMPTS = (
     "a red ball, fast, blue sky",
     "a green ball, slow, grey sky",
