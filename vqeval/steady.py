@@ -10,8 +10,8 @@ from vqeval.similarity import Floats
 
 #: Seconds of the running median that a camera's path is compared with.
 _SMOOTH_SECONDS = 0.6
-#: How much further from one place than from its smooth path a camera is at most that stands there; and perhaps does.
-_FAR = (1.25, 3.0)
+#: How much further from one place than from its smooth path a camera is at most that may stand there.
+_FAR = 3.0
 #: Pixels of the small pictures below which shaking is left as it is.
 _LEAST_SHIFT = 0.3
 #: Pixels by which shaking can make a step differ from those around it; what differs more is a cut.
@@ -29,10 +29,9 @@ def steadied(pictures: NDArray[np.float32], rate: float) -> list[NDArray[np.floa
     path = _path(pictures, rate)
     smooth = path - _running_median(path, _half(rate))
     still = path - np.median(path, axis=0)
-    far = still.std(axis=0) / np.maximum(smooth.std(axis=0), 1e-9)
-    guesses = [np.where(far <= most, still, smooth) for most in _FAR]
-    other = np.abs(guesses[1] - guesses[0]).max() > _LEAST_SHIFT
-    return [_moved(pictures, off) for off in guesses[: 1 + other]]
+    still = np.where(still.std(axis=0) <= _FAR * smooth.std(axis=0), still, smooth)
+    other = np.abs(still - smooth).max() > _LEAST_SHIFT
+    return [_moved(pictures, off) for off in (smooth, still)[: 1 + other]]
 
 
 def _moved(pictures: NDArray[np.float32], off: Floats) -> NDArray[np.float32]:
