@@ -32,6 +32,7 @@ from report import names, numbers
 from reproduce_report import write_report
 
 from lvsa_vllm_omni.measure.machine import ROOT, facts
+from lvsa_vllm_omni.offline.arguments import json_object
 from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 
 PROMPTS = Path(__file__).with_name("prompts.json")
@@ -134,9 +135,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def profiled(options: list[str]) -> tuple[str, ...]:
-    """The batch's options with the engine's profiler of its pipelines on, which tells the time of each part."""
+    """The batch's options with the engine's profiler of its pipelines on, which tells the seconds of each part.
+
+    Of several --engine-args the last counts, as in the batch.
+    """
     reader = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    reader.add_argument("--engine-args", type=json.loads, default={})
+    reader.add_argument("--engine-args", type=json_object, default={})
     found, rest = reader.parse_known_args(options)
     return (*rest, "--engine-args", json.dumps({"enable_diffusion_pipeline_profiler": True, **found.engine_args}))
 
