@@ -19,7 +19,7 @@ MODEL ?=
 PROMPT ?=
 export MODEL PROMPT
 
-.PHONY: help setup demo test test-fast test-all test-oldest oldest matrix one toy gpu docs check format clean
+.PHONY: help setup demo test test-fast test-all test-oldest oldest matrix toy gpu docs check format clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -53,9 +53,9 @@ demo: $(READY) ## make a video four times as long as the training length, dense 
 # Two processes, each with whole files of tests: engines are started one at a time in each.
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# With OMNI those of the engine alone: the others ask nothing of it.
+# With OMNI those of the engine alone, and all of them: the others ask nothing of it.
 test: $(READY) ## run the tests, also those that start the engine; OMNI=0.22.0: on this vLLM-Omni
-	@$(PYTEST) $(OTHER:%=tests/engine) -m 'not thorough'
+	@$(PYTEST) $(if $(OMNI),tests/engine $(RECORD:%=--record %),-m 'not thorough')
 
 # A part of it, on the oldest vLLM-Omni: equalities, activation, geometry, step and a served request.
 test-oldest:
@@ -65,12 +65,11 @@ oldest: $(READY)
 	@$(PYTEST) tests/engine -m oldest -k 'not i2v and not ti2v and not a14b and not cosmos3'
 
 matrix: $(READY) ## run the tests of the engine on every vLLM-Omni that is supported, and record what ran
-	@for omni in $(VERSIONS); do $(MAKE) --no-print-directory one OMNI=$$omni || exit 1; done
-	@$(BIN)/python -m tests.support.versions outputs/versions
-
-one: $(READY)
 	@mkdir -p outputs/versions
-	@$(PYTEST) tests/engine --record outputs/versions/$(OMNI).json
+	@for omni in $(VERSIONS); do \
+	  $(MAKE) --no-print-directory test OMNI=$$omni RECORD=outputs/versions/$$omni.json || exit 1; \
+	done
+	@$(BIN)/python -m tests.support.versions outputs/versions
 
 # Rooms whose tests start engines, run scripts or whole pipelines, or measure many videos: they are not even imported.
 SLOW = engine parallel gpu benchmarks examples lvsa_core/diffusers lvsa_vllm_omni/tiny vqeval

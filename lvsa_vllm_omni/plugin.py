@@ -22,8 +22,8 @@ from lvsa_vllm_omni.hooks import (
 from lvsa_vllm_omni.presets import PresetError, load_preset
 from lvsa_vllm_omni.settings import LvsaSettings, Mode, SettingsError
 
-#: What is undone last, beside the families; no family can have this name.
-_RUNNER = "model runner"
+#: What is undone last, beside the families; no family can have these names.
+_RUNNER, _SERVER = "model runner", "http server"
 #: The class behind the name ``LVSA``; it imports this module, so that only the engine imports it.
 _BACKEND = "lvsa_vllm_omni.by_name.LvsaBackend"
 
@@ -65,7 +65,7 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
     """Install the hooks of some families, and say so in one line."""
     if not modes:
         return
-    from lvsa_vllm_omni import compat, journal, runner, seam
+    from lvsa_vllm_omni import compat, http_server, journal, runner, seam
     from lvsa_vllm_omni.adopt import adopt
 
     untested = compat.check_release(allow=settings.allow_untested)
@@ -89,6 +89,7 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
         if untested:
             journal.logger.warning_once("[LVSA] %s", untested)
         _undo.setdefault(_RUNNER, runner.install(journal.not_used, settings))
+        _undo.setdefault(_SERVER, http_server.install())
         journal.enabled(", ".join(installed), _shown(settings))
 
 
@@ -102,7 +103,8 @@ def _specs(settings: LvsaSettings, families: Iterable[str]) -> list[FamilySpec]:
     """
     from lvsa_vllm_omni import journal
 
-    owners = {load_family(family).transformer: load_family(family) for family in _undo if family != _RUNNER}
+    installed = [load_family(family) for family in _undo if family not in (_RUNNER, _SERVER)]
+    owners = {spec.transformer: spec for spec in installed}
     found = []
     for family in sorted(families, key=lambda family: not settings.hook(family)):
         try:

@@ -63,6 +63,7 @@ READERS = {
 CHANGERS = {
     PurePosixPath("lvsa_core/diffusers/seam.py"),
     PurePosixPath("lvsa_vllm_omni/cpu/worker.py"),
+    PurePosixPath("lvsa_vllm_omni/http_server.py"),
     PurePosixPath("lvsa_vllm_omni/runner.py"),
     PurePosixPath("lvsa_vllm_omni/seam.py"),
 }

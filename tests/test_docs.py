@@ -36,6 +36,7 @@ FOLDERS = ("examples", "benchmarks", "configs", "docs", "toy")
 CHANGERS = (
     "lvsa_core/diffusers/seam.py",
     "lvsa_vllm_omni/cpu/worker.py",
+    "lvsa_vllm_omni/http_server.py",
     "lvsa_vllm_omni/runner.py",
     "lvsa_vllm_omni/seam.py",
 )

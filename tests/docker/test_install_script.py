@@ -93,6 +93,7 @@ def test_the_last_step_of_the_build(image: Image) -> None:
     assert "switched on: wan, hunyuan, cosmos3" in ran.stdout and "a server started now would compute" in ran.stdout
 
 
+@pytest.mark.thorough
 def test_an_installed_package_that_is_too_old_stops_the_build(image: Image) -> None:
     """PyTorch of the image is too old: it is not replaced, nothing is installed, and pip says what is in the way."""
     source = image.folder / "outputs" / "later"
@@ -106,6 +107,7 @@ def test_an_installed_package_that_is_too_old_stops_the_build(image: Image) -> N
     assert "lvsa-vllm-omni==9" not in image.run(image.environment["PYTHON"], "-m", "pip", "freeze").stdout
 
 
+@pytest.mark.thorough
 def test_an_older_installation_is_replaced(image: Image) -> None:
     """Also one that says that it has the same version."""
     source = image.folder / "outputs" / "changed"
@@ -120,6 +122,7 @@ def test_an_older_installation_is_replaced(image: Image) -> None:
     assert told.stdout == "True\n"
 
 
+@pytest.mark.thorough  # tests/examples has the sentence
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_a_folder_of_another_user_is_refused_before_the_engine_starts(image: Image) -> None:
     made = image.run("lvsa", "tiny-checkpoint", "wan", "tiny")

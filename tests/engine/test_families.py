@@ -18,7 +18,14 @@ from tests.support.log import MEMORY_LINE, TIME_LINE, Log, steps
 SIZES = ((96, 64), (64, 128))
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+#: Its pictures come as those of Wan do, and its attention is that of the family without.
+LIKE_OTHERS = "hunyuan-i2v"
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(x, marks=pytest.mark.thorough) if x == LIKE_OTHERS else x for x in FAMILIES],
+)
 def family(request: pytest.FixtureRequest) -> Family:
     return FAMILIES[request.param]
 

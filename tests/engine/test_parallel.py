@@ -35,11 +35,9 @@ def workers() -> list[Any]:
     return [child for child in multiprocessing.active_children() if child.name.startswith("DiffusionWorker")]
 
 
-def test_ulysses(
-    starting: Any, alone: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    shared = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}  # workers are processes of their own: so are their metrics
-    with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1", **shared}, ulysses_degree=2) as engine:
+@pytest.mark.thorough
+def test_ulysses(starting: Any, alone: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str]) -> None:
+    with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}, ulysses_degree=2) as engine:
         assert len(workers()) == 2
         video = engine.video(FRAMES)
     assert np.abs(video - alone[0]).max() < 1e-4
@@ -48,23 +46,24 @@ def test_ulysses(
         "[LVSA] total_lat_frames=41 window=3 n_first=1 kfi=3 global_count=14 attended_per_frame=21/41 density=51.2%"
     )
     assert log.count(pattern) == 2, "each worker says its pattern once"
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(tmp_path))
-    (requests,) = [family for family in registry.collect() if family.name == "lvsa_requests"]
-    assert [sample.value for sample in requests.samples if sample.labels["outcome"] == "sparse"] == [1]
 
 
 def test_ring_and_a_worker_that_dies(
-    starting: Any, alone: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str]
+    starting: Any, alone: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """The exchange is an error then, as a collective of the engine is, and so is the next request: nothing hangs."""
-    with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}, ring_degree=2) as engine:
+    shared = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}  # workers are processes of their own: so are their metrics
+    with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1", **shared}, ring_degree=2) as engine:
         assert len(workers()) == 2
         assert np.abs(engine.video(FRAMES) - alone[0]).max() < 1e-4
         assert np.abs(engine.video(SHORT) - alone[1]).max() < 1e-5  # by the engine's own ring
         log = "".join(capfd.readouterr())
         assert log.count("[LVSA] placement Ring 2: sparse, each rank holds its rows") == 2
-        assert log.count("[LVSA] total_lat_frames=41 window=3") == 2
+        assert log.count("[LVSA] total_lat_frames=41 window=3") == 2, "each worker says its pattern once"
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(tmp_path))
+        (requests,) = [family for family in registry.collect() if family.name == "lvsa_requests"]
+        assert [sample.value for sample in requests.samples if sample.labels["outcome"] == "sparse"] == [1]
 
         failures: list[BaseException] = []
 

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from lvsa_core import plan
@@ -196,3 +197,28 @@ def test_a_wrong_setting_stops_the_server_with_one_sentence(misspelt: Server) ->
     sentence = "error: LVSA_WAN_HOK is not a setting of LVSA; did you mean LVSA_WAN_HOOK?"
     assert misspelt.log.read_text().splitlines()[-1] == sentence
     assert "Traceback" not in misspelt.log.read_text()
+
+
+def test_it_ends_when_asked_to_while_it_computes(server: Server) -> None:
+    """The last test of this server: the request is lost, and nothing waits for it."""
+    with ThreadPoolExecutor() as pool:
+        answer = pool.submit(server.post, **{**REQUEST, "num_inference_steps": 200}, num_frames=133, fps=16)
+        wait(lambda: answer.done() or bool(server.lines("[LVSA] total_lat_frames=34 ")), server)
+        server.process.terminate()
+        assert server.process.wait(120) == 0
+    assert answer.exception() is not None or answer.result()[0] == 500
+
+
+@pytest.mark.thorough
+def test_it_ends_when_one_of_its_workers_is_lost(checkpoint: Path, tmp_path: Path) -> None:
+    """What starts servers starts again what has ended; one that answers with errors for ever would stay."""
+    running = launch(checkpoint, tmp_path / "log", "--usp", "2", by_lvsa=True)
+    try:
+        wait(running.healthy, running)
+        children = psutil.Process(running.process.pid).children(recursive=True)
+        next(child for child in children if "DiffusionWorker" in " ".join(child.cmdline())).kill()
+        assert running.process.wait(120) == 1
+        (line,) = running.lines("[LVSA] the server ends, as it has lost a worker (")
+        assert line.endswith("): start it again")
+    finally:
+        stop(running)

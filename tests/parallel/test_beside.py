@@ -43,7 +43,7 @@ def same_video(run: Run, family: Family, placed: Strategy, **case: Any) -> tuple
     return one, results
 
 
-@pytest.mark.parametrize("strategy", ["ulysses2", "ring2"])
+@pytest.mark.parametrize("strategy", ["ulysses2", pytest.param("ring2", marks=pytest.mark.thorough)])
 def test_one_control(run: Run, strategy: str) -> None:
     one, results = same_video(run, FAMILIES["cosmos3"], ALL[strategy], prepare=partial(controlled, count=1))
     whole = one.calls[0]
@@ -51,14 +51,17 @@ def test_one_control(run: Run, strategy: str) -> None:
     assert all(call.queries * call.heads < whole.queries * whole.heads for each in results for call in each.calls)
 
 
-@pytest.mark.parametrize("strategy", ["ulysses2", pytest.param("ring2", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("strategy", ["ulysses2", "ring2"])
 def test_several_controls(run: Run, strategy: str) -> None:
     """The engine computes them whole on every rank, and so does LVSA."""
     one, results = same_video(run, FAMILIES["cosmos3"], ALL[strategy], prepare=partial(controlled, count=2))
     assert all(each.calls == one.calls for each in results)
 
 
-@pytest.mark.parametrize("strategy", ["ulysses2", "ring2", pytest.param("allgather2", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "strategy", ["ring2", *(pytest.param(x, marks=pytest.mark.thorough) for x in ("ulysses2", "allgather2"))]
+)
 def test_a_reference_image(run: Run, strategy: str) -> None:
     family = replace(FAMILIES["wan-vace"], image=True)
     one, _ = same_video(run, family, replace(ALL[strategy], sizes=("even",)))

@@ -12,7 +12,9 @@ from tests.support.worker import Result
 BY_NAME = {"diffusion_attention_config": {"per_role": {"self": {"backend": "LVSA"}}}}
 
 
-@pytest.mark.parametrize("strategy", ["ulysses2", "ring2", pytest.param("allgather2", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "strategy", ["ring2", *(pytest.param(x, marks=pytest.mark.thorough) for x in ("ulysses2", "allgather2"))]
+)
 def test_long_and_short(run: Callable[..., list[Result]], alone: Callable[..., Result], strategy: str) -> None:
     """The engine builds its ring for a backend that it does not know; dense requests take the platform's."""
     about, placed = FAMILIES["wan"], ALL[strategy]

@@ -16,7 +16,9 @@ def no_memory(rank: int) -> None:
         os.environ["LVSA_EXTRA_MEMORY"] = "0"
 
 
-@pytest.mark.parametrize(("family", "strategy"), [("wan", "ulysses2"), ("hunyuan", "ring2")])
+@pytest.mark.parametrize(
+    ("family", "strategy"), [pytest.param("wan", "ulysses2", marks=pytest.mark.thorough), ("hunyuan", "ring2")]
+)
 def test_the_video(run: Callable[..., list[Result]], family: str, strategy: str) -> None:
     about = FAMILIES[family]
     (one,) = run(about, Strategy(1), "even")

@@ -16,7 +16,7 @@ from tests.support.worker import Result
 Run = Callable[..., list[Result]]
 
 
-@pytest.mark.parametrize("strategy", ["ulysses2", "ring2"])
+@pytest.mark.parametrize("strategy", [pytest.param("ulysses2", marks=pytest.mark.thorough), "ring2"])
 def test_bfloat16(run: Run, alone: Callable[..., Result], strategy: str) -> None:
     """One and several ranks are equally far from float32; dense attention is 0.3 from it, the video's deviation 3.3."""
     family, placed = FAMILIES["wan"], ALL[strategy]
@@ -29,7 +29,7 @@ def test_bfloat16(run: Run, alone: Callable[..., Result], strategy: str) -> None
     assert 0 < off[0] < 0.1 and off[1] == pytest.approx(off[0], rel=0.2)
 
 
-@pytest.mark.parametrize("strategy", ["ulysses2", "allgather2", "ring2"])
+@pytest.mark.parametrize("strategy", ["ulysses2", pytest.param("allgather2", marks=pytest.mark.thorough), "ring2"])
 def test_lengths_one_after_another(run: Run, alone: Callable[..., Result], strategy: str) -> None:
     """A dense request and a longer sparse one leave nothing behind."""
     family, placed = FAMILIES["wan"], ALL[strategy]
@@ -64,7 +64,13 @@ def test_knobs_of_a_request(run: Run, strategy: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "strategy"), [("wan", "ulysses2"), ("wan", "allgather2"), ("wan", "ring2"), ("hunyuan", "ring2")]
+    ("kind", "strategy"),
+    [
+        ("wan", "ulysses2"),
+        pytest.param("wan", "allgather2", marks=pytest.mark.thorough),
+        pytest.param("wan", "ring2", marks=pytest.mark.thorough),
+        ("hunyuan", "ring2"),
+    ],
 )
 def test_the_recipe(run: Run, alone: Callable[..., Result], kind: str, strategy: str) -> None:
     """Anchors at other positions, boosted and standing still at first: on ranks the video of one."""

@@ -13,7 +13,9 @@ Run = Callable[..., list[Result]]
 ONE = Strategy(1)
 
 
-@pytest.mark.parametrize(("family", "strategy"), [("wan", "ulysses2"), ("hunyuan", "ring2")])
+@pytest.mark.parametrize(
+    ("family", "strategy"), [pytest.param("wan", "ulysses2", marks=pytest.mark.thorough), ("hunyuan", "ring2")]
+)
 def test_the_video_and_the_ranks(run: Run, family: str, strategy: str) -> None:
     about = FAMILIES[family]
 

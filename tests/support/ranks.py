@@ -39,7 +39,7 @@ class Ranks:
         self.folder, self.timeout = folder, timeout
         self.context = multiprocessing.get_context("forkserver")
         # A rank imports what started the tests.
-        self.context.set_forkserver_preload([*worker.MODULES, "pytest", worker.__name__])
+        self.context.set_forkserver_preload([*worker.MODULES, "pytest", worker.__name__, "tests.support.warm"])
         self._cases = 0
         server: Any = forkserver._forkserver
         if server._forkserver_pid != Ranks._server:  # other tests have started one, which has not imported the engine

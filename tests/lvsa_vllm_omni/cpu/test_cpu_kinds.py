@@ -74,7 +74,7 @@ def generate(omni: Any, frames: int, prompt: str, image: bool, *, seed: int = 42
 
 
 #: The others are like one of these.
-USUAL = ("wan", "wan-ti2v", "hunyuan-i2v", "cosmos3")
+USUAL = ("wan-ti2v", "hunyuan-i2v")
 PARAMS = [kind if kind in USUAL else pytest.param(kind, marks=pytest.mark.thorough) for kind in ENGINE_KINDS]
 
 

@@ -1,0 +1,80 @@
+"""Where LVSA meets the engine's HTTP server: it ends when it is asked to, and when its workers are lost."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from lvsa_vllm_omni import journal
+from lvsa_vllm_omni.seam import MARK
+
+_MODULE = "vllm_omni.entrypoints.openai.api_server"
+#: Seconds that open connections have once the engine has stopped, and between two looks at its health.
+GRACE, INTERVAL = 5, 5.0
+
+
+def install() -> Callable[[], None]:
+    """Let a server end.
+
+    Target: ``serve_http`` in ``vllm_omni.entrypoints.openai.api_server``.
+    Why: asked to end in the middle of a request, vLLM's launcher stops the engine, and then waits without limit for
+        the connection of a request that nothing will answer any more; a server that has lost one of several workers
+        answers every request with status 500. What starts servers (Docker, Kubernetes, systemd) starts again what has
+        ended, and nothing else.
+    How: give uvicorn a limit for open connections; look at the engine's own health, and ask the server to end when it
+        is lost.
+    Remove when: the launcher gives ``timeout_graceful_shutdown`` to uvicorn, and its watchdog calls ``check_health``.
+
+    Returns:
+        A function that takes the patch off again. In a process that serves nothing, nothing is patched.
+    """
+    module: Any = sys.modules.get(_MODULE)
+    if module is None or not hasattr(module, "serve_http"):
+        return lambda: None
+    original = module.serve_http
+    if hasattr(original, MARK):
+        return getattr(original, MARK)
+
+    @functools.wraps(original)
+    async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Awaitable[None]:
+        watch = asyncio.create_task(_watch(app.state.engine_client))
+        try:
+            ending = await original(app, *args, **{"timeout_graceful_shutdown": GRACE, **kwargs})
+        finally:
+            watch.cancel()
+        return _end(ending, watch)
+
+    def undo() -> None:
+        module.serve_http = original
+
+    setattr(serve_http, MARK, undo)
+    module.serve_http = serve_http
+    return undo
+
+
+async def _watch(engine: Any) -> bool:
+    """Look at the engine until it is lost, which is said, and then ask this process to end; False: it ends anyway."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    while True:
+        await asyncio.sleep(INTERVAL)
+        try:
+            await engine.check_health()
+        except EngineDeadError as error:
+            if getattr(engine, "_shutdown_called", False):  # it was asked to end
+                return False
+            journal.logger.error("[LVSA] the server ends, as it has lost a worker (%s): start it again", error.args[-1])
+            os.kill(os.getpid(), signal.SIGTERM)
+            return True
+
+
+async def _end(ending: Awaitable[None], watch: asyncio.Task[bool]) -> None:
+    """Wait for the server's end, which is an error if a worker is lost."""
+    await ending
+    if watch.done() and not watch.cancelled() and not watch.exception() and watch.result():
+        raise SystemExit(1)
