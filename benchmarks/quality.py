@@ -6,12 +6,13 @@ Run it from the repository with the package installed:
     python benchmarks/quality.py
     python benchmarks/quality.py --lengths 4 --methods dense,lvsa --seeds 0-15 --json outputs/quality.json
     python benchmarks/quality.py --method wider=sparsity_scale:1.5 --methods lvsa,wider
-    python benchmarks/quality.py --trainings outputs/toy/transformer.pt,outputs/toy/seed1.pt
+    python benchmarks/quality.py --trainings toy-wan,outputs/toy/seed1.pt,outputs/toy/head64.pt
 
 Every method makes the same videos, of the same prompts and seeds, by diffusers. In the latents the ball is found, and
 its distance to itself at all lags, its speed, its rests, leaps and breaches of the law of motion, the drift of what
 stands still (`toy_track.py` says how). The tables give mean and spread, then each method's paired difference from
-LVSA with a 95 % interval of the bootstrap over the videos; "truth" are videos of the world itself. What is done stands
+LVSA with a 95 % interval of the bootstrap over the videos; "truth" are videos of the world itself. Of several
+trainings there are tables of each, and of all videos together. What is done stands
 in the file of --json, and the same command goes on from there. --videos also decodes, writes mp4 files with a JSON
 beside each, and measures them by VQeval.
 """
@@ -76,6 +77,8 @@ MEASURES = {
 }  # fmt: skip
 PAIRED = ("loop", "speed", "frozen", "breaches", "sun_drift", "sky_sd")
 DRAWS = 10_000
+#: The training whose weights are the package's, and the name of all together.
+PACKAGE, ALL = "toy-wan", "all trainings"
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -93,8 +96,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="videos at once")
     parser.add_argument("--videos", type=Path, metavar="DIR", help="also decode, write mp4 files and run VQeval")
     parser.add_argument(
-        "--trainings", type=lambda text: [Path(part) for part in text.split(",")], default=[None],
-        help="states of toy.train, separated by commas; default: the package's weights",
+        "--trainings", type=lambda text: [None if part == PACKAGE else Path(part) for part in text.split(",")],
+        default=[None], help=f"states of toy.train, separated by commas; {PACKAGE}: the package's weights, the default",
     )  # fmt: skip
     arguments = parser.parse_args()
     arguments.known = dict(METHODS)
@@ -140,7 +143,7 @@ def main() -> int:
     pipes = {training: pipeline(training) for training in arguments.trainings}
     with tqdm(total=len(wanted) * len(arguments.seeds), unit="video", mininterval=5) as bar:
         for training, length, method in wanted:
-            name = training.stem if training else "toy-wan"
+            name = training.stem if training else PACKAGE
             left = [seed for seed in arguments.seeds if (name, length, method, seed) not in done]
             bar.update(len(arguments.seeds) - len(left))
             for start in range(0, len(left), arguments.batch):
@@ -155,11 +158,13 @@ def main() -> int:
                 )
                 results.save()
                 bar.update(len(some))
-    for training in dict.fromkeys(row["training"] for row in results.rows):
-        of_it = [row for row in results.rows if row["training"] == training]
+    trainings = list(dict.fromkeys(row["training"] for row in results.rows))
+    for training in [*trainings, ALL] if len(trainings) > 1 else trainings:
+        of_it = [row for row in results.rows if training in (row["training"], ALL)]
         for length in arguments.lengths:
             chosen = [row for row in of_it if row["length"] == length and row["method"] in arguments.methods]
-            say(f"{training}, {length:g} x {world.LENGTH} latent frames, {len(arguments.seeds)} videos a row", "")
+            videos_a_row = len({(row["training"], row["seed"]) for row in chosen})
+            say(f"{training}, {length:g} x {world.LENGTH} latent frames, {videos_a_row} videos a row", "")
             say(*means(chosen, truth(length, arguments.seeds)))
             say(*differences(chosen, arguments.against))
     draw(arguments.figure, panels(results.rows, arguments))
@@ -231,13 +236,13 @@ def means(rows: Sequence[dict[str, Any]], truth: dict[str, list[float]]) -> list
 
 def differences(rows: Sequence[dict[str, Any]], against: str) -> list[str]:
     """The table of paired differences."""
-    sides: dict[str, dict[int, dict[str, Any]]] = {}
+    sides: dict[str, dict[tuple[str, int], dict[str, Any]]] = {}
     for row in rows:
-        sides.setdefault(row["method"], {})[row["seed"]] = row
+        sides.setdefault(row["method"], {})[row["training"], row["seed"]] = row
     base = sides.pop(against)
     cells = []
     for method, found in sides.items():
-        pairs = [(found[seed], base[seed]) for seed in found if seed in base]
+        pairs = [(found[video], base[video]) for video in found if video in base]
         apart = {name: np.array([one[name] - other[name] for one, other in pairs]) for name in PAIRED}
         cells.append(
             [

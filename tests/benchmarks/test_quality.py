@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("diffusers", reason="Toy Wan is a pipeline of diffusers")
 pytest.importorskip("av", reason="--videos writes mp4 files")
 import quality
+
+from lvsa_vllm_omni.tiny.toy import toy_transformer
 
 SMALL = ["--lengths", "1,1.5", "--methods", "dense,lvsa,window,riflex", "--seeds", "0-1", "--batch", "2"]
 
@@ -49,6 +52,22 @@ def test_a_table_that_goes_on(
     assert "| minus lvsa |" in capsys.readouterr().out
     assert run(monkeypatch, *words[:-4], "--json", str(file), "--batch", "3") == 2
     assert "holds results of another command" in capsys.readouterr().err
+
+
+def test_several_trainings_and_all_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    state, other = tmp_path / "other.pt", toy_transformer(head_dim=64)
+    torch.save({"average": other.state_dict(), "head_dim": 64}, state)
+    words = ["--lengths", "1.5", "--methods", "lvsa,window", "--seeds", "0-1", "--trainings", f"toy-wan,{state}"]
+    assert run(monkeypatch, *words) == 0
+    said = capsys.readouterr().out
+    heads = [line for line in said.splitlines() if "latent frames" in line]
+    assert [line.split(", ")[0] for line in heads] == ["toy-wan", "other", "all trainings"]
+    assert [line.split(", ")[2] for line in heads] == ["2 videos a row", "2 videos a row", "4 videos a row"]
+    loops = [float(line.split("|")[2].split("±")[0]) for line in said.splitlines() if line.startswith("| lvsa |")]
+    assert loops[2] == pytest.approx((loops[0] + loops[1]) / 2, abs=0.011) and loops[0] != loops[1]
 
 
 def test_videos_are_written_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,9 +48,21 @@ def result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / name).read_text())["found"]
 
 
-def timeless(side: dict[str, Any]) -> dict[str, Any]:
-    """What happened, without how long it took."""
-    return {name: {**row, "its seconds": 0} if isinstance(row, dict) else row for name, row in side.items()}
+#: The lines of the page about servers that end, by the names of the record.
+ENDS = {
+    "one device: SIGTERM": "SIGTERM, one device",
+    "Ulysses 2: SIGTERM": "SIGTERM, two ranks (Ulysses)",
+    "one device: a worker killed": "the worker is killed, one device",
+    "Ulysses 2: a worker killed": "one of two workers is killed",
+}
+
+
+def ending(row: dict[str, Any]) -> str:
+    """Cells of what became of the request and of the processes."""
+    answer = {"ReadTimeout": "no answer in", "RemoteProtocolError": "the connection ends after"}
+    left = row["processes left after 120 s"]
+    what = answer.get(row["the request"], f"{row['the request']} after")
+    return f"{what} {row['its seconds']:.0f} s | {'all have ended' if left.startswith('0') else f'{left} still run'}"
 
 
 def test_the_page_says_what_was_found() -> None:
@@ -69,8 +81,11 @@ def test_the_page_says_what_was_found() -> None:
     assert "| requests over HTTP | {:,} (status 200) | {:,} (status 400) | 0 | |".format(*answered) in page
     assert len(wrong) == 7 and not wrong["over HTTP: the next request differs"]
     ended = result("reliability-ends.json")
-    with_lvsa, without = (timeless(ended[side]) for side in ("with LVSA", "without"))
-    assert with_lvsa == without and "both did the same" in page
+    for name, words in ENDS.items():
+        assert f"| {words} | {ending(ended['with LVSA'][name])} | {ending(ended['without'][name])} |" in page
+        assert ended["with LVSA"][name]["processes left after 120 s"].startswith("0 of")
+        assert ended["with LVSA"][name]["the next request"] == "ConnectError"
+    assert ended["with LVSA"]["the model's folder is emptied"] == "same video"
     mix = result("mixed-cpu.json")
     assert mix["short"]["videos equal to the plain server's"] == 18 and mix["requests that ran sparse"] == 18 + 3
     for side in (mix["short"], mix["long"]):
