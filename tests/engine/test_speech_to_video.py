@@ -119,6 +119,7 @@ def write_transformer(folder: Path) -> None:
     from vllm_omni.diffusion.models.wan2_2.wan2_2_s2v_transformer import create_s2v_transformer_from_config
 
     folder.mkdir()
+    cleanup_dist_env_and_memory()  # an engine of an older release leaves a group behind
     with set_current_vllm_config(VllmConfig()):  # its layers ask for the size of their tensor parallel group
         init_distributed_environment(1, 0, f"file://{folder.with_name('rendezvous')}", 0, "gloo")
         initialize_model_parallel()
