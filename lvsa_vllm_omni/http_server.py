@@ -58,10 +58,13 @@ def install() -> Callable[[], None]:
 
 
 async def _watch(engine: Any) -> bool:
-    """Look at the engine until it is lost, which is said, and then ask this process to end; False: it ends anyway."""
+    """Look at the engine until it is lost, which is said, and then ask this process to end; False: it ends anyway.
+
+    A model of several stages answers some requests without one of them, and is left alone.
+    """
     from vllm.v1.engine.exceptions import EngineDeadError
 
-    while True:
+    while engine.num_stages == 1:
         await asyncio.sleep(INTERVAL)
         try:
             await engine.check_health()
@@ -71,6 +74,7 @@ async def _watch(engine: Any) -> bool:
             journal.logger.error("[LVSA] the server ends, as it has lost a worker (%s): start it again", error.args[-1])
             os.kill(os.getpid(), signal.SIGTERM)
             return True
+    return False
 
 
 async def _end(ending: Awaitable[None], watch: asyncio.Task[bool]) -> None:
