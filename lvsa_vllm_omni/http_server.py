@@ -14,7 +14,7 @@ from lvsa_vllm_omni import journal
 from lvsa_vllm_omni.seam import MARK
 
 _MODULE = "vllm_omni.entrypoints.openai.api_server"
-#: Seconds that open connections have once the engine has stopped, and between two looks at its health.
+#: Seconds that open connections have once the engine has stopped, and seconds between two looks at its health.
 GRACE, INTERVAL = 5, 5.0
 
 
@@ -34,7 +34,7 @@ def install() -> Callable[[], None]:
         A function that takes the patch off again. In a process that serves nothing, nothing is patched.
     """
     module: Any = sys.modules.get(_MODULE)
-    if module is None or not hasattr(module, "serve_http"):
+    if module is None:
         return lambda: None
     original = module.serve_http
     if hasattr(original, MARK):
@@ -42,12 +42,13 @@ def install() -> Callable[[], None]:
 
     @functools.wraps(original)
     async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Awaitable[None]:
-        watch = asyncio.create_task(_watch(app.state.engine_client))
-        try:
-            ending = await original(app, *args, **{"timeout_graceful_shutdown": GRACE, **kwargs})
-        finally:
-            watch.cancel()
-        return _end(ending, watch)
+        lost = asyncio.create_task(_lost(app.state.engine_client))
+        ending = await original(app, *args, **{"timeout_graceful_shutdown": GRACE, **kwargs})
+        await ending
+        if lost.done() and lost.result():
+            raise SystemExit(1)
+        lost.cancel()
+        return asyncio.sleep(0)  # the caller waits for the end, which has been waited for
 
     def undo() -> None:
         module.serve_http = original
@@ -57,8 +58,8 @@ def install() -> Callable[[], None]:
     return undo
 
 
-async def _watch(engine: Any) -> bool:
-    """Look at the engine until it is lost, which is said, and then ask this process to end; False: it ends anyway.
+async def _lost(engine: Any) -> bool:
+    """Look at the engine, and ask this process to end once no worker is left, which is said; False: it ends anyway.
 
     A model of several stages answers some requests without one of them, and is left alone.
     """
@@ -70,15 +71,8 @@ async def _watch(engine: Any) -> bool:
             await engine.check_health()
         except EngineDeadError as error:
             if getattr(engine, "_shutdown_called", False):  # it was asked to end
-                return False
+                break
             journal.logger.error("[LVSA] the server ends, as it has lost a worker (%s): start it again", error.args[-1])
             os.kill(os.getpid(), signal.SIGTERM)
             return True
     return False
-
-
-async def _end(ending: Awaitable[None], watch: asyncio.Task[bool]) -> None:
-    """Wait for the server's end, which is an error if a worker is lost."""
-    await ending
-    if watch.done() and not watch.cancelled() and not watch.exception() and watch.result():
-        raise SystemExit(1)
