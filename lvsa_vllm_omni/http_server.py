@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ from lvsa_vllm_omni import journal
 from lvsa_vllm_omni.seam import MARK
 
 _MODULE = "vllm_omni.entrypoints.openai.api_server"
-#: Seconds that open connections have once the engine has stopped, and seconds between two looks at its health.
+#: Seconds that open connections have once the engine has stopped, and then the process; between looks at its health.
 GRACE, INTERVAL = 5, 5.0
 
 
@@ -24,10 +26,11 @@ def install() -> Callable[[], None]:
     Target: ``serve_http`` in ``vllm_omni.entrypoints.openai.api_server``.
     Why: asked to end in the middle of a request, vLLM's launcher stops the engine, and then waits without limit for
         the connection of a request that nothing will answer any more; a server that has lost one of several workers
-        answers every request with status 500. What starts servers (Docker, Kubernetes, systemd) starts again what has
+        answers every request with status 500. Older releases also wait for the end of what is computed, which may be
+        an hour. What starts servers (Docker, Kubernetes, systemd) starts again what has
         ended, and nothing else.
-    How: give uvicorn a limit for open connections; look at the engine's own health, and ask the server to end when it
-        is lost.
+    How: give uvicorn a limit for open connections, and the process one for what it still computes; look at the engine's
+        own health, and ask the server to end when it is lost.
     Remove when: the launcher gives ``timeout_graceful_shutdown`` to uvicorn, and its watchdog calls ``check_health``.
 
     Returns:
@@ -45,9 +48,13 @@ def install() -> Callable[[], None]:
         lost = asyncio.create_task(_lost(app.state.engine_client))
         ending = await original(app, *args, **{"timeout_graceful_shutdown": GRACE, **kwargs})
         await ending
-        if lost.done() and lost.result():
-            raise SystemExit(1)
+        code = int(lost.done() and lost.result())
         lost.cancel()
+        rest = threading.Timer(GRACE, _cut_off, [code])
+        rest.daemon = True
+        rest.start()
+        if code:
+            raise SystemExit(code)
         return asyncio.sleep(0)  # the caller waits for the end, which has been waited for
 
     def undo() -> None:
@@ -76,3 +83,10 @@ async def _lost(engine: Any) -> bool:
             os.kill(os.getpid(), signal.SIGTERM)
             return True
     return False
+
+
+def _cut_off(code: int) -> None:
+    """End this process and its workers, whatever they compute: nothing can ask for it any more."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os._exit(code)

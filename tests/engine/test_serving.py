@@ -202,11 +202,12 @@ def test_a_wrong_setting_stops_the_server_with_one_sentence(misspelt: Server) ->
 def test_it_ends_when_asked_to_while_it_computes(server: Server) -> None:
     """The last test of this server: the request is lost, and nothing waits for it."""
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(server.post, **{**REQUEST, "num_inference_steps": 200}, num_frames=133, fps=16)
+        long = {**REQUEST, "num_inference_steps": 200, "size": "256x256"}  # minutes
+        answer = pool.submit(server.post, **long, num_frames=133, fps=16)
         wait(lambda: answer.done() or bool(server.lines("[LVSA] total_lat_frames=34 ")), server)
         server.process.terminate()
         # A thread that still computes on one device is cut off where Python ends, by an abort at times.
-        assert server.process.wait(120) in (0, -signal.SIGABRT)
+        assert server.process.wait(60) in (0, -signal.SIGABRT)
     assert "Application shutdown complete" in server.log.read_text()
     assert answer.exception() is not None or answer.result()[0] == 500
 

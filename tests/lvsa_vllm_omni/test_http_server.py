@@ -42,6 +42,7 @@ def api_server(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(http_server, "INTERVAL", 0.01)
     monkeypatch.setattr("os.kill", lambda *_: None)
+    monkeypatch.setattr(http_server, "_cut_off", lambda _: None)  # it would end the tests
     return module
 
 
