@@ -23,7 +23,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ import root  # noqa: F401
 import torch
 import toy_track as track
 from report import Panel, Results, draw, names, numbers, parser_of, say, table
+from toy_methods import METHODS, STANDARD, from_image, grouped
 from tqdm import tqdm
 
 from lvsa_core.diffusers import enable_lvsa
@@ -40,40 +41,10 @@ from lvsa_vllm_omni.measure.machine import facts
 from toy import world
 from toy.pipeline import GUIDANCE, asked, decode, pipeline, sample
 
-#: A reference of this many frames keeps every video dense.
-DENSE = 10**6
-#: By name, what of the length in multiples of the training length makes the knobs; None: no LVSA at all.
-Method = Callable[[float], dict[str, Any]] | None
-METHODS: dict[str, Method] = {
-    "dense": None,
-    "lvsa": lambda _: {},
-    "no-rotation": lambda _: {"rotate_keyframes": False},
-    "scale-0.5": lambda _: {"sparsity_scale": 0.5},
-    "scale-0.75": lambda _: {"sparsity_scale": 0.75},
-    "window": lambda _: {
-        "n_first_frames": 0, "auto_keyframes": False, "key_frame_interval": 4 * 10**4, "window_size": 40,
-        "expand_window": False, "rotate_keyframes": False,
-    },
-    "riflex": lambda times: {
-        "reference_latent_frames": DENSE, "riflex_s": times, "riflex_train_len": world.LENGTH,
-    },
-    "lvsa+riflex": lambda times: {"riflex_s": times},
-    "boost": lambda _: {"anchor_boost": 1.5},
-    "held": lambda _: {"rotate_after": 0.6},
-    "wide": lambda _: {"window_size": 16},
-    "remap": lambda _: {"anchor_positions": "remap"},
-    "remap+boost": lambda _: {"anchor_positions": "remap", "anchor_boost": 1.5},
-    "remap+held": lambda _: {"anchor_positions": "remap", "rotate_after": 0.6},
-    "boost+held": lambda _: {"anchor_boost": 1.5, "rotate_after": 0.6},
-    "long": lambda _: {"recipe": "long"},
-    "long-true": lambda _: {"recipe": "long", "anchor_positions": "true"},
-    "long-unboosted": lambda _: {"recipe": "long", "anchor_boost": 0.0},
-    "long-rotating": lambda _: {"recipe": "long", "rotate_after": 0.0},
-}  # fmt: skip
 #: What is measured, with digits; the difference of the first few is what the paired table shows.
 MEASURES = {
     "loop": 2, "speed": 2, "frozen": 2, "leaps": 3, "breaches": 2, "valid": 2, "colour": 2, "sun_drift": 2,
-    "sun_valid": 2, "sky_sd": 2,
+    "sun_valid": 2, "sky_sd": 2, "marks": 2,
 }  # fmt: skip
 PAIRED = ("loop", "speed", "frozen", "breaches", "sun_drift", "sky_sd")
 DRAWS = 10_000
@@ -85,7 +56,10 @@ def parse_arguments() -> argparse.Namespace:
     """Read the options; a knob that Knobs refuses ends here."""
     parser = parser_of(__doc__)
     parser.add_argument("--lengths", type=numbers(float), default=[1, 2, 4, 6], help="multiples of the training length")
-    parser.add_argument("--methods", help=f"of {', '.join(METHODS)}, and those of --method; default: all of these")
+    parser.add_argument(
+        "--methods",
+        help=f"of {', '.join(METHODS)}, and those of --method; default: {', '.join(STANDARD)}, and those of --method",
+    )
     parser.add_argument(
         "--method", action="append", default=[], metavar="NAME=KNOB:VALUE,...",
         help="another method: knobs of enable_lvsa, values in JSON",
@@ -93,6 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=seeds, default=list(range(16)), help="such as 0-15 or 3,5; default: 0-15")
     parser.add_argument("--against", default="lvsa", help="the method of the paired differences; default: lvsa")
     parser.add_argument("--guidance", type=float, default=GUIDANCE, help="of the sampling; 1: none")
+    parser.add_argument("--from-image", action="store_true", help="give each video the first frame of the true one")
     parser.add_argument("--batch", type=int, default=8, help="videos at once")
     parser.add_argument("--videos", type=Path, metavar="DIR", help="also decode, write mp4 files and run VQeval")
     parser.add_argument(
@@ -107,7 +82,9 @@ def parse_arguments() -> argparse.Namespace:
             knobs = {key: json.loads(value) for key, _, value in (part.partition(":") for part in rest.split(","))}
             Knobs.of(knobs)
             arguments.known[name] = lambda _, knobs=knobs: knobs
-        arguments.methods = names(arguments.known)(arguments.methods or ",".join(arguments.known))
+        arguments.methods = names(arguments.known)(
+            arguments.methods or ",".join([*STANDARD, *(name for name in arguments.known if name not in METHODS)])
+        )
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
         parser.error(f"{error}")
     if arguments.against not in arguments.methods:
@@ -180,14 +157,20 @@ def videos(
     pipe: Any, method: str, length: float, some: Sequence[int], arguments: argparse.Namespace, training: str
 ) -> Iterator[dict[str, Any]]:
     """Make and measure videos of one method."""
-    clips, knobs = asked(some), arguments.known[method]
-    lvsa = enable_lvsa(pipe, **knobs(length)) if knobs and not (method == "riflex" and length <= 1) else None
-    try:
-        latents = sample(pipe, clips.prompts(), some, frames_of(length), arguments.guidance)
-    finally:
-        if lvsa:
-            lvsa.disable()
+    clips, frames, known = asked(some), frames_of(length), arguments.known[method]
+    knobs = dict(known(length)) if known and not (method == "riflex" and length <= 1) else None
+    first = from_image(world.latents(clips, 1)[:, :, 0], some, frames) if arguments.from_image else {}
+    with grouped(knobs or {}):
+        lvsa = None if knobs is None else enable_lvsa(pipe, **knobs)
+        try:
+            latents = sample(pipe, clips.prompts(), some, frames, arguments.guidance, **first)
+            pattern = lvsa and lvsa._generation.pattern
+        finally:
+            if lvsa:
+                lvsa.disable()
     measured = track.measure(latents, clips)
+    if pattern and 1 < len(pattern.anchors) < frames - 2:
+        measured["marks"] = track.marks(latents, pattern.anchors)
     rows: list[dict[str, Any]] = [{name: found[i] for name, found in measured.items()} for i in range(len(some))]
     if arguments.videos:
         folder = arguments.videos / training / f"{length:g}x" / method
@@ -219,13 +202,14 @@ def means(rows: Sequence[dict[str, Any]], truth: dict[str, list[float]]) -> list
     """The table of means and spreads."""
     methods = dict.fromkeys(row["method"] for row in rows)
     values = {
-        method: {name: [r[name] for r in rows if r["method"] == method] for name in MEASURES} for method in methods
+        method: {name: [r[name] for r in rows if r["method"] == method and name in r] for name in MEASURES}
+        for method in methods
     }
     cells = [
         [
             method,
             *(
-                f"{np.mean(found[name]):.{digits}f} ± {np.std(found[name]):.{digits}f}"
+                f"{np.mean(found[name]):.{digits}f} ± {np.std(found[name]):.{digits}f}" if found.get(name) else "-"
                 for name, digits in MEASURES.items()
             ),
         ]

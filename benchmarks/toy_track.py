@@ -5,6 +5,8 @@ No network judges here: the ball is a spot in a channel, its place is measured, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -77,6 +79,18 @@ def self_distance(places: Tensor) -> tuple[Tensor, Tensor]:
     lags = torch.arange(FIRST_LAG, max(int(LAST_LAG * frames), FIRST_LAG + 1))
     distances = [(steps[:, int(lag) :] - steps[:, : frames - int(lag)]).norm(dim=-1).mean(1) for lag in lags]
     return torch.stack(distances, 1), lags
+
+
+def marks(latents: Tensor, anchors: Sequence[int]) -> list[float]:
+    """How much more the latents [B, channels, T, cells, cells] bend over time at the anchors than at other frames.
+
+    Returns:
+        For each video a ratio of mean absolute second differences: 1, if an anchor looks like any other frame.
+    """
+    bends = (latents[:, :, 2:] - 2 * latents[:, :, 1:-1] + latents[:, :, :-2]).abs().mean((1, 3, 4))
+    anchor = torch.zeros(latents.shape[2], dtype=torch.bool)
+    anchor[list(anchors)] = True
+    return (bends[:, anchor[1:-1]].mean(1) / bends[:, ~anchor[1:-1]].mean(1)).tolist()
 
 
 def measure(latents: Tensor, clips: world.Clips) -> dict[str, list[float]]:

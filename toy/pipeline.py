@@ -37,11 +37,13 @@ def asked(seeds: Sequence[int]) -> world.Clips:
     return world.Clips(**{name: torch.cat([getattr(clip, name) for clip in clips]) for name in vars(clips[0])})
 
 
-def sample(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], frames: int, guidance: float = GUIDANCE) -> Tensor:
+def sample(
+    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], frames: int, guidance: float = GUIDANCE, **more: Any
+) -> Tensor:
     """Make videos.
 
     Args:
-        prompts, seeds: of each video. frames: latent frames.
+        prompts, seeds: of each video. frames: latent frames. more: arguments of the pipeline's call.
 
     Returns:
         Latents [B, channels, frames, cells, cells] in float32.
@@ -50,7 +52,7 @@ def sample(pipe: Any, prompts: Sequence[str], seeds: Sequence[int], frames: int,
     return pipe(
         prompt=list(prompts), negative_prompt="" if guidance > 1 else None, num_frames=(frames - 1) * world.FRAMES + 1,
         height=side, width=side, num_inference_steps=STEPS, guidance_scale=guidance, output_type="latent",
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds], **more,
     ).frames.float()  # fmt: skip
 
 

@@ -13,6 +13,8 @@ pytest.importorskip("av", reason="--videos writes mp4 files")
 import quality
 
 from lvsa_vllm_omni.tiny.toy import toy_transformer
+from toy import world
+from toy.pipeline import asked, pipeline, sample
 
 SMALL = ["--lengths", "1,1.5", "--methods", "dense,lvsa,window,riflex", "--seeds", "0-1", "--batch", "2"]
 
@@ -38,7 +40,8 @@ def test_a_table_that_goes_on(
     rows = json.loads(file.read_text())["rows"]
     assert len(rows) == 2 * 4 * 2 and {row["training"] for row in rows} == {"toy-wan"}
     found = {(row["length"], row["method"], row["seed"]): row for row in rows}
-    for name in quality.MEASURES:
+    assert {key[:2] for key, row in found.items() if "marks" in row} == {(1.5, "lvsa")}, "others have no anchors"
+    for name in quality.MEASURES.keys() - {"marks"}:
         assert found[1, "dense", 0][name] == found[1, "lvsa", 0][name]  # within the training length LVSA is dense
     assert len({found[1.5, method, 0]["loop"] for method in ("dense", "lvsa", "window", "riflex")}) == 4
     assert said.count("| truth |") == 2 and "| minus lvsa |" in said
@@ -68,6 +71,33 @@ def test_several_trainings_and_all_together(
     assert [line.split(", ")[2] for line in heads] == ["2 videos a row", "2 videos a row", "4 videos a row"]
     loops = [float(line.split("|")[2].split("±")[0]) for line in said.splitlines() if line.startswith("| lvsa |")]
     assert loops[2] == pytest.approx((loops[0] + loops[1]) / 2, abs=0.011) and loops[0] != loops[1]
+
+
+def test_anchors_in_groups_that_the_product_would_not_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an ablation has them; what comes after is as before."""
+    words, found = ["--lengths", "2", "--seeds", "0"], []
+    for method in ("long", "long-group+3", "long-shift-0", "long"):
+        made: list[torch.Tensor] = []
+        monkeypatch.setattr(quality.track, "marks", lambda latents, _, made=made: made.append(latents) or [1.0])
+        assert run(monkeypatch, *words, "--methods", method) == 0
+        found.append(made[0])
+    assert torch.equal(found[0], found[3])
+    assert len({float(latents.sum()) for latents in found}) == 3
+
+
+def test_the_first_frame_is_the_given_one() -> None:
+    pipe, clips = pipeline(), asked([3, 4])
+    first = world.latents(clips, 1)[:, :, 0]
+    latents = sample(pipe, clips.prompts(), [3, 4], 5, **quality.from_image(first, [3, 4], 5))
+    assert torch.equal(latents[:, :, 0], first)
+    free = sample(pipe, clips.prompts(), [3, 4], 5)
+    assert torch.equal(
+        free,
+        sample(
+            pipe, clips.prompts(), [3, 4], 5, **{**quality.from_image(first, [3, 4], 5), "callback_on_step_end": None}
+        ),
+    )
+    assert (free - latents).abs().amax((0, 1, 3, 4)).min() > 0.1, "all frames follow the first"
 
 
 def test_videos_are_written_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

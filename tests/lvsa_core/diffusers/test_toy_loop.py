@@ -101,3 +101,11 @@ def test_the_tracker_finds_each_failure() -> None:
     drifting[:, world.SUN_CHANNEL, 40:] = drifting[:, world.SUN_CHANNEL, 40:].roll(2, -1)
     drifting[:, world.SKY_CHANNEL] += torch.linspace(0, 1, LONG)[:, None, None]
     assert found(drifting)["sun_drift"] > 0.5 and found(drifting)["sky_sd"] > 0.25
+
+
+def test_marks_at_the_anchors() -> None:
+    anchors, whole = range(0, LONG, 5), world.latents(asked(range(8)), LONG)
+    assert np.mean(track.marks(whole, anchors)) == pytest.approx(1, abs=0.05)
+    whole[:, world.SKY_CHANNEL, anchors] += 0.1
+    assert np.mean(track.marks(whole, anchors)) > 1.3
+    assert np.mean(track.marks(whole, range(2, LONG, 5))) < 1

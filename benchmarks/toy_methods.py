@@ -1,0 +1,110 @@
+"""The ways to make a long video of Toy Wan that ``quality.py`` compares: keywords of ``enable_lvsa`` by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lvsa_core.diffusers import handle
+from lvsa_core.positions import Remap
+from toy import world
+
+#: A reference of this many frames keeps every video dense.
+DENSE = 10**6
+#: Among the knobs, what another group of frames and another shift are made of those that ``Remap`` chooses.
+GROUPING = "grouping"
+#: By name, what of the length in multiples of the training length makes the knobs; None: no LVSA at all.
+Method = Callable[[float], dict[str, Any]] | None
+METHODS: dict[str, Method] = {
+    "dense": None,
+    "lvsa": lambda _: {},
+    "no-rotation": lambda _: {"rotate_keyframes": False},
+    "scale-0.5": lambda _: {"sparsity_scale": 0.5},
+    "scale-0.75": lambda _: {"sparsity_scale": 0.75},
+    "window": lambda _: {
+        "n_first_frames": 0, "auto_keyframes": False, "key_frame_interval": 4 * 10**4, "window_size": 40,
+        "expand_window": False, "rotate_keyframes": False,
+    },
+    "riflex": lambda times: {
+        "reference_latent_frames": DENSE, "riflex_s": times, "riflex_train_len": world.LENGTH,
+    },
+    "lvsa+riflex": lambda times: {"riflex_s": times},
+    "boost": lambda _: {"anchor_boost": 1.5},
+    "held": lambda _: {"rotate_after": 0.6},
+    "wide": lambda _: {"window_size": 16},
+    "remap": lambda _: {"anchor_positions": "remap"},
+    "remap+boost": lambda _: {"anchor_positions": "remap", "anchor_boost": 1.5},
+    "remap+held": lambda _: {"anchor_positions": "remap", "rotate_after": 0.6},
+    "boost+held": lambda _: {"anchor_boost": 1.5, "rotate_after": 0.6},
+    "long": lambda _: {"recipe": "long"},
+    "long-true": lambda _: {"recipe": "long", "anchor_positions": "true"},
+    "long-boost-0": lambda _: {"recipe": "long", "anchor_boost": 0.0},
+    "long-boost-1": lambda _: {"recipe": "long", "anchor_boost": 1.0},
+    "long-boost-2": lambda _: {"recipe": "long", "anchor_boost": 2.0},
+    "long-window-8": lambda _: {"recipe": "long", "window_size": 8},
+    "long-window-12": lambda _: {"recipe": "long", "window_size": 12},
+    "long-window-20": lambda _: {"recipe": "long", "window_size": 20},
+    "long-rotating": lambda _: {"recipe": "long", "rotate_after": 0.0},
+    "long-held-0.3": lambda _: {"recipe": "long", "rotate_after": 0.3},
+    "long-still": lambda _: {"recipe": "long", "rotate_after": 1.0},
+    "long-group-1": lambda _: {"recipe": "long", GROUPING: lambda group, shift: (max(1, group - 1), shift)},
+    "long-group+3": lambda _: {"recipe": "long", GROUPING: lambda group, shift: (group + 3, shift)},
+    "long-shift-0": lambda _: {"recipe": "long", GROUPING: lambda group, shift: (group, 0)},
+}  # fmt: skip
+
+
+#: Those of the table that is made if no others are asked for.
+STANDARD = (
+    "dense", "lvsa", "no-rotation", "scale-0.5", "scale-0.75", "window", "riflex", "lvsa+riflex", "remap", "long",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Regrouped(Remap):
+    """Anchors in groups that :class:`Remap` would not choose; no kept pattern is taken for one of these."""
+
+    changed: Callable[[int, int], tuple[int, int]] = lambda group, shift: (group, shift)
+
+    def grouping(self, frames: int, window: int) -> tuple[int, int]:
+        """See :meth:`Remap.grouping`."""
+        return self.changed(*super().grouping(frames, window))
+
+
+@contextmanager
+def grouped(knobs: dict[str, Any]) -> Iterator[None]:
+    """Let ``enable_lvsa`` place anchors in other groups, where a method says so, whose word for it is taken out."""
+    if changed := knobs.pop(GROUPING, None):
+        handle.Remap = partial(Regrouped, changed=changed)  # type: ignore[assignment,attr-defined]
+    try:
+        yield
+    finally:
+        handle.Remap = Remap  # type: ignore[attr-defined]
+
+
+def from_image(first: Tensor, seeds: Sequence[int], frames: int) -> dict[str, Any]:
+    """Arguments of the pipeline's call that give videos their first latent frame, as an image does.
+
+    No training is needed for it: after every step the frame is the given one with the noise of that step.
+
+    Args:
+        first: [B, channels, cells, cells]. seeds: of the noise. frames: latent frames.
+    """
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    noise = torch.cat(
+        [
+            torch.randn(1, *one.shape[:1], frames, *one.shape[1:], generator=g)
+            for one, g in zip(first, generators, strict=True)
+        ]
+    )
+
+    def keep(pipe: Any, step: int, _: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors["latents"][:, :, 0] = torch.lerp(first, noise[:, :, 0], pipe.scheduler.sigmas[step + 1])
+        return tensors
+
+    return {"latents": noise.clone(), "callback_on_step_end": keep}
