@@ -9,9 +9,9 @@ Run it from the repository with the package installed:
 The shapes are Wan's (head size 128, training horizon 21 latent frames) scaled to the machine: by default 2 heads and
 195 tokens a frame, an eighth of 480x832. For every number of latent frames it prints
 
-- the medians of dense attention, of ``attend``, of the same in two groups of heads, as where memory is short, of the
-  same with each window's keys copied instead of read in place (gathered), and of the method as it is usually written: a
-  loop over frames that concatenates each frame's keys;
+- the medians of dense attention, of ``attend``, of the same in two groups of heads, as where memory is short, with
+  boosted anchors, with anchors at remapped positions, and with each window's keys copied instead of read in place
+  (gathered), and of the method as it is usually written: a loop over frames that concatenates each frame's keys;
 - /dense: a time over that of dense attention; overhead: the same over the pattern's density, 1 if only the attended
   pairs cost time; peak memory beyond inputs and output, also as a share of the bound, which is one copy of Q, K and V
   and the log-sum-exps; the difference of some rows from a float32 computation;
@@ -32,6 +32,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,10 +47,12 @@ from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
 from lvsa_core.attention import compute
 from lvsa_core.call import handle, lvsa_attend, running
 from lvsa_core.checks import check_call
+from lvsa_core.facts import WAN_THETA, wan_temporal_channels
 from lvsa_core.kernels import select
 from lvsa_core.kernels.prefix_window import GatheredWindow, VarlenWindow
 from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_core.memory import HeadGroups
+from lvsa_core.positions import Remap, TemporalAxis
 from lvsa_core.tables import Tables
 from lvsa_vllm_omni.measure import dense
 from lvsa_vllm_omni.measure.machine import facts
@@ -59,6 +62,8 @@ REFERENCE_FRAMES = MODELS["wan-1.3b"].horizon
 OVERHEAD_LIMIT, MERGE_LIMIT = 1.12, 0.05
 #: The most of the time in two groups of heads over that of all heads at once.
 GROUPS_LIMIT = 1.01
+#: And of the time with anchors at other positions, and with boosted ones, over that of plain ones, at that length.
+OPTIONS_FRAMES, OPTIONS_LIMITS = 81, {"remap": 1.10, "boost": 1.01}
 #: Seconds of planning a step, whatever its anchors, and of the host for a layer.
 PLANNING_LIMIT, HOST_LIMIT = 0.3e-3, 150e-6
 
@@ -164,14 +169,21 @@ def case(frames: int, arguments: argparse.Namespace, noise: torch.Generator) -> 
     inputs = Inputs(layout, heads, heads, arguments.head_size, dtype, noise)
     kernel: Any = select("auto", noise.device, dtype, arguments.head_size).kernel
     pattern, kernels = plan(frames, reference_frames=REFERENCE_FRAMES), {"attend": attended}
+    axis = TemporalAxis.of(wan_temporal_channels(arguments.head_size), WAN_THETA)
+    patterns = {
+        "boost": replace(pattern, anchor_boost=1.5),
+        "remap": replace(pattern, remap=Remap(REFERENCE_FRAMES, axis)),
+    }
     if not pattern.is_dense:
-        kernels |= {GROUPS: partial(in_groups, kernel), "gathered": GatheredSdpa().attend}
+        kernels |= {GROUPS: partial(in_groups, kernel), **dict.fromkeys(patterns, attended)}
+        kernels |= {"gathered": GatheredSdpa().attend}
         kernels |= {} if arguments.no_loop else {"loop": loop}
     chosen = None if pattern.is_dense else kernel
     runs = (arguments.repeats, arguments.repeats)
     return {"model": "a layer", "waited": arguments.patience > 0} | measure(
-        inputs, pattern, REFERENCE_FRAMES, kernels, chosen, {"PyTorch": dense.pytorch}, 0, runs, arguments.patience
-    )
+        inputs, pattern, REFERENCE_FRAMES, kernels, chosen, {"PyTorch": dense.pytorch}, 0, runs, arguments.patience,
+        patterns,
+    )  # fmt: skip
 
 
 def verdicts(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -193,6 +205,11 @@ def verdicts(rows: list[dict[str, Any]]) -> Iterator[str]:
             largest = max(map(value, long))
             verdict = "within" if largest <= limit else "ABOVE"
             yield f"Largest {name} from T=41 on: {largest:.3g}{unit}, {verdict} {limit:g}{unit}, the CPU's limit."
+    for row in rows:
+        for name, limit in OPTIONS_LIMITS.items() if row["frames"] == OPTIONS_FRAMES else ():
+            ratio = row["kernels"][name]["ratio"] / row["kernels"]["attend"]["ratio"]
+            verdict = "within" if ratio <= limit else "ABOVE"
+            yield f"Time with {name} over that without, T={row['frames']}: {ratio:.3f}, {verdict} {limit:g}."
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from lvsa_core.kernels import Kernel, selftest
 from lvsa_core.kernels.prefix_window import PrefixWindow, VarlenWindow
 from lvsa_core.memory import GB, CallSize, HeadGroups
 from lvsa_core.pattern import _pattern
+from lvsa_core.reference import _turned
 from lvsa_core.tables import _frame_indices, _tables, frame_indices, spans, tables
 from lvsa_vllm_omni.measure.apart import first_line
 from lvsa_vllm_omni.measure.cost import attended_pairs
@@ -66,18 +67,25 @@ class Inputs:
         """Some rows of the output in float32, [n, H, D]; for layouts without padding."""
         layout, group = self.layout, self.q.shape[2] // self.k.shape[2]
         first, patches, tokens = layout.kv_before, layout.grid.patches, layout.grid.tokens
-        seen = torch.ones(len(rows), layout.kv_tokens, dtype=torch.bool)
-        for row, keys in zip(rows, seen, strict=True):
+        added, moved = torch.zeros(2, len(rows), layout.kv_tokens)
+        for row, boosts, moves in zip(rows, added, moved, strict=True):
             if layout.q_before <= row < layout.q_before + tokens:
-                frame = (row - layout.q_before) // patches
-                allowed = torch.tensor([pattern.allows(frame, other) for other in range(layout.grid.frames)])
-                keys[first : first + tokens] = allowed.repeat_interleave(patches)
-        hidden = ~seen.to(self.device)
+                frame, others = (row - layout.q_before) // patches, range(layout.grid.frames)
+                seen = [pattern.boost(frame, x) if pattern.allows(frame, x) else -math.inf for x in others]
+                boosts[first : first + tokens] = torch.tensor(seen).repeat_interleave(patches)
+                distances = [pattern.distance(frame, x) - (frame - x) for x in others]
+                moves[first : first + tokens] = torch.tensor(distances).repeat_interleave(patches)
+        added, moved = added.to(self.device), moved.to(self.device)
         heads = []
         for head in range(self.q.shape[2]):
-            q, k, v = self.q[0, rows, head], self.k[0, :, head // group], self.v[0, :, head // group]
-            scores = (q.float() @ k.float().T * self.scale).masked_fill(hidden, -math.inf)
-            heads.append(scores.softmax(-1) @ v.float())
+            q, k, v = (
+                x.float() for x in (self.q[0, rows, head], self.k[0, :, head // group], self.v[0, :, head // group])
+            )
+            scores = q @ k.T
+            for by in {*moved.flatten().tolist()} - {0.0}:
+                assert pattern.remap is not None
+                scores = torch.where(moved == by, _turned(q, by, pattern.remap.axis) @ k.T, scores)
+            heads.append((scores * self.scale + added).softmax(-1) @ v)
         return torch.stack(heads, 1)
 
 
@@ -127,6 +135,7 @@ def planning(layout: TokenLayout, horizon: int, kernel: Kernel, device: torch.de
 def measure(
     inputs: Inputs, pattern: Pattern, horizon: int, kernels: Mapping[str, Callable[..., Tensor]], chosen: Kernel | None,
     dense: Mapping[str, Dense], case_seconds: float, runs: tuple[int, int], patience: float = 0.0,
+    patterns: Mapping[str, Pattern] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """All numbers of one length.
 
@@ -135,22 +144,24 @@ def measure(
         chosen: whose parts and planning are watched, None where the pattern is dense.
         case_seconds, runs: each side runs as often as fits into so many seconds together, within these numbers.
         patience: see :func:`lvsa_vllm_omni.measure.timing.interleaved`.
+        patterns: those of kernels, by name, that compute another one.
 
     Raises:
         RuntimeError: if nothing, or no dense attention, runs at this size.
     """
     layout, every = inputs.layout, inputs.layout.q_tokens
     rows = sorted({0, layout.grid.tokens - 1, every - 1, *random.sample(range(every), min(8, every))})
-    expected = inputs.exact(rows, pattern)
+    exact = {computed: inputs.exact(rows, computed) for computed in {pattern, *(patterns or {}).values()}}
     sides: dict[str, Callable[[], Tensor]] = {}
     results: dict[str, dict[str, Any]] = {}
     first: dict[str, float] = {}
     failed: dict[str, str] = {}
     for name, function in (*kernels.items(), *((f"dense {name}", call) for name, call in dense.items())):
-        more = (inputs.scale,) if name.startswith("dense ") else (pattern, layout, inputs.scale)
+        computed = (patterns or {}).get(name, pattern)
+        more = (inputs.scale,) if name.startswith("dense ") else (computed, layout, inputs.scale)
         sides[name] = partial(function, *inputs.tensors, *more)
         try:
-            found = difference(sides[name]()[0, rows], expected)
+            found = difference(sides[name]()[0, rows], exact[computed])
             if name in kernels:
                 extra = peak_memory(sides[name], inputs.device) - inputs.q.nbytes
                 results[name] = {"difference": found, "right": inputs.right(found), "extra_bytes": extra}

@@ -24,6 +24,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def main() -> int:
         (training, length, method)
         for training in arguments.trainings for length in arguments.lengths for method in arguments.methods
     ]  # fmt: skip
-    pipes = {training: pipeline(training) for training in arguments.trainings}
+    pipe_of = cache(pipeline)
     with tqdm(total=len(wanted) * len(arguments.seeds), unit="video", mininterval=5) as bar:
         for training, length, method in wanted:
             name = training.stem if training else PACKAGE
@@ -127,7 +128,7 @@ def main() -> int:
                 some = left[start : start + arguments.batch]
                 bar.set_postfix_str(f"{name} {length:g}x {method}")
                 begun = time.perf_counter()
-                rows = videos(pipes[training], method, length, some, arguments, name)
+                rows = videos(pipe_of(training), method, length, some, arguments, name)
                 each = (time.perf_counter() - begun) / len(some)
                 results.rows.extend(
                     {"training": name, "length": length, "method": method, "seed": seed, "seconds": each, **row}

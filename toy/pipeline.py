@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,41 @@ from typing import Any
 import torch
 from diffusers import WanPipeline
 from torch import Tensor
+from torch.nn import functional
 
 from lvsa_vllm_omni.tiny.toy import components, toy_transformer
 from toy import world
 
 #: How Toy Wan is sampled.
 STEPS, GUIDANCE = 25, 1.0
+#: Text tokens of the model; all but those of the words are zeros.
+TOKENS = 512
+
+
+class FewTokens:
+    """Cross-attention to the words and one of the zeros, which stands for all of them: the same as with 512 tokens."""
+
+    @classmethod
+    def put_into(cls, transformer: Any) -> None:
+        """Let a transformer's blocks attend so, where half of their attention would be to zeros."""
+        for block in transformer.blocks:
+            block.attn2.set_processor(cls())
+
+    @staticmethod
+    def of(text: Tensor) -> Tensor:
+        """The first tokens of [B, N, C], up to the first that is zero from there on in the whole batch."""
+        used = text.abs().amax((0, 2)).nonzero()
+        return text[:, : int(used.max()) + 2 if len(used) else 1]
+
+    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        """Attend from the video [B, S, C] to the text [B, N, C], whose last token stands for ``TOKENS`` - N + 1."""
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        value = attn.to_v(encoder_hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        alike = torch.zeros(1, 1, 1, key.shape[2], dtype=query.dtype)
+        alike[..., -1] = math.log(TOKENS - key.shape[2] + 1)
+        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=alike)
+        return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
 def pipeline(state: Path | None = None) -> Any:
@@ -28,6 +58,7 @@ def pipeline(state: Path | None = None) -> Any:
         parts["transformer"].load_state_dict(kept["average"])
     pipe: Any = WanPipeline(**{name: part.eval() if hasattr(part, "eval") else part for name, part in parts.items()})
     pipe.set_progress_bar_config(disable=True)
+    FewTokens.put_into(pipe.transformer)
     return pipe
 
 
@@ -49,8 +80,10 @@ def sample(
         Latents [B, channels, frames, cells, cells] in float32.
     """
     side = world.SIDE * world.CELL
+    words, empty = pipe.encode_prompt(list(prompts), "", max_sequence_length=TOKENS)
     return pipe(
-        prompt=list(prompts), negative_prompt="" if guidance > 1 else None, num_frames=(frames - 1) * world.FRAMES + 1,
+        prompt_embeds=FewTokens.of(words), negative_prompt_embeds=FewTokens.of(empty) if guidance > 1 else None,
+        num_frames=(frames - 1) * world.FRAMES + 1,
         height=side, width=side, num_inference_steps=STEPS, guidance_scale=guidance, output_type="latent",
         generator=[torch.Generator().manual_seed(seed) for seed in seeds], **more,
     ).frames.float()  # fmt: skip

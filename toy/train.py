@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from lvsa_vllm_omni.tiny.toy import TEXT, toy_transformer
 from toy import world
+from toy.pipeline import TOKENS, FewTokens
 
 BATCH, STEPS = 16, 5500
 MATRIX_RATE, OTHER_RATE, DECAY_FROM = 4e-3, 2e-3, 0.3
@@ -28,24 +29,8 @@ MATRIX_RATE, OTHER_RATE, DECAY_FROM = 4e-3, 2e-3, 0.3
 AVERAGE, USUAL = 0.997, 0.99
 #: Share of prompts that are left out, and of single words.
 NO_PROMPT, NO_WORD = 0.1, 0.05
-#: Text tokens of the model at its use; all but those of the words are zeros.
-TOKENS = 512
 #: Places of the noise levels at which a usual error is kept.
 LEVELS = 32
-
-
-class FewTokens:
-    """Cross-attention to the words and one of the zeros, which stands for all of them: the same as with 512 tokens."""
-
-    def __call__(self, attn: Any, hidden_states: Tensor, encoder_hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        """Attend from the video [B, S, C] to the text [B, N, C], whose last token stands for ``TOKENS`` - N + 1."""
-        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-        key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-        value = attn.to_v(encoder_hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-        alike = torch.zeros(1, 1, 1, key.shape[2], dtype=query.dtype)
-        alike[..., -1] = math.log(TOKENS - key.shape[2] + 1)
-        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=alike)
-        return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
 def text(clips: world.Clips, generator: torch.Generator) -> Tensor:
@@ -123,8 +108,7 @@ def main() -> None:
     generator = torch.Generator().manual_seed(arguments.seed)
     model = toy_transformer(head_dim=arguments.head_dim)
     if device.type == "cpu":
-        for block in model.blocks:
-            block.attn2.set_processor(FewTokens())
+        FewTokens.put_into(model)
     model.to(device)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     kinds, schedules = optimizers(model, arguments.steps)

@@ -11,6 +11,7 @@ import torch
 pytest.importorskip("diffusers", reason="Toy Wan is a pipeline of diffusers")
 pytest.importorskip("av", reason="--videos writes mp4 files")
 import quality
+from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from lvsa_vllm_omni.tiny.toy import toy_transformer
 from toy import world
@@ -83,6 +84,20 @@ def test_anchors_in_groups_that_the_product_would_not_choose(monkeypatch: pytest
         found.append(made[0])
     assert torch.equal(found[0], found[3])
     assert len({float(latents.sum()) for latents in found}) == 3
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_few_tokens_of_text_are_as_good_as_all(guidance: float) -> None:
+    pipe, clips = pipeline(), asked([3, 4])
+    made = sample(pipe, clips.prompts(), [3, 4], 5, guidance)
+    for block in pipe.transformer.blocks:
+        block.attn2.set_processor(WanAttnProcessor())
+    noise = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    whole = pipe(
+        prompt=clips.prompts(), negative_prompt="", num_frames=17, height=64, width=64, num_inference_steps=3,
+        guidance_scale=guidance, output_type="latent", generator=noise,
+    ).frames  # fmt: skip
+    assert torch.allclose(made, whole, atol=1e-4)
 
 
 def test_the_first_frame_is_the_given_one() -> None:
