@@ -55,7 +55,8 @@ def numbers(
         "linear_flop": linear,
         "cross_attention_flop": cross,
         "head_groups": cost.head_groups(
-            cost.call_size(shape, grid), None if pattern.is_dense else request.extra_memory
+            cost.call_size(shape, grid, moved=pattern.grouping is not None),
+            None if pattern.is_dense else request.extra_memory,
         ),
         "attention_share": sides["dense"].flop / (sides["dense"].flop + linear + cross),
         "largest_speedup": cost.largest_speedup(shape, grid, rotation),

@@ -68,8 +68,10 @@ def lvsa_attention(
 
     Frames attend by the pattern; text attends to everything and is attended by everything. K and V are copied into the
     order of the prefix (read and written), the prefix and the windows each read Q and their part of K and V and write
-    an output and log-sum-exps, and the merge reads both and writes one. Memory: see
-    :meth:`lvsa_core.memory.CallSize.extra`.
+    an output and log-sum-exps, and the merge reads both and writes one. With joined text, boosted anchors are one more
+    call and merge. Anchors at other positions are that too, without text but a merge into zeros. Instead of all keys
+    they alone are copied, twice, and Q; what the rotary embedding turns of these is read and written once more, and the
+    windows read all keys. Memory: see :meth:`lvsa_core.memory.CallSize.extra`.
 
     Args:
         itemsize: bytes of a number. budget: GB that attention may take beside inputs and output, None: as it needs.
@@ -79,15 +81,22 @@ def lvsa_attention(
     layout = TokenLayout(grid, kv_after=shape.text_tokens, q_after=shape.text_tokens)
     q, kv, lse = _bytes(shape, layout.q_tokens, itemsize)
     copies, calls, merge = 4 * kv, 4 * q + 2 * kv + 2 * lse, 3 * q + 2 * lse
-    size = call_size(shape, grid, itemsize)
+    moved = copies + calls + merge
+    if shape.text_tokens and (pattern.bias or pattern.grouping):
+        moved += 2 * q + lse + merge
+    if pattern.grouping and pattern.remap:
+        anchors = kv * len(pattern.anchors) * grid.patches // layout.kv_tokens
+        turned = 2 * (q + 2 * anchors) * pattern.remap.axis.channels // shape.head_size
+        moved += 2 * q + turned + (8 + 4) * anchors - copies + (0 if shape.text_tokens else q + merge)
+    size = call_size(shape, grid, itemsize, moved=pattern.grouping is not None)
     memory = size.extra(head_groups(size, budget))
-    return Cost(_flop(shape, attended_pairs(pattern, layout)), copies + calls + merge, memory)
+    return Cost(_flop(shape, attended_pairs(pattern, layout)), moved, memory)
 
 
-def call_size(shape: Shape, grid: FrameGrid, itemsize: int = 2) -> CallSize:
-    """Sizes of the attention of one layer, for one video."""
+def call_size(shape: Shape, grid: FrameGrid, itemsize: int = 2, moved: bool = False) -> CallSize:
+    """Sizes of the attention of one layer, for one video; ``moved``: with anchors at other positions."""
     tokens = grid.tokens + shape.text_tokens
-    return CallSize(1, tokens, tokens, shape.heads, shape.kv_heads, shape.head_size, itemsize)
+    return CallSize(1, tokens, tokens, shape.heads, shape.kv_heads, shape.head_size, itemsize, moved)
 
 
 def head_groups(size: CallSize, budget: float | None) -> int:

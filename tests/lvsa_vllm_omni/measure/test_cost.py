@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
+from lvsa_core.positions import Remap, TemporalAxis
 from lvsa_vllm_omni.measure import cost
 from lvsa_vllm_omni.presets import load_preset
 from lvsa_vllm_omni.shape import Shape
@@ -90,6 +91,26 @@ def test_pairs_are_those_that_the_pattern_allows(text: int) -> None:
 def test_a_dense_pattern_costs_what_dense_costs() -> None:
     grid = FrameGrid(9, 5)
     assert cost.lvsa_attention(SMALL, grid, Pattern(9)) == cost.dense_attention(SMALL, grid)
+
+
+def test_boosted_anchors_and_those_at_other_positions() -> None:
+    grid, remap = FrameGrid(9, 5), Remap(5, TemporalAxis.of(4, 10000.0))
+    anchors = {"window": 1, "n_first": 1, "keyframe_interval": 4, "offset": 1}
+    plain, boosted, moved = (Pattern(9, **anchors, **more) for more in ({}, {"anchor_boost": 1.5}, {"remap": remap}))
+    assert len(plain.anchors) == 3 and moved.grouping is not None
+
+    def bytes_of(pattern: Pattern, text: int) -> int:
+        return cost.lvsa_attention(replace(SMALL, text_tokens=text), grid, pattern).moved
+
+    for text, calls, fills in ((0, 2, 1), (3, 3, 0)):
+        q, kv, lse = ((45 + text) * 4 * 8 * 2, (45 + text) * 2 * 8 * 2, (45 + text) * 4 * 4)
+        twice = 2 * 3 * 5 * 2 * 8 * 2  # K or V of the anchors, two times
+        copied, turned = 2 * q + 4 * twice, (q + twice) * 2 * 4 // 8
+        attended, merged = calls * (2 * q + lse) + 2 * kv + 2 * twice, 2 * (3 * q + 2 * lse)
+        assert bytes_of(moved, text) == copied + turned + attended + merged + fills * q
+        assert bytes_of(boosted, text) == bytes_of(plain, text) + (5 * q + 3 * lse if text else 0)
+    memory = cost.lvsa_attention(SMALL, grid, moved).memory - cost.lvsa_attention(SMALL, grid, plain).memory
+    assert memory == 45 * 4 * 8 * 2, "a copy of Q"
 
 
 def test_grouped_heads_gates_and_text() -> None:
