@@ -48,6 +48,8 @@ MEASURES = {
     "sun_valid": 2, "sky_sd": 2, "marks": 2,
 }  # fmt: skip
 PAIRED = ("loop", "speed", "frozen", "breaches", "sun_drift", "sky_sd")
+#: What a figure shows, if all would be too many.
+DRAWN = ("dense", "lvsa", "window", "riflex", "remap", "long")
 DRAWS = 10_000
 #: The training whose weights are the package's, and the name of all together.
 PACKAGE, ALL = "toy-wan", "all trainings"
@@ -246,11 +248,12 @@ def interval(differences: np.ndarray[Any, Any]) -> tuple[float, float]:
 
 
 def panels(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> list[Panel]:
-    """Loop, frozen steps and drift over the length."""
+    """Loop, frozen steps and drift over the length; of many methods those that are most unlike."""
+    drawn = [method for method in arguments.methods if len(arguments.methods) <= len(DRAWN) or method in DRAWN]
     lines: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    for length in arguments.lengths:
+    for length in sorted(arguments.lengths):
         true = truth(length, arguments.seeds)
-        for method in ("truth", *arguments.methods):
+        for method in ("truth", *drawn):
             for name in ("loop", "frozen", "sun_drift"):
                 found = [row[name] for row in rows if (row["method"], row["length"]) == (method, length)]
                 value = float(np.mean(true[name] if method == "truth" else found))
