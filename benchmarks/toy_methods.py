@@ -19,6 +19,8 @@ from toy import world
 DENSE = 10**6
 #: Among the knobs, what another group of frames and another shift are made of those that ``Remap`` chooses.
 GROUPING = "grouping"
+#: All options together, of which the methods named after it change one.
+FULL = {"anchor_positions": "remap", "window_size": 16, "anchor_boost": 1.5, "rotate_after": 0.6}
 #: By name, what of the length in multiples of the training length makes the knobs; None: no LVSA at all.
 Method = Callable[[float], dict[str, Any]] | None
 METHODS: dict[str, Method] = {
@@ -43,19 +45,20 @@ METHODS: dict[str, Method] = {
     "remap+held": lambda _: {"anchor_positions": "remap", "rotate_after": 0.6},
     "boost+held": lambda _: {"anchor_boost": 1.5, "rotate_after": 0.6},
     "long": lambda _: {"recipe": "long"},
-    "long-true": lambda _: {"recipe": "long", "anchor_positions": "true"},
-    "long-boost-0": lambda _: {"recipe": "long", "anchor_boost": 0.0},
-    "long-boost-1": lambda _: {"recipe": "long", "anchor_boost": 1.0},
-    "long-boost-2": lambda _: {"recipe": "long", "anchor_boost": 2.0},
-    "long-window-8": lambda _: {"recipe": "long", "window_size": 8},
-    "long-window-12": lambda _: {"recipe": "long", "window_size": 12},
-    "long-window-20": lambda _: {"recipe": "long", "window_size": 20},
-    "long-rotating": lambda _: {"recipe": "long", "rotate_after": 0.0},
-    "long-held-0.3": lambda _: {"recipe": "long", "rotate_after": 0.3},
-    "long-still": lambda _: {"recipe": "long", "rotate_after": 1.0},
-    "long-group-1": lambda _: {"recipe": "long", GROUPING: lambda group, shift: (max(1, group - 1), shift)},
-    "long-group+3": lambda _: {"recipe": "long", GROUPING: lambda group, shift: (group + 3, shift)},
-    "long-shift-0": lambda _: {"recipe": "long", GROUPING: lambda group, shift: (group, 0)},
+    "full": lambda _: FULL,
+    "full-true": lambda _: FULL | {"anchor_positions": "true"},
+    "full-boost-0": lambda _: FULL | {"anchor_boost": 0.0},
+    "full-boost-1": lambda _: FULL | {"anchor_boost": 1.0},
+    "full-boost-2": lambda _: FULL | {"anchor_boost": 2.0},
+    "full-window-8": lambda _: FULL | {"window_size": 8},
+    "full-window-12": lambda _: FULL | {"window_size": 12},
+    "full-window-20": lambda _: FULL | {"window_size": 20},
+    "full-rotating": lambda _: FULL | {"rotate_after": 0.0},
+    "full-held-0.3": lambda _: FULL | {"rotate_after": 0.3},
+    "full-still": lambda _: FULL | {"rotate_after": 1.0},
+    "full-group-1": lambda _: FULL | {GROUPING: lambda group, shift: (max(1, group - 1), shift)},
+    "full-group+3": lambda _: FULL | {GROUPING: lambda group, shift: (group + 3, shift)},
+    "full-shift-0": lambda _: FULL | {GROUPING: lambda group, shift: (group, 0)},
 }  # fmt: skip
 
 

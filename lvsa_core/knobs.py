@@ -15,7 +15,7 @@ from lvsa_core.riflex import check_scale
 
 #: Sets of knobs by name. They are the best that was found on toy models; on Wan nothing is measured.
 RECIPES: dict[str, dict[str, Any]] = {
-    "long": {"anchor_positions": "remap", "window_size": 16, "anchor_boost": 1.5, "rotate_after": 0.6},
+    "long": {"anchor_positions": "remap", "window_size": 16, "anchor_boost": 1.0, "rotate_after": 0.6},
 }
 #: Where anchors may be seen: where they are, or at distances that the model was trained on.
 POSITIONS = ("true", "remap")

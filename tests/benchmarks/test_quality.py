@@ -77,7 +77,7 @@ def test_several_trainings_and_all_together(
 def test_anchors_in_groups_that_the_product_would_not_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     """As an ablation has them; what comes after is as before."""
     words, found = ["--lengths", "2", "--seeds", "0"], []
-    for method in ("long", "long-group+3", "long-shift-0", "long"):
+    for method in ("full", "full-group+3", "full-shift-0", "full"):
         made: list[torch.Tensor] = []
         monkeypatch.setattr(quality.track, "marks", lambda latents, _, made=made: made.append(latents) or [1.0])
         assert run(monkeypatch, *words, "--methods", method) == 0

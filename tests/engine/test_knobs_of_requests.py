@@ -122,7 +122,7 @@ def test_the_recipe_of_a_request(engine: Any, attended: list[Attended], log: Log
     assert {(p.window, p.bias, p.grouping) for p in patterns.values()} == {(4, 1.5, (2, 2))}
     assert {p.remap for p in patterns.values()} == {Remap(21, TemporalAxis.of(12, 1e4))}
     line = log.starting("[LVSA] total_lat_frames=33")[0]
-    assert line.endswith("anchor_positions=remap group=2 shift=2 anchor_boost=1.5 rotate_after=0.6")
+    assert line.endswith("anchor_positions=remap group=2 shift=2 anchor_boost=1 rotate_after=0.6")
     assert np.abs(video - plain).max() > VISIBLE
     assert np.array_equal(engine.denoised(**five), plain)
 

@@ -81,7 +81,7 @@ def test_a_server_may_take_none() -> None:
 
 def test_a_recipe_of_the_server_and_of_a_request() -> None:
     """Without the server's a request says null; its own knobs go before a recipe's, also where they exclude these."""
-    server = LvsaSettings(recipe="long", anchor_positions="remap", anchor_boost=1.5, rotate_after=0.6, window_size=16)
+    server = LvsaSettings(recipe="long", anchor_positions="remap", anchor_boost=1.0, rotate_after=0.6, window_size=16)
     plain = chosen(server, {"recipe": None}).settings
     assert (plain.recipe, plain.anchor_positions, plain.anchor_boost, plain.rotate_after) == (None, "true", 0, 0)
     assert plain.window_size == 12 and chosen(server, {"recipe": None, "window_size": 8}).settings.window_size == 8

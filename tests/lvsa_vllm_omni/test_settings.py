@@ -123,7 +123,7 @@ def test_a_recipe_sets_what_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LVSA_RECIPE", "long")
     monkeypatch.setenv("LVSA_WINDOW_SIZE", "8")
     found = LvsaSettings.load()
-    assert (found.anchor_positions, found.window_size, found.anchor_boost, found.rotate_after) == ("remap", 8, 1.5, 0.6)
+    assert (found.anchor_positions, found.window_size, found.anchor_boost, found.rotate_after) == ("remap", 8, 1.0, 0.6)
     monkeypatch.setenv("LVSA_CONFIG", '{"anchor_boost": 0}')
     assert (LvsaSettings.load().anchor_boost, LvsaSettings.load().knobs.anchor_positions) == (0, "remap")
     monkeypatch.setenv("LVSA_RECIPE", "short")

@@ -216,10 +216,10 @@ def test_anchors_at_other_positions(capsys: pytest.CaptureFixture[str], monkeypa
     """Three frames tell at which distance they see which anchor; none is more than the training's 20."""
     monkeypatch.setenv("LVSA_RECIPE", "long")
     lines = shown(capsys, "--frames", "321").splitlines()
-    assert lines[0].endswith("anchor_positions=remap group=5 shift=4 anchor_boost=1.5 offset=0")
+    assert lines[0].endswith("anchor_positions=remap group=5 shift=4 anchor_boost=1 offset=0")
     assert lines[5].startswith("frame 0 sees anchors outside of its window at: 14 at -6, 21 at -8,")
     assert lines[7].startswith("frame 80 sees anchors outside of its window at: 0 at +20, 7 at +19,")
-    assert lines[8] == "1.5 is added to the scores of these anchors."
+    assert lines[8] == "1 is added to the scores of these anchors."
     found = numbers(capsys, "--frames", "321")
     assert max(abs(distance) for pairs in found["distances"].values() for _, distance in pairs) == 20
     assert numbers(capsys, "--frames", "81")["distances"] == {}
