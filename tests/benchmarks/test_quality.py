@@ -17,6 +17,7 @@ from lvsa_vllm_omni.tiny.toy import toy_transformer
 from toy import world
 from toy.pipeline import asked, pipeline, sample
 
+ROOT = Path(__file__).parents[2]
 SMALL = ["--lengths", "1,1.5", "--methods", "dense,lvsa,window,riflex", "--seeds", "0-1", "--batch", "2"]
 
 
@@ -125,6 +126,17 @@ def test_videos_are_written_and_judged(tmp_path: Path, monkeypatch: pytest.Monke
         beside = json.loads(file.with_suffix(".json").read_text())
         assert file.stat().st_size > 0 and beside["vqeval"] == row["vqeval"]
         assert beside["settings"]["seed"] == 5 and "ball" in beside["settings"]["prompt"]
+
+
+@pytest.mark.parametrize("name", ["", "-options", "-guidance", "-image"])
+def test_the_page_has_the_tables_of_the_results(name: str) -> None:
+    page = (ROOT / "docs" / "quality.md").read_text()
+    data = json.loads((ROOT / "benchmarks" / "results" / f"quality-toy{name}.json").read_text())
+    for length in {row["length"] for row in data["rows"]}:
+        rows = [row for row in data["rows"] if row["length"] == length]
+        truth = quality.truth(length, sorted({row["seed"] for row in rows}))
+        for line in (*quality.means(rows, truth), *quality.differences(rows, "lvsa")):
+            assert line in page, f"docs/quality.md lacks this row of {length:g} times the training length: {line}"
 
 
 @pytest.mark.parametrize(
