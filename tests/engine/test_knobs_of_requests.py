@@ -119,7 +119,7 @@ def test_the_recipe_of_a_request(engine: Any, attended: list[Attended], log: Log
     video = engine.denoised(**{**five, "extra_args": {"lvsa": {"recipe": "long"}}})
     patterns = {call.step: call.pattern for call in attended}
     assert [patterns[step].offset for step in range(5)] == [0, 0, 0, 0, 1]
-    assert {(p.window, p.bias, p.grouping) for p in patterns.values()} == {(4, 1.5, (2, 2))}
+    assert {(p.window, p.bias, p.grouping) for p in patterns.values()} == {(4, 1.0, (2, 2))}
     assert {p.remap for p in patterns.values()} == {Remap(21, TemporalAxis.of(12, 1e4))}
     line = log.starting("[LVSA] total_lat_frames=33")[0]
     assert line.endswith("anchor_positions=remap group=2 shift=2 anchor_boost=1 rotate_after=0.6")
