@@ -27,8 +27,7 @@ def install() -> Callable[[], None]:
     Why: asked to end in the middle of a request, vLLM's launcher stops the engine, and then waits without limit for
         the connection of a request that nothing will answer any more; a server that has lost one of several workers
         answers every request with status 500. Older releases also wait for the end of what is computed, which may be
-        an hour. What starts servers (Docker, Kubernetes, systemd) starts again what has
-        ended, and nothing else.
+        an hour. What starts servers (Docker, Kubernetes, systemd) starts again what has ended, and nothing else.
     How: give uvicorn a limit for open connections, and the process one for what it still computes; look at the engine's
         own health, and ask the server to end when it is lost.
     Remove when: the launcher gives ``timeout_graceful_shutdown`` to uvicorn, and its watchdog calls ``check_health``.

@@ -41,7 +41,7 @@ class FewTokens:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
         key = attn.norm_k(attn.to_k(encoder_hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
         value = attn.to_v(encoder_hidden_states).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-        alike = torch.zeros(1, 1, 1, key.shape[2], dtype=query.dtype)
+        alike = query.new_zeros(1, 1, 1, key.shape[2])
         alike[..., -1] = math.log(TOKENS - key.shape[2] + 1)
         out = functional.scaled_dot_product_attention(query, key, value, attn_mask=alike)
         return attn.to_out[0](out.transpose(1, 2).flatten(2))

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lvsa_vllm_omni.tiny.toy import TEXT, toy_transformer
 from toy import world
-from toy.pipeline import TOKENS, FewTokens
+from toy.pipeline import FewTokens
 
 BATCH, STEPS = 16, 5500
 MATRIX_RATE, OTHER_RATE, DECAY_FROM = 4e-3, 2e-3, 0.3
@@ -107,8 +107,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
     model = toy_transformer(head_dim=arguments.head_dim)
-    if device.type == "cpu":
-        FewTokens.put_into(model)
+    FewTokens.put_into(model)
     model.to(device)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     kinds, schedules = optimizers(model, arguments.steps)
@@ -133,8 +132,6 @@ def main() -> None:
         level = torch.sigmoid(0.8 + 1.2 * torch.randn(BATCH, generator=generator))
         mixed = torch.lerp(clean, noise, level[:, None, None, None, None])
         words = text(clips, generator)
-        if device.type != "cpu":
-            words = functional.pad(words, (0, 0, 0, TOKENS - words.shape[1]))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
             guess = model(mixed.to(device), level.to(device) * 1000, words.to(device), return_dict=False)[0]
         error = (guess.float() - (noise - clean).to(device)).square().mean((1, 2, 3, 4))
