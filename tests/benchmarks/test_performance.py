@@ -23,9 +23,11 @@ ELSEWHERE = {
         (f"reliability-{part}.json" for part in ("clients", "input", "disk", "ends")), "docs/reliability.md"
     ),
     "mixed-cpu.json": "docs/reliability.md",
-    **dict.fromkeys((f"quality-toy{part}.json" for part in ("", "-options", "-guidance", "-image")), "docs/quality.md"),
+    **dict.fromkeys(
+        (f"quality-toy{part}.json" for part in ("", "-alone", "-options", "-guidance", "-image")), "docs/quality.md"
+    ),
     "reproduce-toy.json": "docs/evaluation.md",
-    **dict.fromkeys((f"toy-wan{part}.json" for part in ("", "-seed1", "-head64")), "toy/README.md"),
+    **dict.fromkeys((f"toy-wan{part}.json" for part in ("", "-again", "-seed1", "-head64")), "toy/README.md"),
     "options-cpu.json": "docs/quality.md",
 }
 

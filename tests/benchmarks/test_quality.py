@@ -124,7 +124,7 @@ def test_videos_are_written_and_judged(tmp_path: Path, monkeypatch: pytest.Monke
         assert beside["settings"]["seed"] == 5 and "ball" in beside["settings"]["prompt"]
 
 
-@pytest.mark.parametrize("name", ["", "-options", "-guidance", "-image"])
+@pytest.mark.parametrize("name", ["", "-alone", "-options", "-guidance", "-image"])
 def test_the_page_has_the_tables_of_the_results(name: str) -> None:
     page = (ROOT / "docs" / "quality.md").read_text()
     data = json.loads((ROOT / "benchmarks" / "results" / f"quality-toy{name}.json").read_text())
