@@ -28,7 +28,7 @@ setup: $(READY) ## make .venv with vLLM, vLLM-Omni and this package
 
 $(READY): pyproject.toml constraints.txt | $(BIN)/uv
 	@echo "== setting up: vLLM-Omni $(or $(OTHER),of constraints.txt), its vLLM, and this package (8 GB the first time)"
-	@$(BIN)/uv pip install --quiet $(if $(OTHER),,--compile-bytecode) --python $(BIN)/python \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
 	    $(ENGINE) -e '.[engine,examples,vqeval,test,lint,docs]' \
 	  || { echo "error: the packages could not be installed; see the lines above, then run make again" >&2; exit 1; }
 	@touch $@
