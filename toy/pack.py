@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 
 from lvsa_vllm_omni.tiny.toy import WEIGHTS, toy_vae
+from toy.pipeline import load
 
 
 def main() -> None:
@@ -21,8 +21,8 @@ def main() -> None:
     parser.add_argument("vae", type=Path, help="state of toy.train_vae")
     arguments = parser.parse_args()
     states = {
-        "transformer": torch.load(arguments.transformer, weights_only=True)["average"],
-        "vae": torch.load(arguments.vae, weights_only=True)["parts"][0],
+        "transformer": load(arguments.transformer)["average"],
+        "vae": load(arguments.vae)["parts"][0],
     }
     assert states["vae"].keys() == toy_vae().state_dict().keys()
     weights = {

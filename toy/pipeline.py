@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,13 +48,27 @@ class FewTokens:
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
+def load(file: Path) -> dict[str, Any]:
+    """Read the state that a training keeps in a file.
+
+    Raises:
+        SystemExit: with a sentence, if there is no file or it is no such state.
+    """
+    try:
+        return dict(torch.load(file, weights_only=True))
+    except FileNotFoundError:
+        raise SystemExit(f"error: {file}: no such file; name the one that a training has written") from None
+    except (OSError, RuntimeError, EOFError, TypeError, ValueError, pickle.UnpicklingError):
+        raise SystemExit(f"error: {file} is not the state of a training: name another file or remove it") from None
+
+
 def pipeline(state: Path | None = None) -> Any:
     """Build the pipeline in float32; ``state``: a file of :mod:`toy.train`, whose average of the weights is used."""
     built = components()
     parts: dict[str, Any] = {name: part for name, (_, _, part) in built.components.items()}
     parts["tokenizer"] = parts["tokenizer"].fast
     if state is not None:
-        kept = torch.load(state, weights_only=True)
+        kept = load(state)
         parts["transformer"] = toy_transformer(head_dim=kept["head_dim"])
         parts["transformer"].load_state_dict(kept["average"])
     pipe: Any = WanPipeline(**{name: part.eval() if hasattr(part, "eval") else part for name, part in parts.items()})

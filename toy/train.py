@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from lvsa_vllm_omni.tiny.toy import TEXT, toy_transformer
 from toy import world
-from toy.pipeline import FewTokens
+from toy.pipeline import FewTokens, load
 
 BATCH, STEPS = 16, 5500
 MATRIX_RATE, OTHER_RATE, DECAY_FROM = 4e-3, 2e-3, 0.3
@@ -115,7 +115,7 @@ def main() -> None:
     parts = [model, *kinds, *schedules]
     done = 0
     if arguments.file.exists():
-        state = torch.load(arguments.file, weights_only=True)
+        state = load(arguments.file)
         for part, kept in zip(parts, state["parts"], strict=True):
             part.load_state_dict(kept)
         average, usual, done = state["average"], state["usual"], state["done"]

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from lvsa_vllm_omni.tiny.toy import toy_vae
 from toy import world
+from toy.pipeline import load
 
 DECODER_STEPS, ENCODER_STEPS, RATE = 6800, 1200, 3e-3
 #: Clips of a step and latent frames of a clip, in the first part of the steps and after it.
@@ -50,7 +51,7 @@ def main() -> None:
     ]
     parts, done = [vae, *sides], 0
     if arguments.file.exists():
-        state = torch.load(arguments.file, weights_only=True)
+        state = load(arguments.file)
         for part, kept in zip(parts, state["parts"], strict=True):
             part.load_state_dict(kept)
         done = state["done"]

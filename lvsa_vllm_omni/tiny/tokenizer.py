@@ -89,7 +89,7 @@ def _qwen2(vocabulary: dict[str, int], **options: Any) -> Any:
     """Qwen's tokenizer without merges; transformers 4 reads the vocabulary from files only."""
     if "vocab_file" not in inspect.signature(Qwen2Tokenizer.__init__).parameters:
         return Qwen2Tokenizer(vocab=vocabulary, merges=[], **options)
-    from transformers import Qwen2TokenizerFast
+    from transformers import Qwen2TokenizerFast  # type: ignore[attr-defined]
 
     with tempfile.TemporaryDirectory() as folder:
         words, merges = Path(folder, "vocab.json"), Path(folder, "merges.txt")

@@ -15,7 +15,7 @@ from lvsa_vllm_omni.tiny import toy
 from lvsa_vllm_omni.tiny.checkpoint import CheckpointError, write_checkpoint
 from toy import world
 from toy.evaluate import codec, judge
-from toy.pipeline import STEPS, asked, decode, pipeline, sample
+from toy.pipeline import STEPS, asked, decode, load, pipeline, sample
 
 REPOSITORY = Path(__file__).parents[3]
 
@@ -95,3 +95,16 @@ def test_the_record_of_its_evaluation() -> None:
     found = kept["rows"][0]
     assert found["colour and speed class"] >= 0.95 and found["frames with one ball"] >= 0.98
     assert found["decoder, dB"] >= 30 and found["decoder inside the ball, dB"] >= 26
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(None, "no such file; name the one"), (b"x", "is not the state of a training"), (b"", "is not the state")],
+)
+def test_what_is_no_state_of_a_training_is_one_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:
+    file = tmp_path / "state.pt"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SystemExit, match=sentence) as ended:
+        load(file)
+    assert str(ended.value).startswith("error: ") and "\n" not in str(ended.value)
