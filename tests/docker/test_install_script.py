@@ -84,6 +84,7 @@ def test_commands_and_entry_points_are_those_of_the_wheel(image: Image) -> None:
     assert "usage: lvsa serve MODEL" in image.run("lvsa", "serve", "--help").stdout
 
 
+@pytest.mark.thorough  # tests/lvsa_vllm_omni/cli has the command, here it runs as a user without a name
 def test_the_last_step_of_the_build(image: Image) -> None:
     """A builder has no GPU, which is no reason to fail."""
     *_, last = (REPOSITORY / "docker/Dockerfile").read_text().splitlines()

@@ -89,11 +89,11 @@ def test_a_long_video_then_another_then_an_impossible_one(server: Server) -> Non
 def test_the_server_is_healthy_while_it_denoises(server: Server) -> None:
     """What probes of docker/ rest on; the answers are late only while the video is encoded."""
     with ThreadPoolExecutor() as pool:
-        answer = pool.submit(server.post, **{**REQUEST, "num_inference_steps": 12}, num_frames=129, fps=16)
+        answer = pool.submit(server.post, **{**REQUEST, "num_inference_steps": 40}, num_frames=129, fps=16)
         healthy = []
         while not answer.done():
             healthy.append(server.healthy(timeout=60))
-            time.sleep(0.1)
+            time.sleep(0.05)
     assert answer.result()[0] == 200
     assert all(healthy) and len(healthy) > 6
 
