@@ -140,6 +140,11 @@ class Pattern:
         low, high = self.window_bounds(frame)
         return len(self.anchors) + self.nonanchors_before[high + 1] - self.nonanchors_before[low]
 
+    @property
+    def attended_per_frame(self) -> int:
+        """The most frames that a frame attends to; fewer at the ends, where windows do not expand."""
+        return max(map(self.attended_count, range(self.frames)))
+
     @cached_property
     def density(self) -> float:
         """The part of all pairs of frames that is attended, in (0, 1]."""

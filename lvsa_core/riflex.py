@@ -81,6 +81,10 @@ class SlowedFrequency:
         k = intrinsic_frequency(dim, theta, length) if k is None else k
         return cls(k, float(frequencies(dim, theta, length=length, scale=scale, k=k)[k]), length)
 
+    def in_video(self, frames: int) -> SlowedFrequency | None:
+        """This for a video of so many latent frames, without reference images; None: it keeps the model's tables."""
+        return self if frames > self.length else None
+
     def applied(self, table: tuple[Tensor, Tensor], frames: int, width: int = 2) -> tuple[Tensor, Tensor]:
         """New tables of a video of so many frames; arguments as for :func:`replace`."""
         return replace(table, frames, self.k, self.frequency, width)

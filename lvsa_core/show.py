@@ -24,11 +24,11 @@ def rows(pattern: Pattern) -> list[str]:
 
 
 def summary(pattern: Pattern) -> str:
-    """The pattern in one line, as the plugin logs it; the attended count is that of the first frame."""
+    """The pattern in one line, as the plugin logs it."""
     return (
         f"total_lat_frames={pattern.frames} window={pattern.window} n_first={pattern.n_first} "
         f"kfi={pattern.keyframe_interval} global_count={len(pattern.anchors)} "
-        f"attended_per_frame={pattern.attended_count(0)}/{pattern.frames} density={pattern.density:.1%}"
+        f"attended_per_frame={pattern.attended_per_frame}/{pattern.frames} density={pattern.density:.1%}"
         f"{' ' if anchors(pattern) else ''}{anchors(pattern)}"
     )
 

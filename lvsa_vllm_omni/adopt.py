@@ -123,7 +123,7 @@ def _retune(transformer: Any, scope: Scope) -> None:
         return
     rope = spec.rope(transformer)
     scope.rope = rope._replace(module=None)  # a scope holds no modules: weights move
-    seam.retune_rope(rope, lambda: scope.running().slowed)
+    seam.retune_rope(rope, lambda: scope.slowed)
     if scale and (slowed := scope.choose(None).slowed):
         journal.retuned(slowed.k, rope.channels // 2, slowed.length, scale)
 

@@ -101,7 +101,7 @@ class Ran:
             "family": self.family or None,
             "latent_frames": self.grid.frames if self.grid else None,
             "patches": self.grid.patches if self.grid else None,
-            "attended_per_frame": max(map(pattern.attended_count, range(pattern.frames))) if pattern else None,
+            "attended_per_frame": pattern.attended_per_frame if pattern else None,
             "density": round(sum(self.density.values()) / len(self.density), 4) if self.density else None,
             "kernel": self.kernel or None,
             "steps": len(self.density),

@@ -129,6 +129,7 @@ class Scope:
             there is none here.
         place: of this process among those whose attention holds parts of one sequence.
         rope: the transformer's rotary embedding, if RIFLEx knows it; without its module.
+        slowed: what RIFLEx changes in the tables of the running call; None: nothing.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class Scope:
         self.joining = joining
         self.place = place
         self.rope: Rope | None = None
+        self.slowed: SlowedFrequency | None = None
         self.arguments = settings.plan_arguments(preset)
         self.sparse = False
         self.settled = self.agreed = False
@@ -217,15 +219,16 @@ class Scope:
 
     def _plan(self, transformer: Any, arguments: Mapping[str, Any], request: step.Request) -> Forward | None:
         """The sparse call, or None for a dense one; says which, once a request."""
-        grid = None
+        grid = self.slowed = None
         own = self.running()
         try:
             video = self.spec.video(transformer, arguments)
             grid = video.grid
+            self.slowed = own.slowed.in_video(grid.frames) if own.slowed else None
             if own.mode == "off":
                 raise StaysDense("the request asks for it (lvsa.enabled is false)")
             rotated = rotation_step(request.step, step.steps(request), own.rotate_after)
-            planned = {**own.arguments, **self._positions(own, video)}
+            planned = {**own.arguments, **self._positions(own)}
             pattern, decision = decide(grid.frames, rotated or 0, planned, beyond_only=own.mode == "beyond")
             if rotated is None and decision.verdict == "sparse":
                 raise ImpossibleRequest(
@@ -254,12 +257,11 @@ class Scope:
             journal.dense(grid, decision.reason)
         return None
 
-    def _positions(self, own: OfRequest, video: VideoTokens) -> dict[str, Remap]:
-        """Where anchors are seen; RIFLEx counts VACE's reference images, which have positions, as frames."""
+    def _positions(self, own: OfRequest) -> dict[str, Remap]:
+        """Where the anchors of the running call are seen."""
         if not own.remapped or self.rope is None:
             return {}
-        slows = own.slowed is not None and video.frames + video.before // video.patches > own.slowed.length
-        axis = TemporalAxis.of(self.rope.channels, self.rope.theta, own.slowed if slows else None)
+        axis = TemporalAxis.of(self.rope.channels, self.rope.theta, self.slowed)
         return {"remap": Remap(own.arguments["reference_frames"], axis)}
 
     @staticmethod

@@ -97,23 +97,23 @@ def check(spec: FamilySpec) -> None:
 
 
 def retune_rope(rope: Rope, slowed: Callable[[], riflex.SlowedFrequency | None]) -> None:
-    """RIFLEx: slow one temporal frequency in requests that ask for it and are longer than the training horizon.
+    """RIFLEx: slow one temporal frequency in the calls of which ``slowed`` says so.
 
     Target: ``forward`` of one transformer's rotary embedding.
     Why: its tables are made inside the transformer, and sequence parallelism shards them where they come out.
-    How: on the instance, before the engine puts its own wrapper around it; tables are never changed in place. VACE's
-        reference images count as frames here, as they have positions.
+    How: on the instance, before the engine puts its own wrapper around it; tables are never changed in place. They may
+        hold more frames than the video: VACE's reference images stand before it.
     Remove when: the engine has an option for it.
 
     Args:
-        slowed: tells of the running request; None: it keeps the model's own tables.
+        slowed: tells of the running call; None: it keeps the model's own tables.
     """
     original = rope.module.forward
 
     @functools.wraps(original)
     def forward(hidden_states: torch.Tensor) -> Any:
-        table, frames, now = original(hidden_states), hidden_states.shape[2] // rope.patch, slowed()
-        return now.applied(table, frames, rope.width) if now and frames > now.length else table
+        table, now = original(hidden_states), slowed()
+        return now.applied(table, hidden_states.shape[2] // rope.patch, rope.width) if now else table
 
     rope.module.forward = forward
 

@@ -148,7 +148,7 @@ class Lvsa:
 
     def _remap(self, axis: tuple[int, float], frames: int) -> Remap:
         """Positions of the anchors of a video; its tables have RIFLEx's frequency where :func:`retune_rope` puts it."""
-        slowed = self._slowed if self._slowed and frames > self._slowed.length else None
+        slowed = self._slowed.in_video(frames) if self._slowed else None
         return Remap(self.reference_latent_frames, TemporalAxis.of(*axis, slowed))
 
     def report(self) -> Report:

@@ -106,7 +106,7 @@ def retune_rope(transformer: Any, slowed: SlowedFrequency, generation: Generatio
     """
 
     def retune(rope: Any, args: Any, table: Any) -> Any:
-        if generation.grid is None or generation.grid.frames <= slowed.length:
+        if generation.grid is None or slowed.in_video(generation.grid.frames) is None:
             return None
         return slowed.applied(table, table[0].numel() // table[0].shape[-1] // generation.grid.patches)
 

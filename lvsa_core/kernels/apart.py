@@ -134,7 +134,8 @@ def turn_(x: Tensor, positions: tuple[int, ...], axis: TemporalAxis) -> None:
     each = max(1, CHUNK // x[0, ..., : axis.channels].numel())
     for first in range(0, len(positions), each):
         part = x[first : first + each, ..., : axis.channels]
-        pairs = torch.view_as_complex(part.to(wide).reshape(*part.shape[:-1], -1, 2).contiguous())
+        copy = part.to(wide, copy=True, memory_format=torch.contiguous_format)  # of an odd head size no view would do
+        pairs = torch.view_as_complex(copy.unflatten(-1, (-1, 2)))
         part.copy_(torch.view_as_real(pairs * rotation[first : first + each]).flatten(-2))
 
 

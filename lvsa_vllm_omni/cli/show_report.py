@@ -139,7 +139,7 @@ def _anchors(pattern: Pattern) -> dict[str, Any]:
         "offset": pattern.offset,
         "keyframe_interval": pattern.keyframe_interval,
         "anchors": list(pattern.anchors),
-        "attended": pattern.attended_count(0),
+        "attended": pattern.attended_per_frame,
         "density": pattern.density,
     }
 

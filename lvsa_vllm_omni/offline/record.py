@@ -60,7 +60,7 @@ def pattern_record(settings: VideoSettings, latent_frames: int) -> dict[str, Any
         "n_first": pattern.n_first,
         "keyframe_interval": pattern.keyframe_interval,
         "anchors_at_step_0": list(pattern.anchors),
-        "attended_per_frame": max(map(pattern.attended_count, range(pattern.frames))),
+        "attended_per_frame": pattern.attended_per_frame,
         "density": round(pattern.density, 4),
         "rotation": _rotation(pattern, arguments["rotate"], settings.lvsa.get("rotate_after", 0.0)),
     }

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -53,6 +54,10 @@ def test_vace(checkpoint: Path, tmp_path: Path, attended: list[Attended]) -> Non
         for references in (0, 3):
             engine.video(81, steps=1, **({"image": images[:references]} if references else {}))
         assert not attended
+        # RIFLEx too: the images have positions, but do not make the video longer than the training length.
+        asked, slowed = {"steps": 1, "image": images}, {"extra_args": {"lvsa": {"riflex_scale": 2}}}
+        same = [np.array_equal(engine.video(n, **asked, **slowed), engine.video(n, **asked)) for n in (81, LONG)]
+        assert same == [True, False]
 
 
 def test_speech_to_video_is_no_part_of_the_family() -> None:

@@ -36,6 +36,9 @@ def test_summary_is_the_log_line() -> None:
     assert show.summary(plan(81, reference_frames=21)) == (
         "total_lat_frames=81 window=3 n_first=1 kfi=6 global_count=14 attended_per_frame=21/81 density=25.9%"
     )
+    short = Pattern(20, window=3, n_first=1, keyframe_interval=6, expand_window=False)
+    assert short.attended_count(0) < (most := max(len(short.attended(frame)) for frame in range(20)))
+    assert f" attended_per_frame={most}/20 " in show.summary(short)
 
 
 @pytest.mark.slow

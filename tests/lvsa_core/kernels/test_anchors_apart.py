@@ -54,6 +54,15 @@ def test_inputs_stay_as_they_are() -> None:
     assert all(torch.equal(x, y) for x, y in zip(before, (call.q, call.k, call.v), strict=True))
 
 
+def test_a_frame_of_an_odd_head_size_is_turned_where_it_stands() -> None:
+    """Its pairs of channels do not begin at an even place in memory."""
+    axis, rows = TemporalAxis((1.0,)), torch.randn(4, 1, 1, 5)
+    alone = rows[1:2].clone()
+    turn_(alone, (2,), axis)
+    turn_(rows[1:2], (2,), axis)
+    assert torch.equal(rows[1:2], alone)
+
+
 def test_frames_are_turned_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(5, 3, 2, 8)
     whole, parts = x.clone(), x.clone()
