@@ -135,7 +135,7 @@ def turn_(x: Tensor, positions: tuple[int, ...], axis: TemporalAxis) -> None:
     for first in range(0, len(positions), each):
         part = x[first : first + each, ..., : axis.channels]
         copy = part.to(wide, copy=True, memory_format=torch.contiguous_format)  # of an odd head size no view would do
-        pairs = torch.view_as_complex(copy.unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(copy.view(*part.shape[:-1], -1, 2))
         part.copy_(torch.view_as_real(pairs * rotation[first : first + each]).flatten(-2))
 
 
