@@ -123,8 +123,20 @@ def test_the_recipe_of_a_request(engine: Any, attended: list[Attended], log: Log
     assert {p.remap for p in patterns.values()} == {Remap(21, TemporalAxis.of(12, 1e4))}
     line = log.starting("[LVSA] total_lat_frames=33")[0]
     assert line.endswith("anchor_positions=remap group=2 shift=2 anchor_boost=1 rotate_after=0.6")
+    short = {**five, "frames": 81}
+    assert np.array_equal(engine.denoised(**short, extra_args={"lvsa": {"recipe": "long"}}), engine.denoised(**short))
     assert np.abs(video - plain).max() > VISIBLE
     assert np.array_equal(engine.denoised(**five), plain)
+
+
+def test_a_request_whose_steps_nobody_tells(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anchors that are to stand still for a share of the steps: refused, where the request is sparse, for it alone."""
+    monkeypatch.setattr("lvsa_vllm_omni.step.steps", lambda request: None)
+    asked, short = {"extra_args": {"lvsa": {"rotate_after": 0.5}}}, {**REQUEST, "frames": 81}
+    engine.submit("asking", **REQUEST, **asked)
+    assert "lvsa.rotate_after needs the number of denoising steps" in str(engine.outcomes({"asking"})["asking"])
+    assert np.array_equal(engine.denoised(**short, **asked), engine.denoised(**short))
+    assert engine.denoised(**REQUEST).shape[0] == 33
 
 
 @pytest.mark.parametrize("bad", [{"sparsity": 1}, {"window_size": -4}, {"enabled": "perhaps"}, [1]])

@@ -42,7 +42,8 @@ def test_it_compiles_as_one_graph() -> None:
         check(step, LAYOUT)
     assert counter.frame_count == 2
     check(1, TokenLayout(FrameGrid(12, 4), kv_before=2, pad=3, q_offset=4, q_rows=8))
-    for changed in ({"anchor_boost": 1.5}, {"remap": Remap(5, TemporalAxis.of(4, 256.0))}):
+    remap = Remap(5, TemporalAxis.of(4, 256.0))
+    for changed in ({"anchor_boost": 1.5}, {"remap": remap}, {"anchor_boost": 1.5, "remap": remap}):
         q, k, v = tensors()
         pattern = replace(pattern_at(1), **changed)
         assert torch.equal(layer(q, k, v, pattern, LAYOUT), attend(q * 2, k, v, pattern, LAYOUT) + 1)

@@ -109,15 +109,24 @@ def test_a_boost_is_added_to_the_scores(boost: float, remap: Remap | None) -> No
     torch.testing.assert_close(found, oracle, rtol=0, atol=1e-6)
 
 
-def test_a_boost_without_end_leaves_no_anchors() -> None:
+@pytest.mark.parametrize("remap", [None, REMAP])
+def test_a_boost_without_end_leaves_no_anchors(remap: Remap | None) -> None:
+    """With anchors at their own positions also none within the windows, which are anchors there too."""
     layout = TokenLayout(FrameGrid(30, 3))
     q, k, v = tensors(layout)
-    pattern = plan(30, reference_frames=9, window=1, remap=REMAP, anchor_boost=-100.0)
+    pattern = plan(30, reference_frames=9, window=1, remap=remap, anchor_boost=-100.0)
     windows = torch.zeros(90, 90, dtype=torch.bool)
     for query, (low, high) in enumerate(pattern.windows):
         windows[3 * query : 3 * query + 3, 3 * low : 3 * high + 3] = True
+    if remap is None:
+        for anchor in pattern.anchors:
+            windows[:, 3 * anchor : 3 * anchor + 3] = False
+    seen = windows.any(1)
+    windows[~seen] = True
     expected = torch.nn.functional.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (q, k, v)), windows)
-    torch.testing.assert_close(attend(q, k, v, pattern, layout), expected.transpose(1, 2), rtol=0, atol=1e-6)
+    found = attend(q, k, v, pattern, layout)
+    torch.testing.assert_close(found[:, seen], expected.transpose(1, 2)[:, seen], rtol=0, atol=1e-6)
+    assert seen.float().mean() > 0.9
 
 
 def test_it_is_the_rotary_embedding_of_other_positions() -> None:
