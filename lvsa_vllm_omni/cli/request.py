@@ -80,6 +80,12 @@ class Request:
         """How many steps the anchors have rotated for at a denoising step."""
         return rotation_step(step, self.steps or DEFAULT_STEPS, self.rotate_after) or 0
 
+    @property
+    def held(self) -> tuple[int, int]:
+        """For how many of all denoising steps the anchors stand still, and how many there are."""
+        steps = self.steps or DEFAULT_STEPS
+        return steps - self.rotated(steps), steps
+
     def _rotated(self, steps: int) -> tuple[Pattern, Decision]:
         return decide(self.grid.frames, steps, self.arguments, beyond_only=self.mode == "beyond")
 

@@ -48,6 +48,7 @@ def numbers(
         **_anchors(pattern),
         "window": _window(pattern),
         "anchor_boost": pattern.bias,
+        "held_steps": request.held if request.rotate_after else None,
         "distances": _distances(pattern),
         "steps_of_rotation": len(rotation),
         "mean_density": sum(each.density for each in rotation) / len(rotation),
@@ -82,6 +83,8 @@ def text(result: dict[str, Any]) -> Iterator[str]:
         if result["anchor_boost"]:
             which = "these" if result["distances"] else "the"
             yield f"{result['anchor_boost']:g} is added to the scores of {which} anchors."
+        if result["held_steps"]:
+            yield "The anchors stand still in the first {} of {} denoising steps.".format(*result["held_steps"])
         steps, mean = result["steps_of_rotation"], result["mean_density"]
         yield f"density: {result['density']:.1%}, on average over the {steps} steps of a rotation {mean:.1%}"
     yield from ("", *table(_rows(result)), "")
@@ -134,7 +137,7 @@ def _side(side: cost.Cost, blocks: int, rates: tuple[float, float] | None) -> di
 
 
 def _anchors(pattern: Pattern) -> dict[str, Any]:
-    """What differs between the steps of a request; ``attended`` is the first frame's count."""
+    """What differs between the steps of a request; ``attended`` is the largest count of a frame."""
     return {
         "offset": pattern.offset,
         "keyframe_interval": pattern.keyframe_interval,

@@ -119,7 +119,7 @@ def test_planning_takes_milliseconds() -> None:
 
 @examples(60)
 @given(geometries())
-def test_runs_are_the_windows(geometry: tuple[Pattern, TokenLayout]) -> None:
+def test_spans_are_the_windows(geometry: tuple[Pattern, TokenLayout]) -> None:
     """All query rows in order, each group with the remaining frames of its window; text sees all, padding none."""
     pattern, layout = geometry
     if not layout.q_tokens:

@@ -237,6 +237,10 @@ def test_anchors_that_stand_still_at_first(capsys: pytest.CaptureFixture[str], m
     assert {step: text.splitlines()[0].rpartition("offset=")[2] for step, text in offsets.items()} == {
         0: "0", 29: "0", 30: "0", 31: "1", 33: "3",
     }  # fmt: skip
+    told = "\nThe anchors stand still in the first 30 of 50 denoising steps.\n"
+    assert all(told in text for text in offsets.values())
+    monkeypatch.delenv("LVSA_ROTATE_AFTER")
+    assert "stand still" not in shown(capsys, "--frames", "321")
 
 
 def test_an_interval_longer_than_the_video(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
