@@ -104,8 +104,8 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
         raise ValueError(f"--model {arguments.model} is for {made_for}, and this example is for {model.pipeline}")
     named = checkpoint.transformer.get("_class_name")
     family = next((family for family in FAMILIES if named in family.transformers), None)
-    if arguments.riflex and family is not None and family.rope is None:
-        known = " and ".join(family.name for family in FAMILIES if family.rope)
+    if arguments.riflex and family is not None and not family.own_tables:
+        known = " and ".join(family.name for family in FAMILIES if family.own_tables)
         raise ValueError(f"RIFLEx is for {known}, and this is {family.name}: leave --riflex out")
     check_frames(arguments.num_frames, shipped()[model.preset]["vae_temporal_factor"])
     check_size(arguments.height, arguments.width, checkpoint.size_multiple)

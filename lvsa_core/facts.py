@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Base of Wan's rotary embedding, the default argument of ``WanRotaryPosEmbed``.
 WAN_THETA = 10000.0
+#: Base of CogVideoX's, the default argument of ``get_3d_rotary_pos_embed``.
+COGVIDEOX_THETA = 10000.0
 
 
 @lru_cache(maxsize=1)

@@ -43,6 +43,14 @@ class TemporalAxis:
         return 2 * len(self.frequencies)
 
 
+def not_remappable(family: str) -> str:
+    """The sentence for a model whose anchors cannot move: no channels turn by time alone, or nobody says which."""
+    return (
+        f"anchor_positions=remap, which the recipe has too, is for models that turn the first channels of each head by "
+        f"time alone, and this {family} is not known as one: leave it out"
+    )
+
+
 @dataclass(frozen=True)
 class Remap:
     """Frames in groups: the distance between an anchor and a frame is that of their groups, and of half a window.

@@ -17,7 +17,7 @@ from lvsa_core.call import running
 from lvsa_core.decide import Decision, decide
 from lvsa_core.kernels import Selection
 from lvsa_core.memory import HeadGroups
-from lvsa_core.positions import Remap, TemporalAxis
+from lvsa_core.positions import Remap, TemporalAxis, not_remappable
 from lvsa_core.riflex import SlowedFrequency
 from lvsa_core.sharded.attention import sharded_attend
 from lvsa_core.steps import rotation_step
@@ -170,9 +170,7 @@ class Scope:
             slowed = SlowedFrequency.of(self.rope.channels, self.rope.theta, length=length, scale=scale)
         remapped = settings.anchor_positions == "remap"
         if remapped and self.rope is None:
-            raise ValueError(
-                f"anchor_positions=remap does not know the rotary embedding of {self.spec.name}: leave it out"
-            )
+            raise ValueError(not_remappable(self.spec.name))
         if remapped:
             Remap(arguments["reference_frames"], TemporalAxis(())).grouping(1, arguments["window"])
         if (remapped or settings.anchor_boost) and self.joining is None:

@@ -10,7 +10,7 @@ from lvsa_core.diffusers.dispatch import Tokens
 from lvsa_core.diffusers.family import Arguments, Family
 from lvsa_core.diffusers.processors import text_first, unmasked
 from lvsa_core.diffusers.sharding import SequencePlan
-from lvsa_core.facts import WAN_THETA, patched_grid, wan_temporal_channels
+from lvsa_core.facts import COGVIDEOX_THETA, WAN_THETA, patched_grid, wan_temporal_channels
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.vace import reference_frames
 
@@ -37,7 +37,7 @@ def _wan_attention(transformer: Any) -> list[Any]:
     return [block.attn1 for block in (*transformer.blocks, *getattr(transformer, "vace_blocks", ()))]
 
 
-def _wan_rope(transformer: Any) -> tuple[int, float]:
+def _wan_axis(transformer: Any) -> tuple[int, float]:
     return wan_temporal_channels(transformer.config.attention_head_dim), WAN_THETA
 
 
@@ -62,7 +62,7 @@ def _hunyuan_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> 
     return Tokens(layouts, tuple(text - count for count in valid))
 
 
-def _hunyuan_rope(transformer: Any) -> tuple[int, float]:
+def _hunyuan_axis(transformer: Any) -> tuple[int, float]:
     return transformer.config.rope_axes_dim[0], transformer.config.rope_theta
 
 
@@ -101,6 +101,15 @@ def _cogvideox_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -
     return Tokens((TokenLayout(grid, kv_before=text, q_before=text),))
 
 
+def _cogvideox_axis(transformer: Any) -> tuple[int, float] | None:
+    """A quarter of a head, in 5B and 1.5; the positions of 2B are added to its tokens instead.
+
+    Source: diffusers, ``get_3d_rotary_pos_embed``.
+    """
+    config = transformer.config
+    return (config.attention_head_dim // 4, COGVIDEOX_THETA) if config.use_rotary_positional_embeddings else None
+
+
 FAMILIES = (
     Family(
         name="wan",
@@ -119,7 +128,8 @@ FAMILIES = (
             },
             joined="norm_out",
         ),
-        rope=_wan_rope,
+        axis=_wan_axis,
+        own_tables=True,
     ),
     Family(
         name="hunyuan",
@@ -134,7 +144,8 @@ FAMILIES = (
             joined="norm_out",
         ),
         sparse=unmasked,
-        rope=_hunyuan_rope,
+        axis=_hunyuan_axis,
+        own_tables=True,
     ),
     Family(
         name="cosmos3",
@@ -165,6 +176,7 @@ FAMILIES = (
             joined="norm_final",
         ),
         sparse=text_first,
+        axis=_cogvideox_axis,
     ),
 )
 

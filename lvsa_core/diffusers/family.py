@@ -31,7 +31,9 @@ class Family:
         sequence: where ranks divide it.
         sparse: ``processor -> the one for a sparse call``.
         timestep: parameter of ``forward`` that is a new object in every denoising step.
-        rope: ``transformer -> (channels, theta)`` of the temporal axis; None if RIFLEx does not know the family.
+        axis: ``transformer -> (channels, theta)`` of the rotary embedding's temporal axis; None if no channels of a head,
+            the first ones and in neighbouring pairs, turn by time alone.
+        own_tables: whether the transformer's module ``rope`` makes the embedding's tables; RIFLEx is for those.
         latents: ``arguments -> a tensor`` of the video's latents.
     """
 
@@ -44,7 +46,8 @@ class Family:
     sequence: SequencePlan
     sparse: Callable[[Any], Any] = dispatched
     timestep: str = "timestep"
-    rope: Callable[[Any], tuple[int, float]] | None = None
+    axis: Callable[[Any], tuple[int, float] | None] = lambda transformer: None
+    own_tables: bool = False
     latents: Callable[[Arguments], Tensor] = lambda arguments: arguments["hidden_states"]
 
     @property

@@ -27,7 +27,7 @@ from lvsa_core.diffusers.sharding import divide
 from lvsa_core.grid import FrameGrid
 from lvsa_core.knobs import Knobs
 from lvsa_core.memory import HeadGroups
-from lvsa_core.positions import Remap, TemporalAxis
+from lvsa_core.positions import Remap, TemporalAxis, not_remappable
 from lvsa_core.riflex import SlowedFrequency
 from lvsa_core.steps import rotation_step
 
@@ -118,14 +118,14 @@ class Lvsa:
         Raises:
             ValueError: if RIFLEx does not know the family, or a knob is out of range for it.
         """
-        knobs, rope = self._knobs, self._family.rope
+        knobs, axis = self._knobs, self._family.axis(transformer)
         if knobs.riflex_s is None:
             return None
-        if rope is None:
-            known = " and ".join(other.name for other in FAMILIES if other.rope)
+        if axis is None or not self._family.own_tables:
+            known = " and ".join(other.name for other in FAMILIES if other.own_tables)
             raise ValueError(f"RIFLEx is for {known}, and this is {self.family}: leave riflex_s out")
         length = knobs.riflex_train_len or self.reference_latent_frames
-        slowed = SlowedFrequency.of(*rope(transformer), length=length, scale=knobs.riflex_s, k=knobs.riflex_k)
+        slowed = SlowedFrequency.of(*axis, length=length, scale=knobs.riflex_s, k=knobs.riflex_k)
         return None if knobs.riflex_s == 1 else slowed
 
     def _temporal_axis(self, transformer: Any) -> tuple[int, float] | None:
@@ -136,13 +136,9 @@ class Lvsa:
         """
         if self._knobs.anchor_positions == "true":
             return None
-        if self._family.rope is None:
-            known = " and ".join(other.name for other in FAMILIES if other.rope)
-            raise ValueError(
-                f"anchor_positions='remap' is for {known}, whose rotary embeddings LVSA knows, and this is "
-                f"{self.family}: leave it out"
-            )
-        found = self._family.rope(transformer)
+        found = self._family.axis(transformer)
+        if found is None:
+            raise ValueError(not_remappable(self.family))
         self._remap(found, 1).grouping(1, self._arguments["window"])
         return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lvsa_core import Decision, FrameGrid, Pattern
 from lvsa_core.decide import decide
-from lvsa_core.positions import Remap, TemporalAxis
+from lvsa_core.positions import Remap, TemporalAxis, not_remappable
 from lvsa_core.steps import rotation_step
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.cli import CommandError
@@ -140,9 +140,7 @@ def positions(settings: LvsaSettings, preset: Preset) -> dict[str, Remap]:
     if settings.anchor_positions == "true":
         return {}
     if load_family(preset.family).rope is None:
-        raise CommandError(
-            f"LVSA_ANCHOR_POSITIONS=remap does not know the rotary embedding of {preset.family}: leave it out"
-        )
+        raise CommandError(not_remappable(preset.family))
     arguments = settings.plan_arguments(preset)
     remap = Remap(arguments["reference_frames"], TemporalAxis(()))
     remap.grouping(1, arguments["window"])

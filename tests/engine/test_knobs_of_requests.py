@@ -71,7 +71,7 @@ def test_a_model_without_riflex_and_one_without_lvsa(tmp_path: Any) -> None:
         assert "leave riflex_scale out" in str(engine.outcomes({"asking"})["asking"])
         engine.submit("moved", frames=201, extra_args={"lvsa": {"anchor_positions": "remap"}}, **family.request())
         said = str(engine.outcomes({"moved"})["moved"])
-        assert "does not know the rotary embedding of cosmos3: leave it out" in said
+        assert "first channels of each head by time alone, and this cosmos3 is not known as one: leave it out" in said
     with start(folder, {"LVSA_WAN_HOOK": "1"}, **family.options) as engine:
         engine.submit("asking", frames=17, extra_args={"lvsa": {"sparsity_scale": 2}}, **family.request())
         assert "without LVSA" in str(engine.outcomes({"asking"})["asking"])

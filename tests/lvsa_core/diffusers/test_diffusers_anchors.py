@@ -16,7 +16,9 @@ from tests.support.videos import FAMILIES, KNOBS, LATENT, REFERENCE, SHORT, VISI
 
 Pipeline = Callable[[str], Any]
 #: Family -> channels of the temporal axis and base of the tiny models.
-ROPES = {"wan": (12, 1e4), "hunyuan": (8, 256.0), "wan-vace": (12, 1e4)}
+AXES = {"wan": (12, 1e4), "hunyuan": (8, 256.0), "wan-vace": (12, 1e4), "cogvideox": (8, 1e4)}
+#: Each of them, with and without RIFLEx where there is one.
+TURNED = [(kind, riflex) for kind in AXES for riflex in ({}, {"riflex_s": 3, "riflex_k": 1})]
 
 
 def boosted(step: int) -> Pattern:
@@ -51,8 +53,7 @@ def test_a_boost_is_a_number_in_the_mask(kind: str, pipeline: Pipeline, enable_l
     assert distance(generate(kind, pipe), oracle) > VISIBLE / 10 and lvsa.report().anchors == ""
 
 
-@pytest.mark.parametrize("riflex", [{}, {"riflex_s": 3, "riflex_k": 1}])
-@pytest.mark.parametrize("kind", ROPES)
+@pytest.mark.parametrize(("kind", "riflex"), [case for case in TURNED if case[0] != "cogvideox" or not case[1]])
 def test_queries_are_turned_as_the_model_turns_them(
     kind: str, riflex: dict[str, Any], pipeline: Pipeline, enable_lvsa: Callable[..., Any], seen: list[Any]
 ) -> None:
@@ -62,21 +63,28 @@ def test_queries_are_turned_as_the_model_turns_them(
     generate(kind, pipe, steps=1)
     pattern, plain = seen[0]
     assert pattern.remap is not None and pattern.grouping is not None
-    assert (("remap" in lvsa.report().anchors) and not riflex) or pattern.remap.axis != TemporalAxis.of(*ROPES[kind])
+    assert (("remap" in lvsa.report().anchors) and not riflex) or pattern.remap.axis != TemporalAxis.of(*AXES[kind])
     seen.clear()
 
-    def reverse(rope: Any, args: Any, tables: Any) -> Any:
+    def reverse(tables: Any) -> Any:
         """The video's frames; VACE's reference image before it stays."""
         patches = lvsa._generation.grid.patches
         rows = [table.view(-1, patches, table.shape[-1]) for table in tables]
         turned = [torch.cat([x[:-LATENT], x[-LATENT:].flip(0)]) for x in rows]
         return tuple(x.view(table.shape) for x, table in zip(turned, tables, strict=True))
 
-    hook = pipe.transformer.rope.register_forward_hook(reverse)
+    if kind == "cogvideox":  # the pipeline makes the tables
+
+        def given(transformer: Any, args: Any, kwargs: Any) -> Any:
+            return args, {**kwargs, "image_rotary_emb": reverse(kwargs["image_rotary_emb"])}
+
+        hook = pipe.transformer.register_forward_pre_hook(given, with_kwargs=True)
+    else:
+        hook = pipe.transformer.rope.register_forward_hook(lambda rope, args, tables: reverse(tables))
     generate(kind, pipe, steps=1)
     hook.remove()
     expected, patches = seen[0][1], lvsa._generation.grid.patches
-    first = plain.shape[1] - LATENT * patches if kind == "wan-vace" else 0
+    first = plain.shape[1] - LATENT * patches if kind in ("wan-vace", "cogvideox") else 0
     video = plain[0, first : first + LATENT * patches].clone().view(LATENT, patches, *plain.shape[2:])
     turn_(video, tuple(LATENT - 1 - 2 * frame for frame in range(LATENT)), pattern.remap.axis)
     found = plain[0].clone()
@@ -85,7 +93,7 @@ def test_queries_are_turned_as_the_model_turns_them(
     torch.testing.assert_close(found, expected[0], rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ROPES)
+@pytest.mark.parametrize("kind", [*AXES, "cogvideox-1.5"])
 def test_remapped_anchors_equal_the_reference(
     kind: str, pipeline: Pipeline, enable_lvsa: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,9 +112,14 @@ def test_remapped_anchors_equal_the_reference(
 
 
 @pytest.mark.parametrize("kind", ["cosmos3", "cogvideox"])
-def test_families_whose_embedding_is_not_known(kind: str, pipeline: Pipeline, enable_lvsa: Callable[..., Any]) -> None:
-    with pytest.raises(ValueError, match=f"is for wan and hunyuan, whose .* LVSA knows, and this is {kind}: leave it"):
-        enable_lvsa(pipeline(kind), **KNOBS, anchor_positions="remap")
+def test_an_embedding_that_does_not_allow_it(kind: str, fresh: Pipeline, enable_lvsa: Callable[..., Any]) -> None:
+    """Cosmos 3 mixes time with height and width; CogVideoX-2B has no rotary embedding."""
+    pipe = fresh(kind)
+    if kind == "cogvideox":
+        pipe.transformer.register_to_config(use_rotary_positional_embeddings=False)
+    for knobs in ({"anchor_positions": "remap"}, {"recipe": "long"}):
+        with pytest.raises(ValueError, match=f"by time alone, and this {kind} is not known as one: leave it out"):
+            enable_lvsa(pipe, **{**KNOBS, **knobs})
 
 
 def test_a_window_that_leaves_no_distance(pipeline: Pipeline, enable_lvsa: Callable[..., Any]) -> None:

@@ -227,7 +227,7 @@ def test_anchors_at_other_positions(capsys: pytest.CaptureFixture[str], monkeypa
     assert main([*WAN, "--frames", "321"]) == 2
     assert "so the half window must be at most 19 latent frames, got 20" in capsys.readouterr().err
     assert main(["show", "--preset", "cosmos3", "--size", "1280x736", "--frames", "321"]) == 2
-    assert "does not know the rotary embedding of cosmos3" in capsys.readouterr().err
+    assert "and this cosmos3 is not known as one: leave it out" in capsys.readouterr().err
 
 
 def test_anchors_that_stand_still_at_first(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
