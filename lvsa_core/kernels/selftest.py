@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -12,11 +13,14 @@ from torch import Tensor
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.kernels.prefix_window import Arriving, PrefixWindow
 from lvsa_core.pattern import Pattern
+from lvsa_core.positions import Remap, TemporalAxis
 from lvsa_core.reference import reference_attend
 from lvsa_core.sharded.exchange import Shards, exchange
 
 #: Overlapping windows, text on both sides, padding. A frame takes several of a kernel's tiles, the last in part.
 PATTERN = Pattern(9, window=1, n_first=1, keyframe_interval=4, offset=2)
+#: The same with anchors that are boosted and seen at other positions, for kernels that know them.
+MOVED = replace(PATTERN, anchor_boost=1.0, remap=Remap(5, TemporalAxis.of(8, 256.0)))
 LAYOUT = TokenLayout(FrameGrid(9, 150), kv_before=3, kv_after=21, q_before=3, q_after=21, pad=5)
 
 
@@ -52,7 +56,7 @@ def _frame_call() -> Call:
     )
 
 
-CALLS = (Call(PATTERN, LAYOUT), _ring_call(), _frame_call(), _ring_call()._replace(far=True))
+CALLS = (Call(PATTERN, LAYOUT), Call(MOVED, LAYOUT), _ring_call(), _frame_call(), _ring_call()._replace(far=True))
 
 #: How many numbers lie between the first key and the last of a call that is far.
 FAR = 2**31
@@ -71,6 +75,8 @@ def self_test(kernel: Any, device: torch.device, dtype: torch.dtype, head_size: 
         for call in CALLS:
             try:
                 if call.far and not _has_room(device, dtype):
+                    continue
+                if not call.pattern.plain and not isinstance(kernel, PrefixWindow):
                     continue
                 difference = _difference(kernel, call, device, dtype, head_size)
                 if call.far:

@@ -17,6 +17,7 @@ from tests.support.engine import start
 
 LONG = 97
 BLOCKS, CALLS = 4, 3 * 2  # of the transformer, in three steps with two branches of guidance
+MOVED = {"extra_args": {"lvsa": {"recipe": "long"}}}
 SETTINGS = {"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1", "LVSA_STEP_TIME_LOG": "1"}
 
 #: What is moved as a whole, or block by block. Pinned memory needs an accelerator.
@@ -45,14 +46,15 @@ def plain(deep: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def resident(deep: Path, plain: list[str]) -> np.ndarray:
-    """A long video of a model that stays where it is."""
+def resident(deep: Path, plain: list[str]) -> list[np.ndarray]:
+    """A long video of a model that stays where it is, and one with its anchors moved."""
     with start(deep, SETTINGS) as engine:
-        video = engine.video(LONG)
+        videos = [engine.video(LONG), engine.video(LONG, **MOVED)]
         (transformer,) = engine.transformers
         assert names(transformer) == plain
         assert tensors_held(transformer) == []
-        return video
+        assert not np.array_equal(*videos)
+        return videos
 
 
 def names(transformer: torch.nn.Module) -> list[str]:
@@ -108,7 +110,7 @@ def offload(request: pytest.FixtureRequest) -> str:
 
 
 def test_the_same_video_while_weights_move(
-    deep: Path, resident: np.ndarray, plain: list[str], offload: str, monkeypatch: pytest.MonkeyPatch
+    deep: Path, resident: list[np.ndarray], plain: list[str], offload: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = OFFLOADS[offload]
     if offload == "blocks" and not has_module("diffusion.offloader.config"):
@@ -123,9 +125,9 @@ def test_the_same_video_while_weights_move(
             there.append([block.ffn.net_2.weight.numel() > 0 for block in transformer.blocks])
 
         before_calls(monkeypatch, note)
-        for _ in range(2):
+        for video, more in zip(resident, ({}, MOVED), strict=True):
             there.clear()
-            assert np.array_equal(engine.video(LONG), resident)
+            assert np.array_equal(engine.video(LONG, **more), video)
             assert len(there) == CALLS * BLOCKS
         assert names(transformer) == plain
         assert tensors_held(transformer) == []

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from lvsa_core.kernels.apart import turn_
+from lvsa_core.positions import TemporalAxis
 from lvsa_core.riflex import SlowedFrequency
 from lvsa_vllm_omni.hooks import HUNYUAN, WAN
 from lvsa_vllm_omni.seam import retune_rope
@@ -53,3 +55,23 @@ def test_the_tables(spec: Any, make: Any, length: int, k: int, base: float, widt
     assert slowed.in_video(length) is None and slowed.in_video(length + 1) is slowed
     running[0], short = None, torch.empty(1, 16, length, 4, 6)
     assert all(torch.equal(x, y) for x, y in zip(rope(short), make()(short), strict=True))
+
+
+@pytest.mark.parametrize(("spec", "make"), [(WAN, wan), (HUNYUAN, hunyuan)])
+def test_anchors_turn_as_the_layers_do(spec: Any, make: Any) -> None:
+    """Queries that the engine's own layer has turned at frame f, turned on by d, are those that it turns at f + d."""
+    from vllm_omni.diffusion.layers.rope import RotaryEmbedding, RotaryEmbeddingWan
+
+    rope, frames, patches, moved = make(), 9, 6, 5
+    layer = RotaryEmbeddingWan(is_neox_style=False, half_head_dim=True)
+    if spec is HUNYUAN:
+        layer = RotaryEmbedding(is_neox_style=False)
+    cos, sin = rope(torch.empty(1, 16, frames, 4, 6) if spec is WAN else torch.empty(1, 16, frames, 2, 3))
+    if spec is WAN:
+        cos, sin = cos[..., 0::2], sin[..., 1::2]
+    one = torch.randn(1, patches, 2, 128, generator=torch.Generator().manual_seed(0))  # of a frame, at every frame
+    turned = layer(one.repeat(1, frames, 1, 1), cos, sin)[0].view(frames, patches, 2, 128)
+    found, axis = turned[:-moved].clone(), spec.rope(SimpleNamespace(rope=rope))
+    turn_(found, (moved,) * (frames - moved), TemporalAxis.of(axis.channels, axis.theta))
+    torch.testing.assert_close(found, turned[moved:], rtol=0, atol=1e-4)
+    assert not torch.allclose(found, turned[:-moved], atol=0.1)

@@ -51,6 +51,24 @@ def test_equals_the_oracle(
         assert (out.float() - expected.float()).abs().max() <= TOLERANCE[dtype]  # false for NaN
 
 
+@pytest.mark.parametrize("name", ["auto", *(name for name, x in KERNELS.items() if isinstance(x, PrefixWindow))])
+@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(1, 4, 4), (2, 4, 2)])
+def test_moved_anchors_equal_the_oracle(
+    name: str, dtype: torch.dtype, layout: TokenLayout, batch: int, heads: int, kv_heads: int
+) -> None:
+    """Boosted, and at other positions, which are turned in float32 and rounded."""
+    if name != "auto":
+        running(name, dtype)
+    inputs, pattern = random_qkv(layout, heads, kv_heads, batch=batch, dtype=dtype), moved(layout)
+    assert pattern.grouping is not None
+    expected = reference_attend(*(x.float() for x in inputs), pattern, layout)
+    poisoned()
+    out = attend(*inputs, pattern, layout, kernel=name)
+    assert (out.float() - expected).abs().max() <= TOLERANCE[dtype]
+
+
 def test_the_merge_runs_in_one_pass_where_an_engine_builds_its_model() -> None:
     """It sets a default dtype of its own meanwhile, and what is found then holds for all requests."""
     merge._merge_on.cache_clear()

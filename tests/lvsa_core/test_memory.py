@@ -8,16 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as some
 from torch import Tensor
 
-from lvsa_core import FrameGrid, TokenLayout, attend, memory, plan
+from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, memory, plan
 from lvsa_core.attention import compute
 from lvsa_core.kernels.prefix_window import Arriving, GatheredWindow
 from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_core.memory import CallSize, HeadGroups
+from lvsa_core.positions import Remap, TemporalAxis
 from lvsa_vllm_omni.measure.timing import peak_memory
 
 CPU = torch.device("cpu")
 LAYOUT = TokenLayout(FrameGrid(41, 60), kv_before=9, kv_after=33, q_after=33)
 PATTERN = plan(41, reference_frames=21)
+MOVED = plan(41, reference_frames=21, anchor_boost=1.0, remap=Remap(21, TemporalAxis.of(12, 1e4)))
 
 
 def inputs(heads: int = 8, kv_heads: int = 4, batch: int = 1, size: int = 32) -> list[Tensor]:
@@ -58,15 +60,16 @@ def test_the_bytes_are_those_of_the_formula(batch: int, heads: int, kv_heads: in
 
 
 @pytest.mark.parametrize("kernel", [SdpaKernel(), type("Gathered", (GatheredWindow, SdpaKernel), {})()])
-def test_kernels_stay_within_a_budget(kernel: Any) -> None:
+@pytest.mark.parametrize("pattern", [PATTERN, MOVED], ids=["plain", "moved"])
+def test_kernels_stay_within_a_budget(kernel: Any, pattern: Pattern) -> None:
     q, k, v = inputs(batch=2)
-    size = CallSize.of(q, k)
-    expected = compute(kernel, q, k, v, PATTERN, LAYOUT, 0.2)
+    size = CallSize.of(q, k, moved=pattern is MOVED)
+    expected = compute(kernel, q, k, v, pattern, LAYOUT, 0.2)
     for count in (1, 2, 4):
         groups = HeadGroups((size.extra(count) + 1) / memory.GB)
-        out = compute(kernel, q, k, v, PATTERN, LAYOUT, 0.2, groups)
+        out = compute(kernel, q, k, v, pattern, LAYOUT, 0.2, groups)
         torch.testing.assert_close(out, expected)
-        taken = peak_memory(lambda groups=groups: compute(kernel, q, k, v, PATTERN, LAYOUT, 0.2, groups), CPU)  # type: ignore[misc]
+        taken = peak_memory(lambda groups=groups: compute(kernel, q, k, v, pattern, LAYOUT, 0.2, groups), CPU)  # type: ignore[misc]
         merging = 3 * q.nbytes // 6 // groups.count(size, CPU)  # PyTorch's operators merge through copies
         assert taken - q.nbytes <= size.extra(groups.count(size, CPU)) + merging
 
@@ -161,10 +164,12 @@ def test_keys_that_arrive_are_waited_for_once() -> None:
     assert len(waits) == 2
 
 
-@pytest.mark.parametrize("kernel", ["sdpa", "sdpa-concatenated"])
-def test_attend_takes_groups(kernel: str) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "pattern"), [("sdpa", PATTERN), ("sdpa-concatenated", PATTERN), ("sdpa", MOVED)]
+)
+def test_attend_takes_groups(kernel: str, pattern: Pattern) -> None:
     """The second kernel has an output of its own for each group."""
     q, k, v = inputs()
-    expected = attend(q, k, v, PATTERN, LAYOUT)
-    found = attend(q, k, v, PATTERN, LAYOUT, kernel=kernel, head_groups=HeadGroups(0.0))
+    expected = attend(q, k, v, pattern, LAYOUT)
+    found = attend(q, k, v, pattern, LAYOUT, kernel=kernel, head_groups=HeadGroups(0.0))
     torch.testing.assert_close(found, expected)

@@ -1,5 +1,8 @@
 """The step of a request, published by the pipeline or told by its timesteps."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
 
@@ -92,3 +95,22 @@ def test_a_request_in_several_runs_is_reported_anew() -> None:
         request.reported.add(number)
     assert request.advance(0, None) == 0
     assert not request.reported
+
+
+def test_the_number_of_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the pipeline tells goes before what the request asks for; a number that is none counts for nothing."""
+    monkeypatch.setattr(step, "_pipeline", None)
+    assert step.steps(Request(Context())) is None and step.steps(Request(Context(), steps=40)) == 40
+    pipeline: Any = Pipeline()
+    step.enter(pipeline)
+    for told, expected in ((50, 50), (0, 40), (None, 40), ("50", 40)):
+        pipeline._num_timesteps = told
+        assert step.steps(Request(Context(), steps=40)) == expected
+
+
+def test_the_steps_that_a_request_asks_for() -> None:
+    """As a number, or as a list of the timesteps or of the noise."""
+    assert step.steps_asked(SimpleNamespace(num_inference_steps=4, timesteps=[3, 2])) == 4
+    assert step.steps_asked(SimpleNamespace(num_inference_steps=None, timesteps=[900, 500, 100])) == 3
+    assert step.steps_asked(SimpleNamespace(timesteps=None, sigmas=torch.tensor([1.0, 0.5]))) == 2
+    assert step.steps_asked(SimpleNamespace()) is None

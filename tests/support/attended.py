@@ -31,6 +31,7 @@ class Call:
     queries: int
     keys: int
     heads: int
+    pattern: Pattern
 
 
 def before_calls(patch: pytest.MonkeyPatch, note: Callable[..., None]) -> None:
@@ -55,7 +56,7 @@ def watch_calls(patch: pytest.MonkeyPatch) -> list[Call]:
     def note(forward: Any, q: Tensor, k: Tensor) -> None:
         pattern, step = forward.pattern, compat.forward_context().denoise_step_idx
         place = (forward.video.frames, forward.video.patches, pattern.offset, pattern.keyframe_interval)
-        seen.append(Call(step, *place, q.shape[1], k.shape[1], q.shape[2]))
+        seen.append(Call(step, *place, q.shape[1], k.shape[1], q.shape[2], pattern))
 
     before_calls(patch, note)
     return seen

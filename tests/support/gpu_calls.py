@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, plan
 from lvsa_core.kernels import KERNELS, Kernel
+from lvsa_core.positions import Remap, TemporalAxis
 
 CUDA = torch.device("cuda", 0)
 BF16 = torch.bfloat16
@@ -45,3 +46,9 @@ def random_qkv(
 def pattern_of(layout: TokenLayout, step: int = 1) -> Pattern:
     """What Wan has for so many frames."""
     return plan(layout.grid.frames, reference_frames=21, step=step)
+
+
+def moved(layout: TokenLayout) -> Pattern:
+    """The same with its anchors boosted and, where they are too far for half of the training, at other positions."""
+    remap = Remap(11, TemporalAxis.of(44, 1e4))
+    return plan(layout.grid.frames, reference_frames=21, step=1, anchor_boost=1.0, remap=remap)

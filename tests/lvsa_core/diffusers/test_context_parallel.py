@@ -19,6 +19,7 @@ ODD = {kind: {"frames": 41, "height": 48, "width": 80} for kind in FAMILIES} | {
     "cosmos3": {"frames": 41, "height": 32, "width": 96}
 }
 RIFLEX = {"riflex_s": 2.4}
+MOVED = {"anchor_positions": "remap", "anchor_boost": 1.0, "rotate_after": 0.3}
 
 
 def _cases(ranks: int) -> list[Case]:
@@ -30,6 +31,7 @@ def _cases(ranks: int) -> list[Case]:
     else:
         cases += [Case(kind, ring=2, options={"frames": SHORT}) for kind in FAMILIES]
         cases += [Case(kind, *way, knobs=RIFLEX) for kind in ("wan", "hunyuan") for way in ways]
+        cases += [Case(kind, *way, knobs=MOVED) for kind in ("wan", "hunyuan", "cogvideox") for way in ways]
         cases += [Case(kind, ring=2, first=True) for kind in ("wan-i2v", "wan-ti2v", "wan-a14b", "hunyuan-i2v")]
         cases += [Case("wan-vace", *way, options=ODD["wan"], knobs=RIFLEX) for way in ways]
     return cases
@@ -88,7 +90,13 @@ def test_equal_to_one_process(
             assert report.sparse_steps == 0 and "within the attention budget" in report.reason
         else:
             assert report.sparse_steps == 3 and not report.reason
-            assert made["patterns"] == {step: pattern_at(step, frames) for step in range(3)}
+            found = made["patterns"]
+            if case.knobs == MOVED:
+                assert {(pattern.bias, pattern.remap is None) for pattern in found.values()} == {(1.0, False)}
+                assert [found[step].offset for step in range(3)] == [0, 0, 1]
+                assert report.anchors.startswith("anchor_positions=remap group=")
+            else:
+                assert found == {step: pattern_at(step, frames) for step in range(3)}
 
 
 def test_other_tokens_than_the_videos(shared: Callable[[int], list[Any]]) -> None:

@@ -39,9 +39,10 @@ def test_two_compilations_of_a_block(kind: str, fresh: Pipeline, enable_lvsa: En
     assert counter.frame_count == both
 
 
-def test_compile_repeated_blocks(fresh: Pipeline, enable_lvsa: Enable) -> None:
+@pytest.mark.parametrize("anchors", [{}, {"anchor_positions": "remap", "anchor_boost": 1.0, "rotate_after": 0.3}])
+def test_compile_repeated_blocks(anchors: dict[str, Any], fresh: Pipeline, enable_lvsa: Enable) -> None:
     pipe = fresh("wan")
-    enable_lvsa(pipe, **KNOBS)
+    enable_lvsa(pipe, **KNOBS, **anchors)
     eager = generate("wan", pipe)
     torch._dynamo.reset()
     pipe.transformer.compile_repeated_blocks(backend="aot_eager", fullgraph=True)

@@ -8,11 +8,16 @@ from typing import Any
 import pytest
 import torch
 
-from lvsa_core import FrameGrid
-from tests.support.videos import KNOBS, SHORT, VISIBLE, distance, generate, masked
+from lvsa_core import FrameGrid, Pattern, plan, reference_attend
+from lvsa_core.diffusers import dispatch
+from lvsa_core.steps import rotation_step
+from tests.support.videos import KNOBS, LATENT, REFERENCE, SHORT, VISIBLE, distance, generate, masked
 
 Pipeline = Callable[[str], Any]
 Enable = Callable[..., Any]
+#: Anchors that are boosted and stand still at first; :func:`moved` sees them at other positions too.
+STILL: dict[str, Any] = {"anchor_boost": 1.5, "rotate_after": 0.3}
+MOVED = {**STILL, "anchor_positions": "remap"}
 
 
 def test_the_dense_path_is_the_backend_the_user_chose(
@@ -92,9 +97,10 @@ def test_offload(first: bool, fresh: Pipeline, enable_lvsa: Enable, monkeypatch:
     assert torch.equal(generate("wan-a14b", pipe, SHORT), short)
 
 
-def test_group_offload(fresh: Pipeline, enable_lvsa: Enable) -> None:
+@pytest.mark.parametrize("anchors", [{}, MOVED], ids=["plain", "moved"])
+def test_group_offload(anchors: dict[str, Any], fresh: Pipeline, enable_lvsa: Enable) -> None:
     pipe = fresh("wan")
-    enable_lvsa(pipe, **KNOBS)
+    enable_lvsa(pipe, **KNOBS, **anchors)
     sparse = generate("wan", pipe)
     pipe.transformer.enable_group_offload(
         onload_device=torch.device("cpu"), offload_device=torch.device("cpu"), offload_type="leaf_level"
@@ -117,6 +123,32 @@ def test_first_block_cache(kind: str, fresh: Pipeline, enable_lvsa: Enable) -> N
     lvsa = enable_lvsa(pipe, **KNOBS)
     assert distance(generate(kind, pipe, steps=6), oracle) < VISIBLE / 100
     assert lvsa.report().steps == lvsa.report().sparse_steps == 6
+
+
+@pytest.mark.parametrize("kind", ["wan", "cogvideox"])
+def test_moved_anchors_with_a_cache(
+    kind: str, fresh: Pipeline, enable_lvsa: Enable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Boosted, held and at other positions, with blocks that are skipped."""
+    from diffusers import FirstBlockCacheConfig
+
+    def still(step: int) -> Pattern:
+        after = rotation_step(step, 6, STILL["rotate_after"])
+        return plan(LATENT, reference_frames=REFERENCE, window=1, n_first=1, step=after or 0, anchor_boost=1.5)
+
+    pipe = fresh(kind)
+    pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=10.0))
+    with masked(kind, pipe, still):
+        oracle = generate(kind, pipe, steps=6)
+    lvsa = enable_lvsa(pipe, **KNOBS, **STILL)
+    assert distance(generate(kind, pipe, steps=6), oracle) < VISIBLE / 100
+    lvsa.disable()
+    lvsa = enable_lvsa(pipe, **KNOBS, **MOVED)
+    video = generate(kind, pipe, steps=6)
+    assert distance(video, oracle) > VISIBLE / 10
+    monkeypatch.setattr(dispatch, "attend", reference_attend)
+    assert distance(generate(kind, pipe, steps=6), video) < VISIBLE / 100
+    assert lvsa.report().sparse_steps == 6
 
 
 def test_two_transformers_share_a_counter(pipeline: Pipeline, enable_lvsa: Enable) -> None:

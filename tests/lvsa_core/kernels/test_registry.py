@@ -1,6 +1,6 @@
 """The choice of a kernel, what is said of those passed over, and what is said when there is none."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,17 +76,23 @@ def test_a_family_and_one_kernel_by_name() -> None:
     assert list(dict.fromkeys(kernel.family for kernel in KERNELS.values())) == ["flash", "flashinfer", "sdpa"]
 
 
-class WrongInARing(SdpaKernel):
-    """A kernel that is wrong only where a rank holds some of the keys."""
+class WrongAtTimes(SdpaKernel):
+    """A kernel that is wrong where a rank holds some of the keys, or the anchors are moved."""
 
-    name = family = "wrong-in-a-ring"
+    name = family = "wrong-at-times"
+
+    def __init__(self, when: Callable[[Pattern, TokenLayout], bool]) -> None:
+        self.when = when
 
     def attend(self, *given: Any, **more: Any) -> Tensor:
-        return super().attend(*given, **more) * (1 if given[4].kv_frames is None else 2)
+        return super().attend(*given, **more) * (2 if self.when(*given[3:5]) else 1)
 
 
-def test_a_kernel_that_is_wrong_only_in_a_ring_is_passed_over() -> None:
-    with registry(WrongInARing()):
+@pytest.mark.parametrize(
+    "when", [lambda pattern, layout: layout.kv_frames is not None, lambda pattern, layout: not pattern.plain]
+)
+def test_a_kernel_that_is_wrong_at_times_is_passed_over(when: Callable[[Pattern, TokenLayout], bool]) -> None:
+    with registry(WrongAtTimes(when)):
         found = select("auto", CPU, torch.float32, 128)
     assert found.kernel.name == "sdpa" and found.passed_over[0][1].startswith("its self-test is off by ")
 
