@@ -31,8 +31,8 @@ class Family:
         sequence: where ranks divide it.
         sparse: ``processor -> the one for a sparse call``.
         timestep: parameter of ``forward`` that is a new object in every denoising step.
-        axis: ``transformer -> (channels, theta)`` of the rotary embedding's temporal axis; None if no channels of a head,
-            the first ones and in neighbouring pairs, turn by time alone.
+        axis: ``transformer -> (channels, theta)`` of the rotary embedding's temporal axis, the first channels of each
+            head in neighbouring pairs; None if there is none that turns by time alone.
         own_tables: whether the transformer's module ``rope`` makes the embedding's tables; RIFLEx is for those.
         latents: ``arguments -> a tensor`` of the video's latents.
     """

@@ -56,7 +56,7 @@ def _frame_call() -> Call:
     )
 
 
-CALLS = (Call(PATTERN, LAYOUT), Call(MOVED, LAYOUT), _ring_call(), _frame_call(), _ring_call()._replace(far=True))
+CALLS = (Call(PATTERN, LAYOUT), _ring_call(), _frame_call(), _ring_call()._replace(far=True), Call(MOVED, LAYOUT))
 
 #: How many numbers lie between the first key and the last of a call that is far.
 FAR = 2**31

@@ -11,7 +11,7 @@ from lvsa_core.kernels.prefix_window import GatheredWindow, PrefixWindow, Varlen
 from lvsa_core.kernels.selftest import TOLERANCE, self_test
 from lvsa_core.tables import Tables
 from lvsa_vllm_omni.measure.timing import poison
-from tests.support.gpu_calls import BF16, CUDA, JOINT, names, pattern_of, random_qkv, running
+from tests.support.gpu_calls import BF16, CUDA, JOINT, moved, names, pattern_of, random_qkv, running
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 

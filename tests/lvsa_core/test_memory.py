@@ -164,9 +164,7 @@ def test_keys_that_arrive_are_waited_for_once() -> None:
     assert len(waits) == 2
 
 
-@pytest.mark.parametrize(
-    ("kernel", "pattern"), [("sdpa", PATTERN), ("sdpa-concatenated", PATTERN), ("sdpa", MOVED)]
-)
+@pytest.mark.parametrize(("kernel", "pattern"), [("sdpa", PATTERN), ("sdpa-concatenated", PATTERN), ("sdpa", MOVED)])
 def test_attend_takes_groups(kernel: str, pattern: Pattern) -> None:
     """The second kernel has an output of its own for each group."""
     q, k, v = inputs()
