@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,7 +25,8 @@ from lvsa_core.diffusers import enable_lvsa
 from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.facts import shipped
 from lvsa_core.kernels import KernelUnavailable, select
-from lvsa_core.knobs import Knobs
+from lvsa_core.knobs import Knobs, with_recipe
+from lvsa_core.positions import Remap, TemporalAxis, not_remappable
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.offline.evaluate import evaluated, missing_packages
 from lvsa_vllm_omni.offline.files import write_json
@@ -107,6 +109,10 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
     if arguments.riflex and family is not None and not family.own_tables:
         known = " and ".join(family.name for family in FAMILIES if family.own_tables)
         raise ValueError(f"RIFLEx is for {known}, and this is {family.name}: leave --riflex out")
+    if with_recipe(chosen).get("anchor_positions") == "remap" and family is not None:
+        described = SimpleNamespace(config=SimpleNamespace(**checkpoint.transformer))
+        if family.axis(described) is None:
+            raise ValueError(not_remappable(family.name))
     check_frames(arguments.num_frames, shipped()[model.preset]["vae_temporal_factor"])
     check_size(arguments.height, arguments.width, checkpoint.size_multiple)
     settings = {key: str(value) for key, value in vars(arguments).items() if not key.startswith(("output", "evaluate"))}
@@ -217,10 +223,16 @@ def settled(job: Job, pipe: Any) -> Knobs | None:
     if not arguments.lvsa:
         print("[LVSA] off: every frame attends to every frame; --lvsa switches it on", flush=True)
         return settled if arguments.riflex else None
-    plan = settled.plan_arguments(reference, factor, joined)
-    patterns = [decide(frames, step, plan)[0] for step in range(arguments.steps)]
-    decision = decide(frames, 0, plan)[1]
-    summary = show.summary(patterns[0]) if decision.verdict == "sparse" else f"total_lat_frames={frames} dense"
+    plan, steps = settled.plan_arguments(reference, factor, joined), arguments.steps
+    if settled.anchor_positions == "remap" and (axis := family.axis(pipe.transformer)):
+        plan["remap"] = Remap(reference, TemporalAxis.of(*axis))
+    patterns = [decide(frames, step, plan, steps=steps)[0] for step in range(steps)]
+    decision = decide(frames, 0, plan, steps=steps)[1]
+    summary = (
+        show.summary(patterns[0], settled.rotate_after)
+        if decision.verdict == "sparse"
+        else f"total_lat_frames={frames} dense"
+    )
     print(f"[LVSA] {summary}: {decision.reason}", flush=True)
     if arguments.show_mask:
         draw(patterns, Path(f"{job.file}.png"))

@@ -23,6 +23,7 @@ SPARSE: dict[str, tuple[type, str]] = {
     "auto_keyframes": (bool, "that, from the training length (on)"),
     "rotate_keyframes": (bool, "anchors move each step (on)"),
     "sparsity_scale": (float, "multiplies the frames attended to (1)"),
+    "recipe": (str, "a set of options for long videos: long"),
 }
 RIFLEX: dict[str, tuple[type, str]] = {
     "riflex_s": (float, "factor; default: length over training length"),
@@ -97,7 +98,8 @@ def parser(model: Model, description: str) -> argparse.ArgumentParser:
 
 def _add(group: Any, flags: Mapping[str, tuple[type, str]]) -> None:
     for name, (kind, text) in flags.items():
-        how: dict[str, Any] = {"action": BooleanOptionalAction} if kind is bool else {"type": kind, "metavar": "N"}
+        metavar = "NAME" if kind is str else "N"
+        how: dict[str, Any] = {"action": BooleanOptionalAction} if kind is bool else {"type": kind, "metavar": metavar}
         group.add_argument(f"--{name.replace('_', '-')}", help=text, **how)
 
 

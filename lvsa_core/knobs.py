@@ -115,7 +115,7 @@ class Knobs:
         return cls(**given)
 
     def plan_arguments(self, reference: int, factor: int, joined: int = 1) -> dict[str, Any]:
-        """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``.
+        """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``, and ``rotate_after`` if it is not 0.
 
         Args:
             reference: frames of tokens that the model was trained for, unless the user has named another number.
@@ -133,6 +133,7 @@ class Knobs:
             "expand_window": self.expand_window,
             "rotate": self.rotate_keyframes,
             **({"anchor_boost": self.anchor_boost} if self.anchor_boost else {}),
+            **({"rotate_after": self.rotate_after} if self.rotate_after else {}),
         }
 
 

@@ -23,21 +23,26 @@ def rows(pattern: Pattern) -> list[str]:
     ]
 
 
-def summary(pattern: Pattern) -> str:
+def summary(pattern: Pattern, rotate_after: float = 0.0) -> str:
     """The pattern in one line, as the plugin logs it."""
+    special = anchors(pattern, rotate_after)
     return (
         f"total_lat_frames={pattern.frames} window={pattern.window} n_first={pattern.n_first} "
         f"kfi={pattern.keyframe_interval} global_count={len(pattern.anchors)} "
         f"attended_per_frame={pattern.attended_per_frame}/{pattern.frames} density={pattern.density:.1%}"
-        f"{' ' if anchors(pattern) else ''}{anchors(pattern)}"
+        f"{' ' if special else ''}{special}"
     )
 
 
-def anchors(pattern: Pattern) -> str:
-    """How anchors are seen, if not where they are and with their own weight."""
+def anchors(pattern: Pattern, rotate_after: float = 0.0) -> str:
+    """How anchors are seen, if not where they are, with their own weight, and rotating from the first step on."""
     group, shift = pattern.grouping or (0, 0)
-    positions = [f"anchor_positions=remap group={group} shift={shift}"] if group else []
-    return " ".join([*positions, *([f"anchor_boost={pattern.bias:g}"] if pattern.bias else [])])
+    told = {
+        f"anchor_positions=remap group={group} shift={shift}": group,
+        f"anchor_boost={pattern.bias:g}": pattern.bias,
+        f"rotate_after={rotate_after:g}": rotate_after and not pattern.is_dense,
+    }
+    return " ".join(text for text, special in told.items() if special)
 
 
 def distances(pattern: Pattern, frame: int) -> list[tuple[int, int]]:
@@ -76,10 +81,11 @@ def figure(patterns: Pattern | list[Pattern], path: str | Path | None = None, tr
     drawn = Figure(figsize=(4.6 * len(patterns) + 0.4, height), layout="constrained")
     axes = drawn.subplots(1, len(patterns), squeeze=False)[0]
     for axis, pattern in zip(axes, patterns, strict=True):
-        moved = "" if pattern.grouping is None else ", anchors at trained distances"
+        special = {"at trained distances": pattern.grouping, f"boosted by {pattern.bias:g}": pattern.bias}
+        how = ", ".join(text for text, is_so in special.items() if is_so)
         axis.set_title(
             f"{pattern.frames} frames, anchors every {pattern.keyframe_interval}, offset {pattern.offset}\n"
-            f"density {pattern.density:.1%}{moved}",
+            f"density {pattern.density:.1%}{', anchors ' if how else ''}{how}",
             fontsize=11,
         )
         axis.set_xlabel("key frame (latent)")

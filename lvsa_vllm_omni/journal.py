@@ -85,7 +85,7 @@ def engaged(
         "[LVSA] installed on %d blocks num_patches=%d total_lat_frames=%d backend=%s family=%s",
         *(blocks, grid.patches, grid.frames, kernel, family),
     )
-    logger.info("[LVSA] %s%s", show.summary(pattern), f" rotate_after={rotate_after:g}" if rotate_after else "")
+    logger.info("[LVSA] %s", show.summary(pattern, rotate_after))
 
 
 def grouped(sentence: str) -> None:

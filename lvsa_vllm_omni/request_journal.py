@@ -69,14 +69,16 @@ class Ran:
     """A request, or a batch of them in lock-step.
 
     Args:
-        family: of the transformer. kernel, pattern: of the last sparse call. grid, reason: of the last call, and why it
-            was sparse or dense. density: attended pairs of frames over all, by denoising step; 1 where the step was
-            dense. fallbacks: surprises by reason. attention: time of LVSA's attention, all layers and calls; dense
-            attention is the engine's own, and not measured.
+        family: of the transformer. kernel, pattern: of the last sparse call. anchors: how it saw them, see
+            :func:`lvsa_core.show.anchors`. grid, reason: of the last call, and why it was sparse or dense. density:
+            attended pairs of frames over all, by denoising step; 1 where the step was dense. fallbacks: surprises by
+            reason. attention: time of LVSA's attention, all layers and calls; dense attention is the engine's own, and
+            not measured.
     """
 
     family: str = ""
     kernel: str = ""
+    anchors: str = ""
     grid: FrameGrid | None = None
     reason: str = ""
     pattern: Pattern | None = None
@@ -103,6 +105,7 @@ class Ran:
             "patches": self.grid.patches if self.grid else None,
             "attended_per_frame": pattern.attended_per_frame if pattern else None,
             "density": round(sum(self.density.values()) / len(self.density), 4) if self.density else None,
+            "anchors": self.anchors or None,
             "kernel": self.kernel or None,
             "steps": len(self.density),
             "sparse_steps": sparse,
@@ -196,7 +199,7 @@ def _put(answer: Any, told: dict[str, Any]) -> None:
     if not hasattr(answer, "stage_durations"):
         return
     found = {f"lvsa.{name}": float(value) for name, value in told.items() if isinstance(value, (int, float))}
-    names = {f"lvsa.{name}={told[name]}": 1.0 for name in ("outcome", "kernel", "reason") if told[name]}
+    names = {f"lvsa.{name}={told[name]}": 1.0 for name in ("outcome", "anchors", "kernel", "reason") if told[name]}
     lost = {f"lvsa.fallback={reason}": float(times) for reason, times in told["fallbacks"].items()}
     answer.stage_durations = {**(answer.stage_durations or {}), **found, **names, **lost}
 

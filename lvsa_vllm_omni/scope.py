@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from lvsa_core import Pattern, attend
+from lvsa_core import Pattern, attend, show
 from lvsa_core.call import running
-from lvsa_core.decide import Decision, decide
+from lvsa_core.decide import Decision, StepsUnknown, decide
 from lvsa_core.kernels import Selection
 from lvsa_core.memory import HeadGroups
 from lvsa_core.positions import Remap, TemporalAxis, not_remappable
 from lvsa_core.riflex import SlowedFrequency
 from lvsa_core.sharded.attention import sharded_attend
-from lvsa_core.steps import rotation_step
 from lvsa_vllm_omni import compat, diagnostics, journal, ranks, step
 from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch, Rope, StaysDense, VideoTokens
 from lvsa_vllm_omni.presets import Preset
@@ -104,14 +103,13 @@ class OfRequest(NamedTuple):
 
     Args:
         arguments: of the pattern, see :meth:`LvsaSettings.plan_arguments`. mode: whether LVSA is on.
-        remapped: whether anchors are seen at other positions. rotate_after: share of the steps before they rotate.
+        remapped: whether anchors are seen at other positions.
         slowed: RIFLEx, None if it has none. head_groups: of its calls; memory is looked at anew in each request.
     """
 
     arguments: dict[str, Any]
     mode: Mode
     remapped: bool
-    rotate_after: float
     slowed: SlowedFrequency | None
     head_groups: HeadGroups
 
@@ -180,7 +178,7 @@ class Scope:
             )
         mode: Mode = self.mode if enabled is None else "always" if enabled else "off"
         groups = HeadGroups(self.settings.extra_memory, journal.grouped)
-        return OfRequest(arguments, mode, remapped, settings.rotate_after, slowed, groups)
+        return OfRequest(arguments, mode, remapped, slowed, groups)
 
     def running(self) -> OfRequest:
         """What holds for the running request."""
@@ -225,18 +223,18 @@ class Scope:
             self.slowed = own.slowed.in_video(grid.frames) if own.slowed else None
             if own.mode == "off":
                 raise StaysDense("the request asks for it (lvsa.enabled is false)")
-            rotated = rotation_step(request.step, step.steps(request), own.rotate_after)
-            planned = {**own.arguments, **self._positions(own)}
-            pattern, decision = decide(grid.frames, rotated or 0, planned, beyond_only=own.mode == "beyond")
-            if rotated is None and decision.verdict == "sparse":
-                raise ImpossibleRequest(
-                    "lvsa.rotate_after needs the number of denoising steps, which neither the request nor the pipeline "
-                    "tells: give num_inference_steps, or leave rotate_after out"
-                )
+            planned, steps = {**own.arguments, **self._positions(own)}, step.steps(request)
+            beyond_only = own.mode == "beyond"
+            pattern, decision = decide(grid.frames, request.step, planned, steps=steps, beyond_only=beyond_only)
         except StaysDense as reason:
             decision = Decision("dense", str(reason))
         except ImpossibleRequest as error:
             raise compat.client_error(str(error)) from error
+        except StepsUnknown as error:
+            raise compat.client_error(
+                f"lvsa.{error}, which neither the request nor the pipeline tells: give num_inference_steps, or leave "
+                f"rotate_after out"
+            ) from error
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             request.ran.call(request.step, None, "the grid is unknown")
             self.fallback("grid", "layout", 0, error=repr(str(error)))
@@ -246,8 +244,10 @@ class Scope:
             request.ran.call(request.step, video.grid, decision.reason, pattern)
             kernel = self.kernel if pattern.plain or self.joining is None else self.joining
             request.ran.family, request.ran.kernel = self.spec.name, kernel.name
+            after = own.arguments.get("rotate_after", 0.0)
+            request.ran.anchors = show.anchors(pattern, after)
             if new:
-                journal.engaged(self.blocks, video.grid, pattern, self.spec.name, kernel.name, own.rotate_after)
+                journal.engaged(self.blocks, video.grid, pattern, self.spec.name, kernel.name, after)
             return Forward(self, video, pattern, own.head_groups, request.ran.attention)
         request.ran.call(request.step, grid, decision.reason)
         request.ran.family = self.spec.name

@@ -31,7 +31,7 @@ class Report:
         kernel: that computed them, None if there was none.
         reason: why the latest dense step was dense, or why there is nothing to tell; empty if neither.
         ranks: that made the video together.
-        anchors: how they were seen in the latest sparse step, empty if where they are and with their own weight.
+        anchors: how they were seen in the latest sparse step, empty if as LVSA without options sees them.
     """
 
     family: str
@@ -133,7 +133,7 @@ class Generation:
         self.pattern, self.kernel = pattern, kernel
         self.sparse_steps.add(self.step)
 
-    def report(self, family: str, reference: int, transformers: Collection[Any]) -> Report:
+    def report(self, family: str, reference: int, transformers: Collection[Any], rotate_after: float = 0.0) -> Report:
         """What ran so far, if the pipeline still has any of these transformers, or is gone."""
         components = getattr(self._pipe(), "components", {})
         if components and transformers:
@@ -151,7 +151,7 @@ class Generation:
             kernel=self.kernel,
             reason=self.reason,
             ranks=self.ranks,
-            anchors=show.anchors(self.pattern) if self.pattern else "",
+            anchors=show.anchors(self.pattern, rotate_after) if self.pattern else "",
         )
 
 

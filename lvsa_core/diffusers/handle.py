@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lvsa_core.call import running
 from lvsa_core.consensus import meet
-from lvsa_core.decide import decide
+from lvsa_core.decide import StepsUnknown, decide
 from lvsa_core.diffusers.dispatch import Call
 from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.diffusers.family import Family
@@ -29,7 +29,6 @@ from lvsa_core.knobs import Knobs
 from lvsa_core.memory import HeadGroups
 from lvsa_core.positions import Remap, TemporalAxis, not_remappable
 from lvsa_core.riflex import SlowedFrequency
-from lvsa_core.steps import rotation_step
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +148,8 @@ class Lvsa:
 
     def report(self) -> Report:
         """What ran in the latest call of the pipeline."""
-        return self._generation.report(self.family, self.reference_latent_frames, self._transformers)
+        facts = self.family, self.reference_latent_frames, self._transformers
+        return self._generation.report(*facts, self._knobs.rotate_after)
 
     def disable(self) -> None:
         """Give the untouched pipeline back. May be called more than once."""
@@ -192,8 +192,8 @@ class Lvsa:
         try:
             self._generation.grid = grid = self._family.grid(transformer, arguments)
             remap = {} if self._axis is None else {"remap": self._remap(self._axis, grid.frames)}
-            step = rotation_step(self._generation.step, self._generation.steps, self._knobs.rotate_after)
-            pattern, decision = decide(grid.frames, step or 0, {**self._arguments, **remap})
+            now = self._generation.step
+            pattern, decision = decide(grid.frames, now, {**self._arguments, **remap}, steps=self._generation.steps)
             if pattern.is_dense:
                 self._generation.reason = decision.reason
                 if groups is None:
@@ -202,11 +202,10 @@ class Lvsa:
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             self._surprise("the transformer's arguments are not those of a video", repr(error))
             return None
-        if step is None and not pattern.is_dense:
+        except StepsUnknown as error:
             raise ValueError(
-                "rotate_after needs the number of denoising steps, which this pipeline's scheduler does not tell: call "
-                "disable(), then enable_lvsa() without it"
-            )
+                f"{error}, which this pipeline's scheduler does not tell: call disable(), then enable_lvsa() without it"
+            ) from None
         if groups:
             self._meet(groups, transformer, grid, self._family.latents(arguments))
         return Call(pattern, tokens, self._knobs.backend, self._generation, self._surprise, groups)

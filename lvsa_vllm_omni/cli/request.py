@@ -57,7 +57,7 @@ class Request:
         frames: video frames. width, height: pixels. grid: what the transformer sees of them.
         arguments: as from :meth:`LvsaSettings.plan_arguments`. mode: of the model's family, never ``off``.
         hint: how to switch LVSA on, where this environment does not.
-        steps: denoising steps, the preset's; None: not known. rotate_after: share of them in which anchors stand still.
+        steps: denoising steps, the preset's; None: not known.
     """
 
     model: Model
@@ -70,11 +70,15 @@ class Request:
     hint: str | None = None
     extra_memory: float | None = None
     steps: int | None = None
-    rotate_after: float = 0.0
 
     def at(self, step: int) -> tuple[Pattern, Decision]:
         """Pattern and decision of a denoising step."""
-        return self._rotated(self.rotated(step))
+        return self._decided(step, self.arguments)
+
+    @property
+    def rotate_after(self) -> float:
+        """Share of the denoising steps in which the anchors stand still."""
+        return float(self.arguments.get("rotate_after", 0.0))
 
     def rotated(self, step: int) -> int:
         """How many steps the anchors have rotated for at a denoising step."""
@@ -86,14 +90,16 @@ class Request:
         steps = self.steps or DEFAULT_STEPS
         return steps - self.rotated(steps), steps
 
-    def _rotated(self, steps: int) -> tuple[Pattern, Decision]:
-        return decide(self.grid.frames, steps, self.arguments, beyond_only=self.mode == "beyond")
+    def _decided(self, step: int, arguments: dict[str, Any]) -> tuple[Pattern, Decision]:
+        steps = self.steps or DEFAULT_STEPS
+        return decide(self.grid.frames, step, arguments, steps=steps, beyond_only=self.mode == "beyond")
 
     def rotation(self) -> list[Pattern]:
         """The patterns of successive steps until they repeat, or have had their anchors on every frame."""
         pattern, _ = self.at(0)
         steps = min(pattern.keyframe_interval, pattern.frames) if self.arguments["rotate"] else 1
-        return [self._rotated(step)[0] for step in range(steps)]
+        moving = {**self.arguments, "rotate_after": 0.0}
+        return [self._decided(step, moving)[0] for step in range(steps)]
 
     def describe(self) -> str:
         """Model, frames and size in a line."""
@@ -126,9 +132,8 @@ def requests(options: argparse.Namespace) -> Iterator[Request]:
         latent = (frames - 1) // model.preset.vae_temporal_factor + 1
         grid = FrameGrid(latent, model.shape.patches(height, width))
         yield Request(
-            model, frames, width, height, grid, arguments, mode, hint, settings.extra_memory, model.preset.steps,
-            settings.rotate_after,
-        )  # fmt: skip
+            model, frames, width, height, grid, arguments, mode, hint, settings.extra_memory, model.preset.steps
+        )
 
 
 def positions(settings: LvsaSettings, preset: Preset) -> dict[str, Remap]:

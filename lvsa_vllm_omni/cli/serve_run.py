@@ -138,7 +138,9 @@ def first_sparse(preset: Preset, settings: LvsaSettings, mode: Mode) -> int:
         ValueError: if the model cannot do what the settings ask for.
     """
     arguments = {**settings.plan_arguments(preset), **positions(settings, preset)}
-    lengths = (
-        t for t in range(1, LONGEST) if decide(t, 0, arguments, beyond_only=mode == "beyond")[1].verdict == "sparse"
-    )
-    return (next(lengths, LONGEST) - 1) * preset.vae_temporal_factor + 1
+
+    def sparse(frames: int) -> bool:
+        """A video of so many latent frames; with one denoising step, as all answer alike."""
+        return decide(frames, 0, arguments, steps=1, beyond_only=mode == "beyond")[1].verdict == "sparse"
+
+    return (next(filter(sparse, range(1, LONGEST)), LONGEST) - 1) * preset.vae_temporal_factor + 1

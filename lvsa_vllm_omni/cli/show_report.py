@@ -33,7 +33,7 @@ def numbers(
     sides = {"dense": cost.dense_attention(shape, grid), "lvsa": lvsa}
     linear, cross = cost.linear_flop(shape, grid), cost.cross_flop(shape, grid)
     result = {
-        "summary": f"{show.summary(pattern)} offset={pattern.offset}",
+        "summary": f"{show.summary(pattern, request.rotate_after)} offset={pattern.offset}",
         "request": request.describe(),
         "model": request.model.title,
         "shape": asdict(shape),

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from lvsa_core import Pattern
+from lvsa_core import Pattern, show
 from lvsa_core.decide import decide
 from lvsa_vllm_omni.offline.events import ran_record
 from lvsa_vllm_omni.offline.jobs import VideoSettings
@@ -53,7 +53,9 @@ def pattern_record(settings: VideoSettings, latent_frames: int) -> dict[str, Any
     if settings.plan is None:
         return None
     arguments = settings.plan
-    pattern, _ = decide(latent_frames, 0, arguments, beyond_only=bool(settings.lvsa.get("auto")))
+    # The pattern of step 0 is the same however many there are.
+    pattern, _ = decide(latent_frames, 0, arguments, steps=1, beyond_only=bool(settings.lvsa.get("auto")))
+    after = arguments.get("rotate_after", 0.0)
     return {
         "latent_frames": pattern.frames,
         "window": pattern.window,
@@ -62,7 +64,8 @@ def pattern_record(settings: VideoSettings, latent_frames: int) -> dict[str, Any
         "anchors_at_step_0": list(pattern.anchors),
         "attended_per_frame": pattern.attended_per_frame,
         "density": round(pattern.density, 4),
-        "rotation": _rotation(pattern, arguments["rotate"], settings.lvsa.get("rotate_after", 0.0)),
+        "anchors": show.anchors(pattern, after) or None,
+        "rotation": _rotation(pattern, arguments["rotate"], after),
     }
 
 

@@ -123,7 +123,7 @@ def test_the_openai_client_sends_knobs(server: Server) -> None:
 
     client = OpenAI(base_url=f"http://127.0.0.1:{server.port}/v1", api_key="none", max_retries=0)
     body = {"num_inference_steps": 2, "num_frames": 109, "size": "64x64", "seed": 1}
-    knobs = {"lvsa": {"sparsity_scale": 0.5}}
+    knobs = {"lvsa": {"sparsity_scale": 0.5, "anchor_boost": 1, "rotate_after": 0.5}}
     job = client.videos.create(prompt="a cat", extra_body={**body, "extra_params": json.dumps(knobs)})
     while (job := client.videos.retrieve(job.id)).status in ("queued", "in_progress"):
         time.sleep(0.2)
@@ -133,7 +133,8 @@ def test_the_openai_client_sends_knobs(server: Server) -> None:
     ran = {name: value for name, value in job.model_dump()["stage_durations"].items() if name.startswith("lvsa.")}
     assert ran["lvsa.outcome=sparse"] == ran["lvsa.kernel=sdpa"] == 1 and 0 < ran["lvsa.density"] < 1
     assert (ran["lvsa.latent_frames"], ran["lvsa.sparse_steps"]) == (28, 2)
-    last = plan(28, reference_frames=21, sparsity_scale=0.5, step=1)
+    assert ran["lvsa.anchors=anchor_boost=1 rotate_after=0.5"] == 1
+    last = plan(28, reference_frames=21, sparsity_scale=0.5, step=0)
     assert ran["lvsa.attended_per_frame"] == last.attended_per_frame
     _, decision = decide(28, 1, {"reference_frames": 21, "n_first": 1, "sparsity_scale": 0.5})
     assert ran["lvsa.attention_seconds"] > 0 and f"lvsa.reason={decision.reason}" in ran

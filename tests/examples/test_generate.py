@@ -139,6 +139,16 @@ def test_draws_every_pattern_of_rotating_anchors(run: Main, capsys: Output) -> N
     assert output.count("\nX") + output.count("\nG") >= 3 * 12 - 3  # rows of letters, one a frame
 
 
+def test_the_recipe(run: Main, tmp_path: Path, capsys: Output) -> None:
+    """What is printed before is what has run: positions, weight, and for how long the anchors stand still."""
+    flags = "--lvsa --recipe long --window-size 8 --reference-latent-frames 5 --num-frames 45 --steps 5 --show-mask"
+    assert run("wan", *flags.split()) == 0
+    special = "anchor_positions=remap group=5 shift=2 anchor_boost=1 rotate_after=0.6"
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[LVSA]")]
+    assert special in lines[0] and special in lines[-1]
+    assert [line.partition(":")[0] for line in lines[1:3]] == ["[LVSA] step 0, 1, 2, 3", "[LVSA] step 4"]
+
+
 def test_riflex_without_lvsa_changes_a_dense_video(run: Main, tmp_path: Path) -> None:
     flags = ("--num-frames", "45", "--reference-latent-frames", "5")
     videos = []
@@ -158,6 +168,8 @@ REFUSED = [
     ("wan", "--lvsa --riflex-k 2", "--riflex-k has an effect with --riflex only: give that too"),
     ("wan", "--reference-latent-frames 5", "--reference-latent-frames has an effect with --lvsa or --riflex only"),
     ("wan", "--lvsa --window-size -1", "window_size must be an integer of at least 0, got -1"),
+    ("wan", "--lvsa --recipe longer", "there is no recipe 'longer': there is long"),
+    ("cosmos", "--lvsa --recipe long", "anchor_positions=remap, which the recipe has too, is for models that turn"),
     ("wan", "--lvsa --backend fast", "there is no attention kernel 'fast': choose one of auto, flash"),
     ("wan", "--riflex --riflex-s 0.5", "the RIFLEx factor s must be a number of at least 1"),
     ("cogvideox", "--riflex", "RIFLEx is for wan and hunyuan, and this is cogvideox: leave --riflex out"),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lvsa_core import plan
-from lvsa_core.decide import decide
+from lvsa_core.decide import StepsUnknown, decide
 
 WAN: dict[str, Any] = {
     "reference_frames": 21,
@@ -46,3 +46,12 @@ def test_decisions(frames: int, mode: str, changes: dict[str, Any], verdict: str
     assert decision.reason.startswith(reason)
     assert pattern.frames == frames
     assert pattern.is_dense == (verdict == "dense")
+
+
+def test_anchors_that_stand_still_at_first() -> None:
+    """For a share of the steps, whose number a sparse video needs, and only that."""
+    held = {**WAN, "rotate_after": 0.6}
+    assert [decide(81, step, held, steps=5)[0].offset for step in range(5)] == [0, 0, 0, 0, 1]
+    assert decide(21, 1, held)[1].verdict == decide(30, 1, {**held, "keyframe_interval": 1})[1].verdict == "dense"
+    with pytest.raises(StepsUnknown, match="rotate_after needs the number of denoising steps"):
+        decide(81, 0, held)

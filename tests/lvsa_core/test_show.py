@@ -73,6 +73,7 @@ def test_figure_of_distances() -> None:
     true, moved = (plan(81, reference_frames=21, remap=remap) for remap in (None, Remap(21, axis)))
     for pattern, farthest in ((true, 80), (moved, 19)):
         (drawn, _) = show.figure(pattern, trained=21).axes
+        assert drawn.get_title().endswith("anchors at trained distances") == (pattern is moved)
         (image,) = drawn.get_images()
         shown = image.get_array()
         assert shown.max() == farthest and image.norm.vmax == 20

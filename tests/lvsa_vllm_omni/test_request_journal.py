@@ -40,6 +40,7 @@ def test_a_line_says_what_ran(tmp_path: Path) -> None:
     assert first["density"] == pytest.approx((sum(densities) + 1) / 4, abs=1e-4)
     assert (first["latent_frames"], first["patches"], first["attended_per_frame"]) == (41, 12, 21)
     assert (first["fallbacks"], first["knobs"], first["seconds"]) == ({"refused": 2}, {"window_size": 8}, 1.235)
+    assert first["anchors"] is None
     assert first["model"] == "WanPipeline" and first["family"] == "wan" and first["error"] is None
 
 

@@ -172,7 +172,7 @@ def test_the_recipe(pipeline: Pipeline, enable_lvsa: Callable[..., Any], seen: l
     pattern = seen[0][0]
     assert pattern.window == 1 and pattern.bias == 1 and pattern.grouping is not None
     assert {pattern.offset for pattern, _ in seen} == {0}
-    assert str(lvsa.report()).endswith("anchor_positions=remap group=4 shift=1 anchor_boost=1")
+    assert str(lvsa.report()).endswith("anchor_positions=remap group=4 shift=1 anchor_boost=1 rotate_after=0.6")
     lvsa.disable()
     with pytest.raises(ValueError, match="there is no recipe 'longer': there is long"):
         enable_lvsa(pipe, recipe="longer")

@@ -101,8 +101,8 @@ def test_the_temporal_channels_of_wan() -> None:
         with torch.device("meta"):
             model = WanTransformer3DModel(num_layers=1, num_attention_heads=1, attention_head_dim=head_size)
         family = family_of(model)
-        assert family is not None and family.rope is not None
-        assert family.rope(model) == (model.rope.t_dim, 10000.0)
+        assert family is not None
+        assert family.axis(model) == (model.rope.t_dim, 10000.0)
 
 
 def test_tokens_of_cosmos3_with_sound() -> None:

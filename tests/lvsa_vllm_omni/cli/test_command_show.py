@@ -144,6 +144,19 @@ def test_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 3.5 < widths[1] / widths[0] < 4  # four of the six steps
 
 
+def test_png_of_moved_anchors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The colours of distances, of the model's training."""
+    drawn: list[Any] = []
+    original = show.figure
+    monkeypatch.setattr(show, "figure", lambda *given: drawn.append(original(*given)))
+    monkeypatch.setenv("LVSA_RECIPE", "long")
+    assert main([*WAN, "--frames", "321", "--png", str(tmp_path / "moved.png")]) == 0
+    axis, bar = drawn[0].axes
+    assert axis.get_title().endswith("anchors at trained distances, boosted by 1")
+    assert bar.get_xlabel().endswith("red: beyond the 21 of the training")
+    assert (tmp_path / "moved.png").stat().st_size > 1000
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -216,13 +229,14 @@ def test_anchors_at_other_positions(capsys: pytest.CaptureFixture[str], monkeypa
     """Three frames tell at which distance they see which anchor; none is more than the training's 20."""
     monkeypatch.setenv("LVSA_RECIPE", "long")
     lines = shown(capsys, "--frames", "321").splitlines()
-    assert lines[0].endswith("anchor_positions=remap group=5 shift=4 anchor_boost=1 offset=0")
+    assert lines[0].endswith("anchor_positions=remap group=5 shift=4 anchor_boost=1 rotate_after=0.6 offset=0")
     assert lines[5].startswith("frame 0 sees anchors outside of its window at: 14 at -6, 21 at -8,")
     assert lines[7].startswith("frame 80 sees anchors outside of its window at: 0 at +20, 7 at +19,")
     assert lines[8] == "1 is added to the scores of these anchors."
     found = numbers(capsys, "--frames", "321")
     assert max(abs(distance) for pairs in found["distances"].values() for _, distance in pairs) == 20
     assert numbers(capsys, "--frames", "81")["distances"] == {}
+    assert shown(capsys, "--frames", "81").splitlines()[0].endswith(" density=100.0% offset=0")
     monkeypatch.setenv("LVSA_WINDOW_SIZE", "80")
     assert main([*WAN, "--frames", "321"]) == 2
     assert "so the half window must be at most 19 latent frames, got 20" in capsys.readouterr().err

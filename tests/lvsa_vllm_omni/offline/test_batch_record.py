@@ -35,6 +35,7 @@ def test_the_pattern_of_four_times_the_training_length(planned: Any) -> None:
         "anchors_at_step_0": list(range(0, 81, 6)),
         "attended_per_frame": 21,
         "density": 0.2593,
+        "anchors": None,
         "rotation": "the anchors move by one latent frame each denoising step and are back after 6 steps",
     }
 
@@ -42,6 +43,9 @@ def test_the_pattern_of_four_times_the_training_length(planned: Any) -> None:
 def test_what_is_said_of_rotation(planned: Any, settings: VideoSettings) -> None:
     assert pattern_record(replace(settings, plan=None), 81) is None
     assert pattern_record(planned(rotate_keyframes=False), 81)["rotation"].startswith("off:")
+    held = pattern_record(planned(rotate_after=0.6, anchor_boost=1.0), 81)
+    assert held["rotation"].startswith("after 0.6 of the denoising steps the anchors move by one")
+    assert held["anchors"] == "anchor_boost=1 rotate_after=0.6" and held["anchors_at_step_0"] == list(range(0, 81, 6))
     assert pattern_record(planned(), 21)["rotation"] == "none: every frame attends to every frame"
 
 
