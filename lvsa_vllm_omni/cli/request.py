@@ -181,6 +181,8 @@ def _checkpoint_shape(checkpoint: Checkpoint, preset: Preset) -> Shape:
     told = {key: config[name] for key, name in CONFIG_KEYS.items() if config.get(name) is not None}
     if isinstance(told.get("patch"), list):
         told["patch"] = (told["patch"] or [None])[-1]
+    if preset.shape and preset.shape.temporal_channels and config.get("rope_axes_dim"):
+        told["temporal_channels"] = config["rope_axes_dim"][0]
     try:
         if preset.shape is None:
             # What the preset of a whole family leaves open is as in the family's other presets.

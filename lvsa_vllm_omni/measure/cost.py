@@ -84,9 +84,9 @@ def lvsa_attention(
     moved = copies + calls + merge
     if shape.text_tokens and (pattern.bias or pattern.grouping):
         moved += 2 * q + lse + merge
-    if pattern.grouping and pattern.remap:
+    if pattern.grouping:
         anchors = kv * len(pattern.anchors) * grid.patches // layout.kv_tokens
-        turned = 2 * (q + 2 * anchors) * pattern.remap.axis.channels // shape.head_size
+        turned = 2 * (q + 2 * anchors) * shape.temporal_channels // shape.head_size
         moved += 2 * q + turned + (8 + 4) * anchors - copies + (0 if shape.text_tokens else q + merge)
     size = call_size(shape, grid, itemsize, moved=pattern.grouping is not None)
     memory = size.extra(head_groups(size, budget))

@@ -23,12 +23,12 @@ SEEDS, LONG = range(300, 308), 81
 
 @pytest.fixture(scope="module")
 def measured() -> Callable[..., dict[str, np.ndarray[Any, Any]]]:
-    """``measured(frames, lvsa)``: what the videos show, by measure."""
+    """``measured(frames, lvsa, recipe)``: what the videos show, by measure."""
     pipe, clips = pipeline(), asked(SEEDS)
 
     @cache
-    def make(frames: int, lvsa: bool) -> dict[str, np.ndarray[Any, Any]]:
-        handle = enable_lvsa(pipe) if lvsa else None
+    def make(frames: int, lvsa: bool, recipe: str | None = None) -> dict[str, np.ndarray[Any, Any]]:
+        handle = enable_lvsa(pipe, recipe=recipe) if lvsa else None
         try:
             latents = sample(pipe, clips.prompts(), SEEDS, frames)
         finally:
@@ -60,6 +60,14 @@ def test_dense_loops_and_lvsa_does_less(measured: Callable[..., Any]) -> None:
     assert lvsa["valid"].mean() > 0.95 and lvsa["colour"].mean() > 0.9
     assert dense["loop"].mean() < 0.3 and set(dense["lag"]) <= {29, 58, 59}, "a loop of two rotary periods, 29.2 each"
     assert 0.65 < lvsa["speed"].mean() < 1.15
+
+
+def test_the_recipe_does_not_loop(measured: Callable[..., Any]) -> None:
+    """Nor does what should stand still drift."""
+    lvsa, recipe = measured(LONG, True), measured(LONG, True, "long")
+    more = recipe["loop"] - lvsa["loop"]
+    assert more.mean() > 0.5 and (more > 0).sum() >= 7
+    assert recipe["sun_drift"].mean() < 0.06 and recipe["sky_sd"].mean() < 0.02
 
 
 @pytest.mark.parametrize("height", [0.0, 0.3])
