@@ -164,8 +164,8 @@ def test_the_recipe_is_the_one_that_the_results_choose() -> None:
         for name, digits in zip(names, (2, 3, 2), strict=True)
     ]
     assert (
-        '"long" above) with {} of the truth\'s distance, a drift of {} cells and {} of the speed there, and {}, {} and {} '
-        "on the eight seeds"
+        '"long" above) with {} of the truth\'s distance, a drift of {} cells and {} of the speed there, '
+        "and {}, {} and {} on the eight seeds"
     ).format(*texts) in said
 
 
