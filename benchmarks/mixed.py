@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import root  # noqa: F401
 import torch
+from report import interval
 from server import Server, digest, serving
 from tqdm import tqdm
 
@@ -38,15 +39,9 @@ def ask(server: Server, frames: int, size: str, seed: int) -> tuple[float, str]:
     return seconds, digest(answer)
 
 
-def interval(ratios: list[float], chance: random.Random) -> tuple[float, float]:
-    """95 % bootstrap interval of the median of paired ratios."""
-    medians = sorted(statistics.median(chance.choices(ratios, k=len(ratios))) for _ in range(2000))
-    return round(medians[50], 3), round(medians[-51], 3)
-
-
 def measure(rounds: int, size: str) -> dict[str, Any]:
     """Short and long requests to both servers in turns."""
-    chance, found = random.Random(0), dict[str, Any]()
+    found: dict[str, Any] = {}
     with serving(plain=True) as plain, serving(LVSA_AUTO="1", LVSA_STRICT="1") as auto:
         for frames in sorted(sum(LENGTHS.values(), ())):
             for server in (plain, auto):
@@ -64,7 +59,7 @@ def measure(rounds: int, size: str) -> dict[str, Any]:
                 "seconds without LVSA, median": round(statistics.median(a[0] for a, _ in pairs), 3),
                 "seconds with LVSA_AUTO=1, median": round(statistics.median(b[0] for _, b in pairs), 3),
                 "ratio, median": round(statistics.median(ratios), 3),
-                "its 95 % interval": interval(ratios, chance),
+                "its 95 % interval": [round(bound, 3) for bound in interval(ratios, np.median)],
             }
         found["requests that ran sparse"] = auto.log.read_text().count("[LVSA] installed on ")
     return found

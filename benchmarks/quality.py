@@ -32,7 +32,7 @@ import numpy as np
 import root  # noqa: F401
 import torch
 import toy_track as track
-from report import Panel, Results, draw, names, numbers, parser_of, say, table
+from report import Panel, Results, draw, interval, names, numbers, parser_of, say, table
 from toy_methods import METHODS, STANDARD, from_image, grouped
 from tqdm import tqdm
 
@@ -50,7 +50,6 @@ MEASURES = {
 PAIRED = ("loop", "speed", "frozen", "breaches", "sun_drift", "sky_sd")
 #: What a figure shows, if all would be too many.
 DRAWN = ("dense", "lvsa", "window", "riflex", "remap", "long")
-DRAWS = 10_000
 #: The training whose weights are the package's, and the name of all together.
 PACKAGE, ALL = "toy-wan", "all trainings"
 
@@ -238,13 +237,6 @@ def differences(rows: Sequence[dict[str, Any]], against: str) -> list[str]:
             ]
         )
     return table(" | ".join([f"minus {against}", *PAIRED]), cells) if cells else []
-
-
-def interval(differences: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """Bounds of the mean that 95 % of the bootstrap's draws keep."""
-    drawn = np.random.default_rng(0).choice(differences, (DRAWS, len(differences))).mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def panels(rows: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> list[Panel]:

@@ -12,10 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lvsa_vllm_omni.cli.tables import markdown_table
 
 #: Facts of the machine without which results do not belong together.
 SAME = ("device", "versions", "commit", "command")
+#: Of the bootstrap.
+DRAWS = 10_000
 
 
 def parser_of(documentation: str | None, figure: bool = True) -> argparse.ArgumentParser:
@@ -103,6 +107,13 @@ def say(*lines: str) -> None:
 def table(header: str, rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines of a table in Markdown; the header's columns are separated by ``|``."""
     return [*markdown_table([[title.strip() for title in header.split("|")], *rows])]
+
+
+def interval(values: Sequence[float] | np.ndarray[Any, Any], of: Callable[..., Any] = np.mean) -> tuple[float, float]:
+    """Bounds of the mean, or of another statistic, that 95 % of the bootstrap's draws keep."""
+    drawn = of(np.random.default_rng(0).choice(np.array(values), (DRAWS, len(values))), axis=1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def milliseconds(value: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from report import table
+from report import interval, table
 
 #: Seconds of a video on one A100 of 80 GB with 50 steps: (model, horizon) -> dense, with FlashInfer's kernel.
 PUBLISHED = {
@@ -20,7 +20,6 @@ PUBLISHED = {
 }
 #: What the table of quality shows, with the sign of better; of the first two VQeval's share of frames.
 QUALITY = ("loop", "freeze", "mirror", "motion", "drift", "composite")
-DRAWS = 10_000
 TIMES = ("seconds", "denoising_seconds")
 
 
@@ -96,8 +95,7 @@ def difference(pairs: Sequence[float]) -> str:
         return ""
     if len(pairs) < 5:
         return f"{statistics.mean(pairs):+.1f} ({len(pairs)} pairs)"
-    drawn = np.random.default_rng(0).choice(np.array(pairs), (DRAWS, len(pairs))).mean(1)
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    low, high = interval(pairs)
     return f"{statistics.mean(pairs):+.1f} [{low:+.1f}, {high:+.1f}]"
 
 

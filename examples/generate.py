@@ -23,7 +23,7 @@ from lvsa_core import Pattern, show
 from lvsa_core.decide import decide
 from lvsa_core.diffusers import enable_lvsa
 from lvsa_core.diffusers.families import FAMILIES, family_of
-from lvsa_core.facts import shipped
+from lvsa_core.facts import latent_frames, shipped
 from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_core.knobs import Knobs, with_recipe
 from lvsa_core.positions import Remap, TemporalAxis, not_remappable
@@ -120,9 +120,7 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
     file = arguments.output_dir / (arguments.output_name or f"{slug(arguments.prompt)}-{digest}")
     job = Job(model, arguments, model.load(arguments), chosen, accelerator or torch.device("cpu"), str(file))
     if arguments.lvsa:
-        config = checkpoint.transformer
-        head_size = config.get("attention_head_dim") or config.get("head_dim") or 128
-        select(chosen.get("backend", "auto"), job.device, job.dtype, head_size)
+        select(chosen.get("backend", "auto"), job.device, job.dtype, checkpoint.head_size or 128)
     check_writable(job)
     return job
 
@@ -215,7 +213,7 @@ def settled(job: Job, pipe: Any) -> Knobs | None:
     assert family is not None
     factor = shipped()[job.model.preset]["vae_temporal_factor"]
     joined = getattr(pipe.transformer.config, "patch_size_t", None) or 1  # latent frames of a frame of tokens
-    frames = -(-((arguments.num_frames - 1) // factor + 1) // joined)
+    frames = -(-latent_frames(arguments.num_frames, factor) // joined)
     reference = chosen.get("reference_latent_frames") or family.reference(pipe.transformer)
     if arguments.riflex:
         chosen.setdefault("riflex_s", max(1.0, frames / (chosen.get("riflex_train_len") or reference)))

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from lvsa_core.facts import latent_frames
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.offline.arguments import OFFLOAD, parser
 from lvsa_vllm_omni.offline.engine import EngineStartError, OfflineEngine, one_line
@@ -158,8 +159,8 @@ def make(job: Job, engine: OfflineEngine, arguments: argparse.Namespace, preset:
     settings = job.settings
     if (video["frames"], video["height"], video["width"]) != (settings.frames, settings.height, settings.width):
         raise ValueError(f"the engine made another length or size than was asked for, see {video}")
-    latent_frames = (settings.frames - 1) // preset.vae_temporal_factor + 1
-    record = video_record(job.settings, latent_frames, video, timings, output, engine.events)
+    latent = latent_frames(settings.frames, preset.vae_temporal_factor)
+    record = video_record(job.settings, latent, video, timings, output, engine.events)
     record["run"] = {"offload": arguments.offload, "eager": arguments.eager}
     warnings: list[str] = []
     if arguments.evaluate:

@@ -88,6 +88,11 @@ def training_length(classes: Iterable[str], config: Mapping[str, Any]) -> int:
     return int(shipped()[found]["reference_latent_frames"])
 
 
+def latent_frames(frames: int, factor: int) -> int:
+    """Latent frames of a video: its first frame, and one for each ``factor`` frames after it."""
+    return (frames - 1) // factor + 1
+
+
 def patched_grid(shape: Sequence[int], patch: Sequence[int]) -> tuple[int, int, int]:
     """Frames, rows and columns of the tokens of latents.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -106,12 +106,12 @@ class Knobs:
             TypeError: if there is no knob of a name, with the nearest that there is.
         """
         given = with_recipe(given)
+        if (recipe := given.pop("recipe", None)) is not None and recipe not in RECIPES:
+            raise ValueError(f"there is no recipe {recipe!r}: there is {', '.join(RECIPES)}")
         names = [field.name for field in fields(cls)]
         for name in given:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}."
-                raise TypeError(f"enable_lvsa has no knob {name!r}; {hint}")
+                raise TypeError(f"enable_lvsa has no knob {name!r}; {nearest(name, names)}")
         return cls(**given)
 
     def plan_arguments(self, reference: int, factor: int, joined: int = 1) -> dict[str, Any]:
@@ -138,15 +138,14 @@ class Knobs:
 
 
 def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Knobs with those of the recipe that ``given`` names as ``recipe``, where it does not say otherwise.
+    """Knobs, or settings of their names, with those of the recipe that is named, where nothing else is given.
 
-    Raises:
-        ValueError: if there is no recipe of that name.
+    A name that there is not is left in, for whoever checks the values.
     """
-    rest = {name: value for name, value in given.items() if name != "recipe"}
-    recipe = given.get("recipe")
-    if recipe is None:
-        return rest
-    if recipe not in RECIPES:
-        raise ValueError(f"there is no recipe {recipe!r}: there is {', '.join(RECIPES)}")
-    return {**RECIPES[recipe], **rest}
+    return {**RECIPES.get(str(given.get("recipe")), {}), **given}
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """What to say of a name that is none of these."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}."

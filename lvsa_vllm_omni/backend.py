@@ -14,7 +14,17 @@ from lvsa_vllm_omni.hooks import FamilySpec
 from lvsa_vllm_omni.scope import Scope
 
 
-class LvsaImpl(AttentionImpl):
+class _Adopted:
+    """A layer that the operator knows by a handle; a copy is a layer of its own."""
+
+    handle: Tensor
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.handle = handle(self)
+
+
+class LvsaImpl(_Adopted, AttentionImpl):
     """One attention layer: dense until a hooked transformer claims it, then sparse in that transformer's sparse calls.
 
     Args:
@@ -30,11 +40,6 @@ class LvsaImpl(AttentionImpl):
         self.dense, self.softmax_scale = dense, softmax_scale
         self.scope: Scope | None = None
         self.whole = False
-        self.handle = handle(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy is a layer of its own."""
-        self.__dict__.update(state)
         self.handle = handle(self)
 
     def forward(
@@ -53,7 +58,7 @@ class LvsaImpl(AttentionImpl):
         return out
 
 
-class LvsaRing:
+class LvsaRing(_Adopted):
     """Stands where an attention layer has the engine's ring, which bypasses the layer's implementation.
 
     Args:
@@ -64,11 +69,6 @@ class LvsaRing:
 
     def __init__(self, impl: LvsaImpl, dense: Any) -> None:
         self.impl, self.dense = impl, dense
-        self.handle = handle(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """A copy is a layer of its own."""
-        self.__dict__.update(state)
         self.handle = handle(self)
 
     def run_attention(

@@ -8,16 +8,10 @@ from importlib.metadata import version
 import torch.distributed as dist
 
 from lvsa_core import consensus
-from lvsa_vllm_omni.settings import PREFIX, LvsaSettings
+from lvsa_vllm_omni.settings import LOCAL, PREFIX, LvsaSettings
 
 #: Seconds to wait for what other ranks say when they load the model, which is before the first request.
 WAIT = 20.0
-
-#: Settings that do not change the video.
-_LOCAL = (
-    "extra_memory", "journal", "keep_latents", "warn_fallback", "mem_log", "step_time_log", "mask_log", "cpu",
-    "allow_untested",
-)  # fmt: skip
 
 _TOPIC = "settings"
 
@@ -31,7 +25,7 @@ def publish(settings: LvsaSettings, reference_frames: int) -> None:
     """Tell the other ranks this one's settings, when a model is loaded; without other ranks nothing happens."""
     if count() == 1:
         return
-    named = {f"{PREFIX}{name.upper()}": value for name, value in asdict(settings).items() if name not in _LOCAL}
+    named = {f"{PREFIX}{name.upper()}": value for name, value in asdict(settings).items() if name not in LOCAL}
     more = {"the reference in latent frames": reference_frames, "lvsa-vllm-omni": version("lvsa-vllm-omni")}
     consensus.tell(_TOPIC, {**named, **more})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from pydantic_core import ValidationError
 
 from lvsa_vllm_omni.fields import schema, schemas, validator
-from lvsa_vllm_omni.settings import LvsaSettings, with_recipe
+from lvsa_vllm_omni.settings import LvsaSettings
 from lvsa_vllm_omni.validation import sentence
 
 #: The key in a request's ``extra_args``, and how errors call it.
@@ -53,13 +52,13 @@ def chosen(settings: LvsaSettings, asked: Any) -> Chosen:
         return Chosen(settings)
     if not settings.allow_request_knobs:
         raise ValueError(f"{NAMED}: this server takes no knobs of requests (LVSA_ALLOW_REQUEST_KNOBS=0), leave it out")
+    from lvsa_core.knobs import nearest, with_recipe  # torch comes with it
+
     if not isinstance(asked, Mapping):
         raise ValueError(f'{NAMED} must be an object such as {{"sparsity_scale": 0.5}}, got {asked!r}')
     for name in asked:
         if name not in NAMES:
-            near = difflib.get_close_matches(str(name), NAMES, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(NAMES)}."
-            raise ValueError(f"{NAMED} has no knob {name!r}; {hint}")
+            raise ValueError(f"{NAMED} has no knob {name!r}; {nearest(str(name), NAMES)}")
     try:
         values = _VALIDATOR.validate_python(with_recipe(asked))
         if settings.recipe and "recipe" in asked and asked["recipe"] is None:  # without the server's

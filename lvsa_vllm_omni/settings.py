@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, make_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -41,6 +41,12 @@ OBSOLETE = {
     for name in names
 }  # fmt: skip
 
+
+#: Settings of one process alone, which change no video: ranks need not have the same.
+LOCAL = (
+    "extra_memory", "journal", "keep_latents", "warn_fallback", "mem_log", "step_time_log", "mask_log", "cpu",
+    "allow_untested",
+)  # fmt: skip
 
 _DOCS = "docs/settings.md"
 
@@ -181,7 +187,11 @@ class LvsaSettings:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else f"see {_DOCS} for the names there are."
             raise SettingsError(f"{given[name]} is not a setting of LVSA; {hint}")
-        values = with_recipe({**set_variables(), **config})
+        values = {**set_variables(), **config}
+        if values.get("recipe"):
+            from lvsa_core.knobs import with_recipe  # torch comes with it
+
+            values = with_recipe(values)
         try:
             found = settings(**{name: value for name, value in values.items() if name not in OBSOLETE})
         except ValidationError as error:
@@ -262,15 +272,6 @@ class LvsaSettings:
         """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``; latent frames."""
         factor = self.vae_temporal_factor or preset.vae_temporal_factor
         return self.knobs.plan_arguments(preset.reference_latent_frames, factor)
-
-
-def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a recipe sets, where nothing else is given; a name that there is not is the field's error."""
-    if not given.get("recipe"):
-        return dict(given)
-    from lvsa_core.knobs import RECIPES
-
-    return {**RECIPES.get(str(given["recipe"]), {}), **given}
 
 
 def _with_registered_families(settings: type[LvsaSettings]) -> type[LvsaSettings]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lvsa_core import Decision, FrameGrid, Pattern
 from lvsa_core.decide import decide
+from lvsa_core.facts import latent_frames
 from lvsa_core.positions import Remap, TemporalAxis, not_remappable
 from lvsa_core.steps import rotation_step
 from lvsa_vllm_omni.checkpoint import Checkpoint
@@ -29,7 +30,6 @@ DEFAULT_STEPS = 50
 #: Key of a shape -> what transformer/config.json calls it.
 CONFIG_KEYS = {
     "heads": "num_attention_heads",
-    "head_size": "attention_head_dim",
     "blocks": "num_layers",
     "ffn": "ffn_dim",
     "patch": "patch_size",
@@ -129,7 +129,7 @@ def requests(options: argparse.Namespace) -> Iterator[Request]:
         switch = f"LVSA_{hook_field(family).upper()}=1"
         mode, hint = "always", f"LVSA is not switched on here: a server does this with {switch}."
     for frames in lengths:
-        latent = (frames - 1) // model.preset.vae_temporal_factor + 1
+        latent = latent_frames(frames, model.preset.vae_temporal_factor)
         grid = FrameGrid(latent, model.shape.patches(height, width))
         yield Request(
             model, frames, width, height, grid, arguments, mode, hint, settings.extra_memory, model.preset.steps
@@ -179,6 +179,7 @@ def _checkpoint_shape(checkpoint: Checkpoint, preset: Preset) -> Shape:
     """The shape that a checkpoint's configuration tells, for the rest the preset's."""
     config = checkpoint.transformer
     told = {key: config[name] for key, name in CONFIG_KEYS.items() if config.get(name) is not None}
+    told |= {"head_size": checkpoint.head_size} if checkpoint.head_size else {}
     if isinstance(told.get("patch"), list):
         told["patch"] = (told["patch"] or [None])[-1]
     if preset.shape and preset.shape.temporal_channels and config.get("rope_axes_dim"):

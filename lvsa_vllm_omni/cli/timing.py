@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, reference_attend
-from lvsa_core.kernels import KernelUnavailable, Selection, select
+from lvsa_core.kernels import KernelUnavailable, Selection
 from lvsa_core.kernels.selftest import TOLERANCE
 from lvsa_vllm_omni.cli.request import Request
 from lvsa_vllm_omni.measure import cost, dense
@@ -64,12 +64,10 @@ def narrowed(shape: Shape, heads: int, share: float) -> Shape:
 
 def flash3(bench: Bench) -> Any:
     """A build of FlashAttention-3 that runs there, None if none does."""
-    for name in dense.FLASH3:
-        try:
-            return select(name, bench.device, bench.dtype, bench.shape.head_size).kernel
-        except KernelUnavailable:
-            continue
-    return None
+    try:
+        return dense.flash3(bench.device, bench.dtype, bench.shape.head_size)
+    except KernelUnavailable:
+        return None
 
 
 def dense_choice(bench: Bench) -> str:

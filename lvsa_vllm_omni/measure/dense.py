@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from lvsa_core.kernels import KERNELS, KernelUnavailable
+from lvsa_core.kernels import KERNELS, KernelUnavailable, select
 
 #: Attention of q [B, S, H, D] to k and v [B, Sk, Hkv, D], with scores multiplied by a scale; [B, S, H, D].
 Dense = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -34,18 +36,25 @@ def pytorch_backend(backend: SDPBackend) -> Dense:
     return dense
 
 
-def flash_attention_3(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """By the first FlashAttention-3 that is there.
+def flash3(device: torch.device, dtype: torch.dtype, head_size: int) -> Any:
+    """The first FlashAttention-3 that runs there and is right.
 
     Raises:
-        KernelUnavailable: if none is, with the reasons.
+        KernelUnavailable: if none does, with the reasons.
     """
-    reasons = {name: KERNELS[name].available(q.device, q.dtype, q.shape[3]) for name in FLASH3}
-    for name, reason in reasons.items():
-        if reason is None:
-            out: Tensor = KERNELS[name].attention(q, k, v, scale)[0]  # type: ignore[attr-defined]
-            return out
-    raise KernelUnavailable("; ".join(dict.fromkeys(map(str, reasons.values()))))
+    reasons = []
+    for name in FLASH3:
+        try:
+            return select(name, device, dtype, head_size).kernel
+        except KernelUnavailable as error:
+            reasons.append(str(error))
+    raise KernelUnavailable("; ".join(reasons))
+
+
+def flash_attention_3(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """By :func:`flash3`."""
+    out: Tensor = flash3(q.device, q.dtype, q.shape[3]).attention(q, k, v, scale)[0]
+    return out
 
 
 def flashinfer(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -7,14 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from lvsa_vllm_omni.hooks import family_names, hook_field
-from lvsa_vllm_omni.settings import PREFIX, Family, LvsaSettings
+from lvsa_vllm_omni.settings import LOCAL, PREFIX, Family, LvsaSettings
 
-#: Settings that change no video (where LVSA is on, the platform, what is printed) or stand in fields of their own.
-_NOT_DECISIVE = {
-    *("enable", "auto", "wan_hook", "hunyuan_hook", "cosmos3_hook", "cpu", "preset", "backend"),
-    *("skip_kernels", "extra_memory", "keep_latents", "allow_untested"),
-    *("allow_request_knobs", "journal", "strict", "warn_fallback", "mem_log", "step_time_log", "mask_log"),
-}
+#: Settings that change no video, or stand in fields of their own: where LVSA is on, the model, the kernel, refusals.
+_NOT_DECISIVE = {*LOCAL, "enable", "auto", "preset", "backend", "skip_kernels", "allow_request_knobs", "strict"}
 
 
 def dense_environment(environ: Mapping[str, str]) -> dict[str, str]:
