@@ -34,7 +34,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import root  # noqa: F401
 import torch
@@ -104,14 +104,12 @@ class NoKernel(VarlenWindow):
         return self.out[0][0], self.out[1][0]
 
 
-class Call(NamedTuple):
-    """A sparse call as the engine's: see :class:`lvsa_core.call.SparseCall`."""
+class Layer:
+    """As the engine's: see :class:`lvsa_core.call.SparseLayer`."""
 
-    attention: Callable[..., Tensor]
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, text: Any, scale: float, layer: Any) -> Tensor:
-        """Attention of a layer."""
-        return self.attention(q, k, v, scale=scale)
+    def sparse(self, call: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, text: Any, scale: float) -> Tensor:
+        """Attention by the running call, which is a function here."""
+        return call(q, k, v, scale=scale)
 
 
 def host_seconds(repeats: int, calls: int = 300) -> dict[str, float]:
@@ -124,8 +122,8 @@ def host_seconds(repeats: int, calls: int = 300) -> dict[str, float]:
         select(SdpaKernel.name, q.device, q.dtype, q.shape[3])  # which finds a kernel as every call does
         return compute(kernel, q, k, v, pattern, layout, check_call(q, k, v, pattern, layout, scale), groups)
 
-    layer = type("Layer", (), {})()
-    known, token = handle(layer), running.set(Call(attention))
+    layer = Layer()
+    known, token = handle(layer), running.set(attention)
     sides = {
         "the operator": lambda: lvsa_attend(q, k, v, None, None, 0.35, known),
         "attend": lambda: attention(q, k, v, 0.35),

@@ -1,7 +1,7 @@
 """The transformer call that is running, and the one operator by which its layers reach LVSA's attention.
 
-The engine and diffusers share both. What differs between them is how a call finds its layout and what a layer does
-where it cannot be sparse: each hands in a :class:`SparseCall` and layers of its own.
+The engine and diffusers share both. What differs between them is how a layer finds the layout of its tokens, and what
+it does where it cannot be sparse: each has calls and :class:`SparseLayer` of its own.
 """
 
 from __future__ import annotations
@@ -15,30 +15,29 @@ import torch
 from torch import Tensor
 
 
-class SparseCall(Protocol):
-    """A transformer call whose attention is LVSA's."""
+class SparseLayer(Protocol):
+    """An attention layer in transformer calls whose attention is LVSA's."""
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float, layer: Any
+    def sparse(
+        self, call: Any, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float
     ) -> Tensor:
-        """Attention [B, S, H, D] of one layer; the layer's own dense attention where the tokens are not the call's.
+        """Attention [B, S, H, D]; the layer's own dense attention where the tokens are not the call's.
 
         Args:
-            q: [B, S, H, D]. k, v: [B, Sk, Hkv, D]. scale: multiplies the scores.
+            call: the running one. q: [B, S, H, D]. k, v: [B, Sk, Hkv, D]. scale: multiplies the scores.
             text: keys and values [B, n, Hkv, D] that every rank has, where ranks divide the others; None: there are
                 none.
-            layer: which was called.
         """
 
 
 #: The sparse call that is running. Read inside the operator, where torch.compile does not look.
-running: ContextVar[SparseCall | None] = ContextVar("lvsa_call", default=None)
+running: ContextVar[Any] = ContextVar("lvsa_call", default=None)
 
-_layers: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+_layers: weakref.WeakValueDictionary[int, SparseLayer] = weakref.WeakValueDictionary()
 _numbers = itertools.count()
 
 
-def handle(layer: Any) -> Tensor:
+def handle(layer: SparseLayer) -> Tensor:
     """What a layer gives to the operator to be known by, for as long as it lives: a number in a tensor on the CPU.
 
     Operators take no objects, and torch.compile would make a graph for each value of a plain number.
@@ -60,7 +59,7 @@ def lvsa_attend(
     """Attention of a layer in the running call, opaque to torch.compile: step and geometry are read inside.
 
     Args:
-        q, k, v, scale: see :meth:`SparseCall.attend`. text_k, text_v: its ``text``. layer: of :func:`handle`.
+        q, k, v, scale: see :meth:`SparseLayer.sparse`. text_k, text_v: its ``text``. layer: of :func:`handle`.
 
     Returns:
         [B, S, H, D], contiguous.
@@ -71,9 +70,9 @@ def lvsa_attend(
     adopted = _layers.get(int(layer))
     assert adopted is not None, "an LVSA attention layer was copied without being adopted anew"
     if not (torch.is_grad_enabled() or torch.is_autocast_enabled(q.device.type)):  # the engine's case, and quicker
-        return call.attend(q, k, v, text, scale, adopted).contiguous()
+        return adopted.sparse(call, q, k, v, text, scale).contiguous()
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
-        return call.attend(q, k, v, text, scale, adopted).contiguous()
+        return adopted.sparse(call, q, k, v, text, scale).contiguous()
 
 
 @lvsa_attend.register_fake

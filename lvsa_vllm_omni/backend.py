@@ -1,4 +1,4 @@
-"""An attention layer under LVSA: the engine's dense implementation, and LVSA's operator in sparse calls."""
+"""An attention layer under LVSA: the engine's dense implementation, and LVSA's attention in sparse calls."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from vllm_omni.diffusion.attention.backends.abstract import AttentionImpl, AttentionMetadata
 
+from lvsa_core import attend
 from lvsa_core.call import handle, lvsa_attend
-from lvsa_vllm_omni import journal
-from lvsa_vllm_omni.hooks import FamilySpec
-from lvsa_vllm_omni.scope import Scope
+from lvsa_core.sharded.attention import sharded_attend
+from lvsa_vllm_omni import compat, journal
+from lvsa_vllm_omni.hooks import FamilySpec, LayoutMismatch
+from lvsa_vllm_omni.scope import Forward, Scope
 
 
 class _Adopted:
@@ -21,7 +24,7 @@ class _Adopted:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.handle = handle(self)
+        self.handle = handle(self)  # type: ignore[arg-type]  # its classes are layers
 
 
 class LvsaImpl(_Adopted, AttentionImpl):
@@ -33,8 +36,6 @@ class LvsaImpl(_Adopted, AttentionImpl):
     Attributes:
         whole: whether the layer takes no part in sequence parallelism.
     """
-
-    divides = False  # its keys are whole
 
     def __init__(self, dense: AttentionImpl, softmax_scale: float) -> None:
         self.dense, self.softmax_scale = dense, softmax_scale
@@ -57,6 +58,33 @@ class LvsaImpl(_Adopted, AttentionImpl):
         out: Tensor = lvsa_attend(query, key, value, None, None, self.softmax_scale, self.handle)
         return out
 
+    def sparse(
+        self, call: Forward, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float
+    ) -> Tensor:
+        """See :meth:`lvsa_core.call.SparseLayer.sparse`; the keys are whole, with the text among them.
+
+        Raises:
+            LvsaFallbackError: instead of running dense, if LVSA_STRICT=1.
+        """
+        scope, rows = call.scope, q.shape[1]
+        place = compat.WHOLE if self.whole else scope.place
+        padding = 0 if self.whole else getattr(compat.forward_context(), "sp_padding_size", 0) or 0
+        with call.time.measured(q.device):
+            try:
+                layout = scope.spec.layout(call.video, rows, k.shape[1], padding, place.rank, place.ranks)
+            except LayoutMismatch:
+                scope.fallback("attention", "sequence-length", rows, **call.tokens(k), padding=padding)
+                return self.dense.forward(q, k, v, None)
+            q, k, v = q[:, : layout.q_tokens], k[:, : layout.kv_tokens], v[:, : layout.kv_tokens]
+            try:
+                out = attend(q, k, v, call.pattern, layout, scale=scale, **call.how)
+            except torch.OutOfMemoryError:  # dense attention needs little less: let the engine handle it
+                raise
+            except (ValueError, RuntimeError) as error:
+                scope.fallback("attention", "refused", q.shape[1], error=repr(str(error)))
+                out = self.dense.forward(q, k, v, None)  # of a call with metadata that matters nothing gets here
+            return out if rows == q.shape[1] else pad(out, (0, 0, 0, 0, 0, rows - q.shape[1]))
+
 
 class LvsaRing(_Adopted):
     """Stands where an attention layer has the engine's ring, which bypasses the layer's implementation.
@@ -64,8 +92,6 @@ class LvsaRing(_Adopted):
     Args:
         impl: the layer's implementation. dense: the engine's ring.
     """
-
-    divides = True  # every rank has its own keys
 
     def __init__(self, impl: LvsaImpl, dense: Any) -> None:
         self.impl, self.dense = impl, dense
@@ -90,6 +116,27 @@ class LvsaRing(_Adopted):
         text = (None, None) if attn_metadata is None else (attn_metadata.joint_key, attn_metadata.joint_value)
         out: Tensor = lvsa_attend(query, key, value, *text, self.impl.softmax_scale, self.handle)
         return out
+
+    def sparse(
+        self, call: Forward, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float
+    ) -> Tensor:
+        """See :meth:`lvsa_core.call.SparseLayer.sparse`; every rank has only its own keys.
+
+        Whatever fails after the layout has been found is an error: the other ranks are in the exchange.
+
+        Raises:
+            LvsaFallbackError: instead of running dense, if LVSA_STRICT=1.
+        """
+        scope, text_tokens = call.scope, 0 if text is None else text[0].shape[1]
+        with call.time.measured(q.device):
+            try:
+                shards = scope.spec.shards(call.video, q.shape[1], k.shape[1], text_tokens, scope.place.ranks)
+            except LayoutMismatch:
+                details = {**call.tokens(k), "text": text_tokens, "ranks": scope.place.ranks}
+                scope.fallback("ring", "sequence-length", q.shape[1], **details)
+                metadata = compat.text_metadata(text, behind=scope.spec.text == "behind")
+                return self.dense.run_attention(q, k, v, metadata, scale)
+            return sharded_attend(q, k, v, call.pattern, shards, scope.place.group, text=text, scale=scale, **call.how)
 
 
 #: What a call may carry that changes which keys a query sees; the video's layout is known from the request.

@@ -8,20 +8,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from lvsa_core import Pattern, attend, show
+from lvsa_core import Pattern, show
 from lvsa_core.call import running
 from lvsa_core.decide import Decision, StepsUnknown, decide
 from lvsa_core.kernels import Selection
 from lvsa_core.memory import HeadGroups
 from lvsa_core.positions import Remap, TemporalAxis, not_remappable
 from lvsa_core.riflex import SlowedFrequency
-from lvsa_core.sharded.attention import sharded_attend
 from lvsa_vllm_omni import compat, diagnostics, journal, ranks, step
-from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, LayoutMismatch, Rope, StaysDense, VideoTokens
+from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, Rope, StaysDense, VideoTokens
 from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.request_journal import DeviceTime
 from lvsa_vllm_omni.request_knobs import chosen
@@ -30,7 +27,7 @@ from lvsa_vllm_omni.settings import LvsaSettings, Mode
 
 @dataclass(frozen=True)
 class Forward:
-    """A transformer call that runs sparse; the engine's :class:`lvsa_core.call.SparseCall`."""
+    """A transformer call that runs sparse; what its layers read, see :mod:`lvsa_core.call`."""
 
     scope: Scope
     video: VideoTokens
@@ -38,62 +35,12 @@ class Forward:
     head_groups: HeadGroups
     time: DeviceTime
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float, layer: Any
-    ) -> Tensor:
-        """See :meth:`lvsa_core.call.SparseCall.attend`; the layer is a ``LvsaImpl`` or its ``LvsaRing``.
-
-        Raises:
-            LvsaFallbackError: instead of running dense, if LVSA_STRICT=1.
-        """
-        with self.time.measured(q.device):
-            if layer.divides:
-                return self._exchange(q, k, v, text, scale, layer)
-            return self._attend(q, k, v, scale, layer)
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scale: float, layer: Any) -> Tensor:
-        """As :meth:`attend`, where every rank has the whole keys."""
-        place = compat.WHOLE if layer.whole else self.scope.place
-        padding = 0 if layer.whole else getattr(compat.forward_context(), "sp_padding_size", 0) or 0
-        try:
-            layout = self.scope.spec.layout(self.video, q.shape[1], k.shape[1], padding, place.rank, place.ranks)
-        except LayoutMismatch:
-            self.scope.fallback("attention", "sequence-length", q.shape[1], **self._tokens(k), padding=padding)
-            return layer.dense.forward(q, k, v, None)
-        rows = q.shape[1]
-        q, k, v = q[:, : layout.q_tokens], k[:, : layout.kv_tokens], v[:, : layout.kv_tokens]
-        try:
-            out = attend(q, k, v, self.pattern, layout, scale=scale, **self._how)
-        except torch.OutOfMemoryError:  # dense attention needs little less: let the engine handle it
-            raise
-        except (ValueError, RuntimeError) as error:
-            self.scope.fallback("attention", "refused", q.shape[1], error=repr(str(error)))
-            out = layer.dense.forward(q, k, v, None)  # of a call with metadata that matters nothing gets here
-        return out if rows == q.shape[1] else pad(out, (0, 0, 0, 0, 0, rows - q.shape[1]))
-
-    def _exchange(
-        self, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float, layer: Any
-    ) -> Tensor:
-        """As :meth:`attend`, where every rank has only its own keys.
-
-        Whatever fails after the layout has been found is an error: the other ranks are in the exchange.
-        """
-        place, text_tokens = self.scope.place, 0 if text is None else text[0].shape[1]
-        try:
-            shards = self.scope.spec.shards(self.video, q.shape[1], k.shape[1], text_tokens, place.ranks)
-        except LayoutMismatch:
-            details = {**self._tokens(k), "text": text_tokens, "ranks": place.ranks}
-            self.scope.fallback("ring", "sequence-length", q.shape[1], **details)
-            metadata = compat.text_metadata(text, behind=self.scope.spec.text == "behind")
-            return layer.dense.run_attention(q, k, v, metadata, scale)
-        return sharded_attend(q, k, v, self.pattern, shards, place.group, text=text, scale=scale, **self._how)
-
     @property
-    def _how(self) -> dict[str, Any]:
+    def how(self) -> dict[str, Any]:
         """By which kernel, and how many heads at a time."""
         return {"kernel": self.scope.settings.kernel, "head_groups": self.head_groups}
 
-    def _tokens(self, k: Tensor) -> dict[str, object]:
+    def tokens(self, k: Tensor) -> dict[str, object]:
         """What tells why tokens are not the grid's."""
         return {"keys": k.shape[1], "frames": self.video.frames, "patches": self.video.patches}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +59,39 @@ class DenseBackend:
         out: Tensor = dispatch_attention_fn(q, k, v, backend=name, enable_gqa=q.shape[2] != k.shape[2], **arguments)
         return out
 
+    def sparse(
+        self, call: Call, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float
+    ) -> Tensor:
+        """See :meth:`lvsa_core.call.SparseLayer.sparse`; text stands among the keys, and rows of padding come out zero.
+
+        Samples whose layouts differ are computed one after the other. Dense, the padding is masked.
+        """
+        layouts, padding = call.tokens.layouts, call.tokens.padding
+        assert len(layouts) in (1, len(q))
+        samples = [slice(i, i + 1) for i in range(len(q))] if len(set(layouts)) > 1 else [slice(None)]
+        how: dict[str, Any] = {"scale": scale, "kernel": call.kernel, "head_groups": call.generation.head_groups}
+        attention: Callable[..., Tensor] = attend
+        if call.groups is not None:
+            ahead, behind = call.tokens.ahead, call.tokens.behind
+            attention = partial(ulysses_attend, groups=call.groups, ahead=ahead, behind=behind)
+        outs = []
+        try:
+            for i, layout, padded in zip(samples, layouts, padding, strict=False):  # one if all share it
+                parts = (x[i, : x.shape[1] - padded] for x in (q, k, v))
+                out = attention(*parts, call.pattern, layout, **how)
+                outs.append(torch.nn.functional.pad(out, (0, 0, 0, 0, 0, padded)) if padded else out)
+            if not call.pattern.is_dense:
+                chosen = select(call.kernel, q.device, q.dtype, q.shape[3], call.pattern.plain)
+                call.generation.ran_sparse(call.pattern, chosen.name)
+            return outs[0] if len(outs) == 1 else torch.cat(outs)
+        except ValueError as error:
+            if call.groups is not None:
+                raise
+            call.surprise("the attention's tokens are not those expected", str(error))
+        hidden = torch.tensor(padding, device=q.device)[:, None]
+        mask = (torch.arange(k.shape[1], device=q.device) < k.shape[1] - hidden).expand(len(q), -1)
+        return self.attention(q, k, v, attn_mask=mask if any(padding) else None, scale=scale)
+
 
 @cache
 def dense_backend(name: str | None) -> DenseBackend:
@@ -69,8 +102,6 @@ def dense_backend(name: str | None) -> DenseBackend:
 @dataclass(frozen=True)
 class Call:
     """A transformer call whose attention is LVSA's: a sparse one, or any that ranks share.
-
-    It is diffusers' :class:`lvsa_core.call.SparseCall`.
 
     Args:
         pattern, tokens: of this call. kernel: that the user asked for. generation: the pipeline's call it belongs to.
@@ -85,40 +116,6 @@ class Call:
     generation: Generation
     surprise: Callable[[str, str], None]
     groups: SequenceGroups | None = None
-
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float, layer: DenseBackend
-    ) -> Tensor:
-        """See :meth:`lvsa_core.call.SparseCall.attend`; text stands among the keys. Dense, it masks the padding."""
-        layouts, padding = self.tokens.layouts, self.tokens.padding
-        assert len(layouts) in (1, len(q))
-        try:
-            if len(set(layouts)) == 1:
-                return self._sparse(q, k, v, layouts[0], padding[0], scale)
-            samples = (slice(i, i + 1) for i in range(len(q)))
-            rows = zip(samples, layouts, padding, strict=True)
-            return torch.cat([self._sparse(q[i], k[i], v[i], layout, padded, scale) for i, layout, padded in rows])
-        except ValueError as error:
-            if self.groups is not None:
-                raise
-            self.surprise("the attention's tokens are not those expected", str(error))
-        hidden = torch.tensor(padding, device=q.device)[:, None]
-        mask = (torch.arange(k.shape[1], device=q.device) < k.shape[1] - hidden).expand(len(q), -1)
-        return layer.attention(q, k, v, attn_mask=mask if any(padding) else None, scale=scale)
-
-    def _sparse(self, q: Tensor, k: Tensor, v: Tensor, layout: TokenLayout, padding: int, scale: float) -> Tensor:
-        """Attention of samples that share a layout; the rows of padding come out zero."""
-        q, k, v = (x[:, : x.shape[1] - padding] for x in (q, k, v))
-        how: dict[str, Any] = {"scale": scale, "kernel": self.kernel, "head_groups": self.generation.head_groups}
-        if self.groups is None:
-            out = attend(q, k, v, self.pattern, layout, **how)
-        else:
-            around: dict[str, Any] = {"ahead": self.tokens.ahead, "behind": self.tokens.behind}
-            out = ulysses_attend(q, k, v, self.pattern, layout, self.groups, **around, **how)
-        if not self.pattern.is_dense:
-            chosen = select(self.kernel, q.device, q.dtype, q.shape[3], self.pattern.plain)
-            self.generation.ran_sparse(self.pattern, chosen.name)
-        return torch.nn.functional.pad(out, (0, 0, 0, 0, 0, padding)) if padding else out
 
 
 def sparse_attention(

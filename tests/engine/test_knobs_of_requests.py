@@ -14,6 +14,7 @@ from lvsa_core.positions import Remap, TemporalAxis
 from tests.support.attended import Attended
 from tests.support.engine import ROUNDING, VISIBLE
 from tests.support.log import Log
+from tests.support.way import documented, watch
 
 #: 33 latent frames; the training horizon of this model is 21.
 REQUEST: dict[str, Any] = {"frames": 129, "prompt": "a cat on a mat", "seed": 3, "steps": 2}
@@ -127,6 +128,15 @@ def test_the_recipe_of_a_request(engine: Any, attended: list[Attended], log: Log
     assert np.array_equal(engine.denoised(**short, extra_args={"lvsa": {"recipe": "long"}}), engine.denoised(**short))
     assert np.abs(video - plain).max() > VISIBLE
     assert np.array_equal(engine.denoised(**five), plain)
+
+
+def test_the_way_to_the_kernel(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the one that docs/architecture.md lists: from the engine's call of the transformer in eight functions."""
+    rows, ways = documented("In vLLM-Omni"), watch(monkeypatch)
+    engine.denoised(**REQUEST)
+    assert len(rows) == 8 and ways and {len(row) for row in rows} == {1}
+    inside = [name for row in rows for name in row if name not in ("call", "_plan")]  # these two have returned
+    assert {tuple(way[way.index("__call__") :]) for way in ways} == {tuple(inside)}
 
 
 def test_a_request_whose_steps_nobody_tells(engine: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,12 +142,12 @@ def test_rows_that_do_not_fit_go_around_the_engines_ring(
 def without_memory(rank: int) -> None:
     import torch
 
-    import lvsa_vllm_omni.scope as scope
+    import lvsa_vllm_omni.backend as backend
 
     def attend(*given: object, **options: object) -> None:
         raise torch.OutOfMemoryError("Tried to allocate 9 GiB")
 
-    scope.attend = attend  # type: ignore[assignment]
+    backend.attend = attend  # type: ignore[assignment]
 
 
 def test_memory_that_runs_out_is_the_engines_error(ranks: Ranks, case: Case) -> None:

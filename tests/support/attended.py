@@ -36,15 +36,15 @@ class Call:
 
 def before_calls(patch: pytest.MonkeyPatch, note: Callable[..., None]) -> None:
     """Let ``note(forward, q, k)`` see every sparse call of a layer before it is computed, also one of a ring."""
-    from lvsa_vllm_omni import scope
+    from lvsa_vllm_omni.backend import LvsaImpl, LvsaRing
 
-    attend = scope.Forward.attend
+    for kind in (LvsaImpl, LvsaRing):
 
-    def watched(self: Any, q: Tensor, k: Tensor, *more: Any, **options: Any) -> Any:
-        note(self, q, k)
-        return attend(self, q, k, *more, **options)
+        def watched(layer: Any, call: Any, q: Tensor, k: Tensor, *more: Any, sparse: Any = kind.sparse) -> Any:
+            note(call, q, k)
+            return sparse(layer, call, q, k, *more)
 
-    patch.setattr(scope.Forward, "attend", watched)
+        patch.setattr(kind, "sparse", watched)
 
 
 def watch_calls(patch: pytest.MonkeyPatch) -> list[Call]:
@@ -64,9 +64,9 @@ def watch_calls(patch: pytest.MonkeyPatch) -> list[Call]:
 
 def replace_attend(patch: pytest.MonkeyPatch, function: Callable[..., Tensor]) -> None:
     """Put another function in the place of ``attend`` in the engine's seam."""
-    from lvsa_vllm_omni import scope
+    from lvsa_vllm_omni import backend
 
-    patch.setattr(scope, "attend", function)
+    patch.setattr(backend, "attend", function)
 
 
 @dataclass(frozen=True)

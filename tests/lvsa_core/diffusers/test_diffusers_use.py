@@ -19,6 +19,7 @@ from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.presets import shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings
 from tests.support.videos import KINDS, KNOBS, LATENT, SHORT, distance, generate, masked
+from tests.support.way import documented, watch
 
 Pipeline = Callable[[str], Any]
 
@@ -241,3 +242,21 @@ def test_the_handle_keeps_no_pipeline_alive(fresh: Pipeline) -> None:
     assert model() is None
     assert lvsa.report().sparse_steps == 3
     lvsa.disable()
+
+
+@pytest.mark.parametrize("kind", ["wan", "hunyuan", "cosmos3", "cogvideox"])
+def test_the_way_to_the_kernel(
+    kind: str, pipeline: Pipeline, enable_lvsa: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the one that docs/architecture.md lists."""
+    rows, ways = documented("In diffusers"), watch(monkeypatch)
+    enable_lvsa(pipeline(kind), **KNOBS)
+    generate(kind, pipeline(kind), steps=1)
+    assert len(rows) == 8 and ways
+    own = {"__call__"}  # of processors, the third row
+    for way in ways:
+        place = iter([row or own for row in rows[2:]])
+        row = next(place)
+        for name in way:
+            while name not in row:
+                row = next(place)
