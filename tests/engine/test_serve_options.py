@@ -19,13 +19,13 @@ def parser() -> Any:
     return made
 
 
-@pytest.mark.parametrize("strategy", parallelism.PLACEMENTS, ids=lambda strategy: strategy.title)
-def test_the_options_make_the_placement(parser: Any, strategy: parallelism.PlacementOption) -> None:
+@pytest.mark.parametrize("option", parallelism.PLACEMENTS, ids=lambda option: option.title)
+def test_the_options_make_the_placement(parser: Any, option: parallelism.PlacementOption) -> None:
     from vllm_omni.diffusion.data import DiffusionParallelConfig
 
     names = {field.name for field in fields(DiffusionParallelConfig) if field.init}
-    if strategy.placement.allgather_kv > 1 and "allgather_degree" not in names:
+    if option.placement.allgather_kv > 1 and "allgather_degree" not in names:
         pytest.skip("this engine has no AllGather-KV")
-    given = vars(parser.parse_args(["serve", "m", "--omni", *strategy.options.split()]))
+    given = vars(parser.parse_args(["serve", "m", "--omni", *option.options.split()]))
     config = DiffusionParallelConfig(**{name: x for name, x in given.items() if name in names and x is not None})
-    assert compat.placement(SimpleNamespace(parallel_config=config)) == strategy.placement
+    assert compat.placement(SimpleNamespace(parallel_config=config)) == option.placement

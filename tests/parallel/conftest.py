@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.placements import Family, Strategy
+from tests.support.placements import Family, Placed
 from tests.support.ranks import Ranks
 from tests.support.vace import write_vace
 from tests.support.worker import Case, Result
@@ -48,28 +48,28 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def run(ranks: Ranks, checkpoint: Callable[..., Path]) -> Callable[..., list[Result]]:
-    """``run(family, strategy, size, settings, **case)``: the results of the ranks.
+    """``run(family, placement, size, settings, **case)``: the results of the ranks.
 
     LVSA is on unless settings say otherwise; ``case`` has further fields of it.
     """
 
     def runner(
         family: Family,
-        strategy: Strategy,
+        placement: Placed,
         size: str | tuple[int, int],
         settings: dict[str, str] | None = None,
         **case: Any,
     ) -> list[Result]:
         height, width = family.sizes[size] if isinstance(size, str) else size
         made = Case(
-            model=str(checkpoint(family.kind, **strategy.checkpoint(family))),
-            ranks=strategy.ranks,
-            parallel=strategy.parallel,
+            model=str(checkpoint(family.kind, **placement.checkpoint(family))),
+            ranks=placement.ranks,
+            parallel=placement.parallel,
             engine=family.options,
             request={"height": height, "width": width, "num_frames": family.long, "num_inference_steps": 3},
             image=family.request().get("image"),
             settings={family.hook: "1", "LVSA_STRICT": "1"} if settings is None else settings,
-            decode=strategy.decode,
+            decode=placement.decode,
             **case,
         )
         return ranks.run(made)
@@ -79,13 +79,13 @@ def run(ranks: Ranks, checkpoint: Callable[..., Path]) -> Callable[..., list[Res
 
 @pytest.fixture(scope="session")
 def alone(run: Callable[..., list[Result]]) -> Callable[..., Result]:
-    """``alone(family, strategy, size)``: what one rank makes of the same checkpoint and request."""
+    """``alone(family, placement, size)``: what one rank makes of the same checkpoint and request."""
     made: dict[Any, Result] = {}
 
-    def runner(family: Family, strategy: Strategy, size: str) -> Result:
-        key = (family.kind, size, strategy.decode, *strategy.checkpoint(family).items())
+    def runner(family: Family, placement: Placed, size: str) -> Result:
+        key = (family.kind, size, placement.decode, *placement.checkpoint(family).items())
         if key not in made:
-            made[key] = run(family, replace(strategy, ranks=1, parallel={}), size)[0]
+            made[key] = run(family, replace(placement, ranks=1, parallel={}), size)[0]
         return made[key]
 
     return runner

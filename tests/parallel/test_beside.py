@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support.placements import ALL, FAMILIES, Family, Strategy
+from tests.support.placements import ALL, FAMILIES, Family, Placed
 from tests.support.worker import Result
 
 Run = Callable[..., list[Result]]
@@ -29,7 +29,7 @@ def controlled(rank: int, count: int) -> None:
     Cosmos3OmniDiffusersPipeline.predict_noise = with_controls
 
 
-def same_video(run: Run, family: Family, placed: Strategy, **case: Any) -> tuple[Result, list[Result]]:
+def same_video(run: Run, family: Family, placed: Placed, **case: Any) -> tuple[Result, list[Result]]:
     """What one rank and several do; the video and the pattern are the same."""
     size = placed.sizes[0]
     (one,), results = (
@@ -43,26 +43,26 @@ def same_video(run: Run, family: Family, placed: Strategy, **case: Any) -> tuple
     return one, results
 
 
-@pytest.mark.parametrize("strategy", ["ulysses2", pytest.param("ring2", marks=pytest.mark.thorough)])
-def test_one_control(run: Run, strategy: str) -> None:
-    one, results = same_video(run, FAMILIES["cosmos3"], ALL[strategy], prepare=partial(controlled, count=1))
+@pytest.mark.parametrize("placement", ["ulysses2", pytest.param("ring2", marks=pytest.mark.thorough)])
+def test_one_control(run: Run, placement: str) -> None:
+    one, results = same_video(run, FAMILIES["cosmos3"], ALL[placement], prepare=partial(controlled, count=1))
     whole = one.calls[0]
     assert whole.queries == 2 * whole.frames * whole.patches
     assert all(call.queries * call.heads < whole.queries * whole.heads for each in results for call in each.calls)
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize("strategy", ["ulysses2", "ring2"])
-def test_several_controls(run: Run, strategy: str) -> None:
+@pytest.mark.parametrize("placement", ["ulysses2", "ring2"])
+def test_several_controls(run: Run, placement: str) -> None:
     """The engine computes them whole on every rank, and so does LVSA."""
-    one, results = same_video(run, FAMILIES["cosmos3"], ALL[strategy], prepare=partial(controlled, count=2))
+    one, results = same_video(run, FAMILIES["cosmos3"], ALL[placement], prepare=partial(controlled, count=2))
     assert all(each.calls == one.calls for each in results)
 
 
 @pytest.mark.parametrize(
-    "strategy", ["ring2", *(pytest.param(x, marks=pytest.mark.thorough) for x in ("ulysses2", "allgather2"))]
+    "placement", ["ring2", *(pytest.param(x, marks=pytest.mark.thorough) for x in ("ulysses2", "allgather2"))]
 )
-def test_a_reference_image(run: Run, strategy: str) -> None:
+def test_a_reference_image(run: Run, placement: str) -> None:
     family = replace(FAMILIES["wan-vace"], image=True)
-    one, _ = same_video(run, family, replace(ALL[strategy], sizes=("even",)))
+    one, _ = same_video(run, family, replace(ALL[placement], sizes=("even",)))
     assert one.calls[0].frames == 25 and one.calls[0].queries == 26 * one.calls[0].patches

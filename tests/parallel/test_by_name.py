@@ -13,11 +13,11 @@ BY_NAME = {"diffusion_attention_config": {"per_role": {"self": {"backend": "LVSA
 
 
 @pytest.mark.parametrize(
-    "strategy", ["ring2", *(pytest.param(x, marks=pytest.mark.thorough) for x in ("ulysses2", "allgather2"))]
+    "placement", ["ring2", *(pytest.param(x, marks=pytest.mark.thorough) for x in ("ulysses2", "allgather2"))]
 )
-def test_long_and_short(run: Callable[..., list[Result]], alone: Callable[..., Result], strategy: str) -> None:
+def test_long_and_short(run: Callable[..., list[Result]], alone: Callable[..., Result], placement: str) -> None:
     """The engine builds its ring for a backend that it does not know; dense requests take the platform's."""
-    about, placed = FAMILIES["wan"], ALL[strategy]
+    about, placed = FAMILIES["wan"], ALL[placement]
     named = replace(about, options=BY_NAME)
     one, results = alone(about, placed, "even"), run(named, placed, "even", {"LVSA_STRICT": "1"})
     for result in results:

@@ -14,14 +14,14 @@ pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang+
 
 
 @pytest.mark.parametrize(
-    ("family", "strategy"),
+    ("family", "placement"),
     [("hunyuan", "ring2"), pytest.param("cosmos3", "ulysses2", marks=pytest.mark.thorough)],
 )
 def test_compiled_blocks(
-    run: Callable[..., list[Result]], alone: Callable[..., Result], family: str, strategy: str
+    run: Callable[..., list[Result]], alone: Callable[..., Result], family: str, placement: str
 ) -> None:
     """The exchange and the text's tensors pass through the opaque operator."""
-    about, placed = FAMILIES[family], ALL[strategy]
+    about, placed = FAMILIES[family], ALL[placement]
     compiled = replace(about, options={**about.options, "enforce_eager": False})
     one, results = alone(about, placed, "even"), run(compiled, placed, "even")
     for result in results:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.support.placements import ALL, FAMILIES, Strategy
+from tests.support.placements import ALL, FAMILIES
 from tests.support.worker import Result
 
 
@@ -17,12 +17,12 @@ def no_memory(rank: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("family", "strategy"), [pytest.param("wan", "ulysses2", marks=pytest.mark.thorough), ("hunyuan", "ring2")]
+    ("family", "placement"), [pytest.param("wan", "ulysses2", marks=pytest.mark.thorough), ("hunyuan", "ring2")]
 )
-def test_the_video(run: Callable[..., list[Result]], family: str, strategy: str) -> None:
+def test_the_video(run: Callable[..., list[Result]], family: str, placement: str) -> None:
     about = FAMILIES[family]
-    (one,) = run(about, Strategy(1), "even")
-    first, second = run(about, ALL[strategy], "even", prepare=no_memory)
+    (one,) = run(about, Placed(1), "even")
+    first, second = run(about, ALL[placement], "even", prepare=no_memory)
     assert not (one.error or first.error or second.error), (one.error, first.error, second.error)
     np.testing.assert_allclose(first.output, one.output, rtol=0, atol=1e-4)
     grouped = [any("groups of heads" in line for line in result.log) for result in (one, first, second)]

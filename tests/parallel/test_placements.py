@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, LIMITS_SAMPLE, SAMPLE, Strategy
+from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, LIMITS_SAMPLE, SAMPLE, Placed
 from tests.support.worker import Result
 
 Run = Callable[..., list[Result]]
@@ -14,11 +14,11 @@ thorough = pytest.mark.thorough
 
 
 @pytest.mark.parametrize(
-    ("family", "strategy", "size"),
+    ("family", "placement", "size"),
     [pytest.param(*case, id="-".join(case), marks=() if case[:2] in SAMPLE else thorough) for case in CASES],
 )
-def test_ranks_do_what_one_does(run: Run, alone: Callable[..., Result], family: str, strategy: str, size: str) -> None:
-    placed = ALL[strategy]
+def test_ranks_do_what_one_does(run: Run, alone: Callable[..., Result], family: str, placement: str, size: str) -> None:
+    placed = ALL[placement]
     one, results = alone(FAMILIES[family], placed, size), run(FAMILIES[family], placed, size)
     for result in (one, *results):
         assert not result.error, result.error
@@ -31,15 +31,15 @@ def test_ranks_do_what_one_does(run: Run, alone: Callable[..., Result], family: 
     _check_calls(placed, one, results)
 
 
-def _check_calls(strategy: Strategy, one: Result, results: list[Result]) -> None:
+def _check_calls(placement: Placed, one: Result, results: list[Result]) -> None:
     """The ranks really divided the work: the calls of a rank, and the queries and heads of a call."""
-    if strategy.share is not None:
-        assert {len(result.calls) for result in results} == {strategy.share * len(one.calls)}
+    if placement.share is not None:
+        assert {len(result.calls) for result in results} == {placement.share * len(one.calls)}
     else:
         assert all(len(result.calls) < len(one.calls) for result in results)
     whole = one.calls[0].queries * one.calls[0].heads
     largest = max(call.queries * call.heads for result in results for call in result.calls)
-    assert largest == whole if strategy.split == 1 else largest < whole
+    assert largest == whole if placement.parts == 1 else largest < whole
 
 
 @pytest.mark.parametrize(
@@ -52,8 +52,8 @@ def _check_calls(strategy: Strategy, one: Result, results: list[Result]) -> None
 )
 def test_limits_of_the_engine(run: Run, limit: str, lvsa: bool) -> None:
     """It is the engine that refuses. Where this fails it can do more than it could: add the case to the table."""
-    family, strategy, size, message = LIMITS[limit]
-    errors = [result.error for result in run(FAMILIES[family], strategy, size, None if lvsa else {})]
+    family, placement, size, message = LIMITS[limit]
+    errors = [result.error for result in run(FAMILIES[family], placement, size, None if lvsa else {})]
     assert any(message in error for error in errors), errors
     assert not any("LVSA cannot" in error for error in errors)
 
@@ -61,5 +61,5 @@ def test_limits_of_the_engine(run: Run, limit: str, lvsa: bool) -> None:
 def test_a_ring_that_does_not_divide_the_warm_up(run: Run) -> None:
     """The engine's first request has 32 x 32 tokens: with such a ring no server starts, whatever it would be asked."""
     family = replace(FAMILIES["wan"], long=1)
-    errors = [result.error for result in run(family, Strategy(3, {"ring_degree": 3}), (512, 512))]
+    errors = [result.error for result in run(family, Placed(3, {"ring_degree": 3}), (512, 512))]
     assert any("Sequence length (1024) is not divisible by SP world size (3)" in error for error in errors), errors

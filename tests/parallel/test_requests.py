@@ -16,10 +16,10 @@ from tests.support.worker import Result
 Run = Callable[..., list[Result]]
 
 
-@pytest.mark.parametrize("strategy", [pytest.param("ulysses2", marks=pytest.mark.thorough), "ring2"])
-def test_bfloat16(run: Run, alone: Callable[..., Result], strategy: str) -> None:
+@pytest.mark.parametrize("placement", [pytest.param("ulysses2", marks=pytest.mark.thorough), "ring2"])
+def test_bfloat16(run: Run, alone: Callable[..., Result], placement: str) -> None:
     """One and several ranks are equally far from float32; dense attention is 0.3 from it, the video's deviation 3.3."""
-    family, placed = FAMILIES["wan"], ALL[strategy]
+    family, placed = FAMILIES["wan"], ALL[placement]
     exact, half = alone(family, placed, "even"), replace(family, options={"dtype": "bfloat16"})
     (one,), results = run(half, replace(placed, ranks=1, parallel={}), "even"), run(half, placed, "even")
     for result in (one, *results):
@@ -29,10 +29,10 @@ def test_bfloat16(run: Run, alone: Callable[..., Result], strategy: str) -> None
     assert 0 < off[0] < 0.1 and off[1] == pytest.approx(off[0], rel=0.2)
 
 
-@pytest.mark.parametrize("strategy", ["ulysses2", pytest.param("allgather2", marks=pytest.mark.thorough), "ring2"])
-def test_lengths_one_after_another(run: Run, alone: Callable[..., Result], strategy: str) -> None:
+@pytest.mark.parametrize("placement", ["ulysses2", pytest.param("allgather2", marks=pytest.mark.thorough), "ring2"])
+def test_lengths_one_after_another(run: Run, alone: Callable[..., Result], placement: str) -> None:
     """A dense request and a longer sparse one leave nothing behind."""
-    family, placed = FAMILIES["wan"], ALL[strategy]
+    family, placed = FAMILIES["wan"], ALL[placement]
     size = placed.sizes[-1]
     earlier = [{"num_frames": frames, "num_inference_steps": 2} for frames in (33, 161)]
     one, results = alone(family, placed, size), run(family, placed, size, earlier=earlier)
@@ -44,10 +44,10 @@ def test_lengths_one_after_another(run: Run, alone: Callable[..., Result], strat
     np.testing.assert_allclose(results[0].output, one.output, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("strategy", ["ulysses2", "ring2"])
-def test_knobs_of_a_request(run: Run, strategy: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("placement", ["ulysses2", "ring2"])
+def test_knobs_of_a_request(run: Run, placement: str, tmp_path: Path) -> None:
     """All ranks take them; the first one of an engine tells of the request."""
-    family, placed = FAMILIES["wan"], ALL[strategy]
+    family, placed = FAMILIES["wan"], ALL[placement]
     asked = {"extra_args": {"lvsa": {"sparsity_scale": 0.5, "riflex_scale": 2}}}
     found = []
     for place in (replace(placed, ranks=1, parallel={}), placed):
@@ -64,7 +64,7 @@ def test_knobs_of_a_request(run: Run, strategy: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "strategy"),
+    ("kind", "placement"),
     [
         ("wan", "ulysses2"),
         pytest.param("wan", "allgather2", marks=pytest.mark.thorough),
@@ -72,9 +72,9 @@ def test_knobs_of_a_request(run: Run, strategy: str, tmp_path: Path) -> None:
         ("hunyuan", "ring2"),
     ],
 )
-def test_the_recipe(run: Run, alone: Callable[..., Result], kind: str, strategy: str) -> None:
+def test_the_recipe(run: Run, alone: Callable[..., Result], kind: str, placement: str) -> None:
     """Anchors at other positions, boosted and standing still at first: on ranks the video of one."""
-    family, placed = FAMILIES[kind], ALL[strategy]
+    family, placed = FAMILIES[kind], ALL[placement]
     settings = {family.hook: "1", "LVSA_STRICT": "1", "LVSA_RECIPE": "long", "LVSA_ROTATE_AFTER": "0.3"}
     (one,) = run(family, replace(placed, ranks=1, parallel={}), "even", settings)
     results = run(family, placed, "even", settings)
@@ -85,10 +85,10 @@ def test_the_recipe(run: Run, alone: Callable[..., Result], kind: str, strategy:
     assert np.abs(one.output - alone(family, placed, "even").output).max() > 0.01
 
 
-@pytest.mark.parametrize("strategy", ["ring2", "ulysses2-ring2"])
-def test_bytes_of_the_exchange(run: Run, strategy: str) -> None:
+@pytest.mark.parametrize("placement", ["ring2", "ulysses2-ring2"])
+def test_bytes_of_the_exchange(run: Run, placement: str) -> None:
     """What the engine's calls send is what the formula of docs/scaling.md counts, on every rank."""
-    placed, head_size, itemsize = ALL[strategy], 32, 4
+    placed, head_size, itemsize = ALL[placement], 32, 4
     groups = placed.parallel["ring_degree"]
     for rank, result in enumerate(run(FAMILIES["wan"], placed, "even")):
         assert not result.error, result.error

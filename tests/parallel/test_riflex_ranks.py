@@ -6,20 +6,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.support.placements import ALL, FAMILIES, Strategy
+from tests.support.placements import ALL, FAMILIES, Placed
 from tests.support.worker import Result
 
 Run = Callable[..., list[Result]]
-ONE = Strategy(1)
+ONE = Placed(1)
 
 
 @pytest.mark.parametrize(
-    ("family", "strategy"), [pytest.param("wan", "ulysses2", marks=pytest.mark.thorough), ("hunyuan", "ring2")]
+    ("family", "placement"), [pytest.param("wan", "ulysses2", marks=pytest.mark.thorough), ("hunyuan", "ring2")]
 )
-def test_the_video_and_the_ranks(run: Run, family: str, strategy: str) -> None:
+def test_the_video_and_the_ranks(run: Run, family: str, placement: str) -> None:
     about = FAMILIES[family]
 
-    def video(placed: Strategy, **riflex: str) -> np.ndarray:
+    def video(placed: Placed, **riflex: str) -> np.ndarray:
         settings = {about.hook: "1", "LVSA_STRICT": "1", **riflex}
         first, *_ = run(about, placed, "even", settings)
         assert not first.error, first.error
@@ -29,7 +29,7 @@ def test_the_video_and_the_ranks(run: Run, family: str, strategy: str) -> None:
     plain, once, twice = video(ONE), video(ONE, LVSA_RIFLEX_SCALE="1"), video(ONE, **TWICE)
     assert np.array_equal(plain, once)
     assert np.abs(twice - plain).max() > 1e-3
-    np.testing.assert_allclose(video(ALL[strategy], **TWICE), twice, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(video(ALL[placement], **TWICE), twice, rtol=0, atol=1e-4)
 
 
 TWICE = {"LVSA_RIFLEX_SCALE": "2"}

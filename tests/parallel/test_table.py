@@ -10,13 +10,13 @@ import pytest
 from lvsa_core import Placement
 from lvsa_vllm_omni import compat, parallelism
 from lvsa_vllm_omni.hooks import SPECS
-from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, LIMITS_SAMPLE, SAMPLE, Strategy
+from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, LIMITS_SAMPLE, SAMPLE, Placed
 
 
-def placed(strategy: Strategy) -> Placement:
+def placed(placement: Placed) -> Placement:
     from vllm_omni.diffusion.data import DiffusionParallelConfig
 
-    return compat.placement(SimpleNamespace(parallel_config=DiffusionParallelConfig(**strategy.parallel)))
+    return compat.placement(SimpleNamespace(parallel_config=DiffusionParallelConfig(**placement.parallel)))
 
 
 ROOT = Path(__file__).parents[2]
@@ -44,9 +44,9 @@ def test_the_sample_has_every_way_with_every_kind_of_text() -> None:
     ways["keys first"] = ways["none"] - {"allgather_kv"}  # which the engine refuses
     found: dict[str, set[str]] = {text: set() for text in ways}
     sizes: dict[str, set[tuple[str, str]]] = {text: set() for text in ways}
-    for family, strategy, size in CASES:
-        if (family, strategy) in SAMPLE:
-            shared = used(placed(ALL[strategy])) & {"ulysses", "ring", "allgather_kv"} or {"whole"}
+    for family, placement, size in CASES:
+        if (family, placement) in SAMPLE:
+            shared = used(placed(ALL[placement])) & {"ulysses", "ring", "allgather_kv"} or {"whole"}
             found[FAMILIES[family].text] |= shared
             sizes[FAMILIES[family].text] |= {(way, size) for way in shared}
     assert found == ways
@@ -75,10 +75,10 @@ def test_every_cell_is_measured(row: parallelism.PlacementOption, family: str) -
     assert refused or ("stages" in row.engine_limits[family] and ignored)
 
 
-def matches(row: parallelism.PlacementOption, strategy: Strategy) -> bool:
+def matches(row: parallelism.PlacementOption, placement: Placed) -> bool:
     """Whether a case has a row's degrees, or the same with HSDP over more ranks, and its options."""
-    options = ("advanced_uaa" in row.options) == ("ulysses_mode" in strategy.parallel)
-    return options and used(placed(strategy)) == used(row.placement)
+    options = ("advanced_uaa" in row.options) == ("ulysses_mode" in placement.parallel)
+    return options and used(placed(placement)) == used(row.placement)
 
 
 def used(placement: Placement) -> set[str]:

@@ -10,11 +10,11 @@ from tests.support.placements import ALL, FAMILIES
 from tests.support.worker import Result
 
 
-@pytest.mark.parametrize("strategy", [pytest.param("uaa2", marks=pytest.mark.thorough), "ring2"])
-def test_two_ranks_make_the_same_video(run: Callable[..., list[Result]], strategy: str) -> None:
+@pytest.mark.parametrize("placement", [pytest.param("uaa2", marks=pytest.mark.thorough), "ring2"])
+def test_two_ranks_make_the_same_video(run: Callable[..., list[Result]], placement: str) -> None:
     toy = replace(FAMILIES["wan"], kind="toy-wan", blocks=4, long=161)
-    (one,) = run(toy, replace(ALL[strategy], ranks=1, parallel={}), "even")
-    results = run(toy, ALL[strategy], "even")
+    (one,) = run(toy, replace(ALL[placement], ranks=1, parallel={}), "even")
+    results = run(toy, ALL[placement], "even")
     for result in (one, *results):
         assert not result.error, result.error
         assert result.calls

@@ -15,7 +15,7 @@ FAMILIES = {**ENGINE_FAMILIES, "wan-vace": replace(ENGINE_FAMILIES["wan-i2v"], k
 
 
 @dataclass(frozen=True)
-class Strategy:
+class Placed:
     """A placement.
 
     Args:
@@ -36,7 +36,7 @@ class Strategy:
     decode: bool = False
 
     @property
-    def split(self) -> int:
+    def parts(self) -> int:
         """Among how many ranks one layer's queries are divided, by heads or by tokens."""
         degrees = ("tensor_parallel_size", "ulysses_degree", "ring_degree", "allgather_degree")
         return prod(self.parallel.get(name, 1) for name in degrees)
@@ -55,77 +55,77 @@ EVEN, BOTH = ("even",), ("even", "odd")
 FOUR_PARTS, THREE, SIX = {"heads": 8, "kv_heads": 4}, {"heads": 3}, {"heads": 6, "kv_heads": 3}
 
 STRATEGIES = {
-    "tp2": Strategy(2, {TP: 2}),
-    "cfg2": Strategy(2, {CFG: 2}, share=0.5),
-    "hsdp2": Strategy(2, HSDP),
-    "ulysses2": Strategy(2, {ULYSSES: 2}, BOTH),
-    "uaa2": Strategy(2, {ULYSSES: 2, **UAA}),
-    "uaa2-3heads": Strategy(2, {ULYSSES: 2, **UAA}, BOTH, heads=THREE, grouped=SIX),
-    "ring2": Strategy(2, {RING: 2}, EVEN),
-    "allgather2": Strategy(2, {ALLGATHER: 2}, BOTH),
-    "ulysses2-vae2-text2": Strategy(2, {ULYSSES: 2, VAE: 2, TEXT: 2}, decode=True),
-    "hsdp2-ulysses2": Strategy(2, {**HSDP, ULYSSES: 2}),
-    "hsdp2-ring2": Strategy(2, {**HSDP, RING: 2}, EVEN),
-    "hsdp2-allgather2": Strategy(2, {**HSDP, ALLGATHER: 2}),
-    "hsdp2-cfg2": Strategy(2, {**HSDP, CFG: 2}, share=0.5),
-    "hsdp4-ulysses2-ring2": Strategy(4, {**HSDP, "hsdp_shard_size": 4, ULYSSES: 2, RING: 2}, EVEN),
-    "tp2-cfg2": Strategy(4, {TP: 2, CFG: 2}, share=0.5),
-    "tp2-ulysses2": Strategy(4, {TP: 2, ULYSSES: 2}, grouped=FOUR_PARTS),
-    "tp2-ring2": Strategy(4, {TP: 2, RING: 2}, EVEN),
-    "tp2-allgather2": Strategy(4, {TP: 2, ALLGATHER: 2}),
-    "ulysses2-ring2": Strategy(4, {ULYSSES: 2, RING: 2}, EVEN),
-    "uaa2-ring2": Strategy(4, {ULYSSES: 2, RING: 2, **UAA}, EVEN, heads=THREE, grouped=SIX),
-    "ulysses2-cfg2": Strategy(4, {ULYSSES: 2, CFG: 2}, share=0.5),
-    "ring2-cfg2": Strategy(4, {RING: 2, CFG: 2}, EVEN, share=0.5),
-    "allgather2-cfg2": Strategy(4, {ALLGATHER: 2, CFG: 2}, share=0.5),
-    "hsdp2x2-ulysses4": Strategy(
+    "tp2": Placed(2, {TP: 2}),
+    "cfg2": Placed(2, {CFG: 2}, share=0.5),
+    "hsdp2": Placed(2, HSDP),
+    "ulysses2": Placed(2, {ULYSSES: 2}, BOTH),
+    "uaa2": Placed(2, {ULYSSES: 2, **UAA}),
+    "uaa2-3heads": Placed(2, {ULYSSES: 2, **UAA}, BOTH, heads=THREE, grouped=SIX),
+    "ring2": Placed(2, {RING: 2}, EVEN),
+    "allgather2": Placed(2, {ALLGATHER: 2}, BOTH),
+    "ulysses2-vae2-text2": Placed(2, {ULYSSES: 2, VAE: 2, TEXT: 2}, decode=True),
+    "hsdp2-ulysses2": Placed(2, {**HSDP, ULYSSES: 2}),
+    "hsdp2-ring2": Placed(2, {**HSDP, RING: 2}, EVEN),
+    "hsdp2-allgather2": Placed(2, {**HSDP, ALLGATHER: 2}),
+    "hsdp2-cfg2": Placed(2, {**HSDP, CFG: 2}, share=0.5),
+    "hsdp4-ulysses2-ring2": Placed(4, {**HSDP, "hsdp_shard_size": 4, ULYSSES: 2, RING: 2}, EVEN),
+    "tp2-cfg2": Placed(4, {TP: 2, CFG: 2}, share=0.5),
+    "tp2-ulysses2": Placed(4, {TP: 2, ULYSSES: 2}, grouped=FOUR_PARTS),
+    "tp2-ring2": Placed(4, {TP: 2, RING: 2}, EVEN),
+    "tp2-allgather2": Placed(4, {TP: 2, ALLGATHER: 2}),
+    "ulysses2-ring2": Placed(4, {ULYSSES: 2, RING: 2}, EVEN),
+    "uaa2-ring2": Placed(4, {ULYSSES: 2, RING: 2, **UAA}, EVEN, heads=THREE, grouped=SIX),
+    "ulysses2-cfg2": Placed(4, {ULYSSES: 2, CFG: 2}, share=0.5),
+    "ring2-cfg2": Placed(4, {RING: 2, CFG: 2}, EVEN, share=0.5),
+    "allgather2-cfg2": Placed(4, {ALLGATHER: 2, CFG: 2}, share=0.5),
+    "hsdp2x2-ulysses4": Placed(
         4,
         {**HSDP, "hsdp_replicate_size": 2, ULYSSES: 4},
         grouped=FOUR_PARTS,
     ),
-    "ring4": Strategy(4, {RING: 4}, EVEN),
-    "ulysses4": Strategy(4, {ULYSSES: 4}, BOTH, grouped=FOUR_PARTS),
-    "uaa4": Strategy(4, {ULYSSES: 4, **UAA}),
-    "allgather4": Strategy(4, {ALLGATHER: 4}, BOTH),
+    "ring4": Placed(4, {RING: 4}, EVEN),
+    "ulysses4": Placed(4, {ULYSSES: 4}, BOTH, grouped=FOUR_PARTS),
+    "uaa4": Placed(4, {ULYSSES: 4, **UAA}),
+    "allgather4": Placed(4, {ALLGATHER: 4}, BOTH),
 }
 
 #: Only Wan's pipelines have stages. Without the VAE of every rank the engine ends its text-to-video with an error.
 STAGES = {
-    "pp2": Strategy(2, {PP: 2}, share=None),
-    "pp2-vae2": Strategy(2, {PP: 2, VAE: 2}, share=None, decode=True),
-    "pp2-cfg2": Strategy(4, {PP: 2, CFG: 2}, share=None),
-    "pp2-tp2": Strategy(4, {PP: 2, TP: 2}, share=None),
-    "pp2-ulysses2": Strategy(4, {PP: 2, ULYSSES: 2}, BOTH, share=None),
-    "pp2-ring2": Strategy(4, {PP: 2, RING: 2}, EVEN, share=None),
-    "pp2-allgather2": Strategy(4, {PP: 2, ALLGATHER: 2}, share=None),
-    "pp4": Strategy(4, {PP: 4}, share=None, heads={"layers": 5}),
+    "pp2": Placed(2, {PP: 2}, share=None),
+    "pp2-vae2": Placed(2, {PP: 2, VAE: 2}, share=None, decode=True),
+    "pp2-cfg2": Placed(4, {PP: 2, CFG: 2}, share=None),
+    "pp2-tp2": Placed(4, {PP: 2, TP: 2}, share=None),
+    "pp2-ulysses2": Placed(4, {PP: 2, ULYSSES: 2}, BOTH, share=None),
+    "pp2-ring2": Placed(4, {PP: 2, RING: 2}, EVEN, share=None),
+    "pp2-allgather2": Placed(4, {PP: 2, ALLGATHER: 2}, share=None),
+    "pp4": Placed(4, {PP: 4}, share=None, heads={"layers": 5}),
 }
 #: Where the engine takes the option and lets every rank do everything.
-REPLICATED = {"dp2": Strategy(2, {DP: 2}), "pp2-ignored": Strategy(2, {PP: 2})}
+REPLICATED = {"dp2": Placed(2, {DP: 2}), "pp2-ignored": Placed(2, {PP: 2})}
 
 ALL = {**STRATEGIES, **STAGES, **REPLICATED}
 
 
 def _table() -> Iterator[tuple[str, str]]:
-    """Family and strategy of every case that the engine can do."""
-    for strategy in (*STRATEGIES, *STAGES, "dp2"):
-        yield "wan", strategy
-    for strategy in (*STRATEGIES, "dp2", "pp2-ignored"):
-        yield "hunyuan", strategy
-    for strategy in (*STRATEGIES, "dp2", "pp2-ignored"):
-        if ALLGATHER not in ALL[strategy].parallel:
-            yield "cosmos3", strategy
+    """Family and placement of every case that the engine can do."""
+    for placement in (*STRATEGIES, *STAGES, "dp2"):
+        yield "wan", placement
+    for placement in (*STRATEGIES, "dp2", "pp2-ignored"):
+        yield "hunyuan", placement
+    for placement in (*STRATEGIES, "dp2", "pp2-ignored"):
+        if ALLGATHER not in ALL[placement].parallel:
+            yield "cosmos3", placement
     for family in ("wan-i2v", "wan-ti2v", "wan-a14b", "hunyuan-i2v"):
-        for strategy in ("cfg2", "ulysses2", "ring2", "allgather2"):
-            yield family, strategy
+        for placement in ("cfg2", "ulysses2", "ring2", "allgather2"):
+            yield family, placement
     for family in ("wan-i2v", "wan-ti2v", "wan-a14b"):
         yield family, "pp2"
-    for strategy in ("ulysses2", "ring2"):
-        yield "wan-vace", strategy
+    for placement in ("ulysses2", "ring2"):
+        yield "wan-vace", placement
     yield "wan-a14b", "hsdp2"
 
 
-CASES = [(family, strategy, size) for family, strategy in _table() for size in ALL[strategy].sizes]
+CASES = [(family, placement, size) for family, placement in _table() for size in ALL[placement].sizes]
 
 #: The part of the table that every run of the tests covers: each way of LVSA with each kind of text, and what a rank's
 #: share of the tokens or heads can be, and once each model and what else stands beside the ranks.
@@ -145,47 +145,57 @@ SAMPLE = {
 #: Limits that every run of the tests tries with LVSA; the others are for a thorough one.
 LIMITS_SAMPLE = ("ring, uneven, joint text", "AllGather-KV, causal text", "strict Ulysses, 3 heads")
 
-#: What the engine itself refuses, or breaks at: family, strategy, size, and what it says.
+#: What the engine itself refuses, or breaks at: family, placement, size, and what it says.
 LIMITS = {
-    "ring, uneven": ("wan", Strategy(2, {RING: 2}), "odd", "Cannot use Ring attention which does not support"),
-    "ring, uneven, joint text": ("hunyuan", Strategy(2, {RING: 2}), "odd", "Cannot use Ring attention which does not"),
-    "ring, uneven, text keys": ("cosmos3", Strategy(2, {RING: 2}), "odd", "Cannot use Ring attention which does not"),
+    "ring, uneven": ("wan", Placed(2, {RING: 2}), "odd", "Cannot use Ring attention which does not support"),
+    "ring, uneven, joint text": (
+        "hunyuan",
+        Placed(2, {RING: 2}),
+        "odd",
+        "Cannot use Ring attention which does not",
+    ),
+    "ring, uneven, text keys": (
+        "cosmos3",
+        Placed(2, {RING: 2}),
+        "odd",
+        "Cannot use Ring attention which does not",
+    ),
     "AllGather-KV, causal text": (
         "cosmos3",
-        Strategy(2, {ALLGATHER: 2}),
+        Placed(2, {ALLGATHER: 2}),
         "even",
         "AllGather-KV SP only supports non-causal attention",
     ),
-    "AllGather-KV and Ulysses": ("wan", Strategy(4, {ALLGATHER: 2, ULYSSES: 2}), "even", "mutually exclusive"),
-    "HSDP and TP": ("wan", Strategy(2, {**HSDP, TP: 2}), "even", "not compatible"),
+    "AllGather-KV and Ulysses": ("wan", Placed(4, {ALLGATHER: 2, ULYSSES: 2}), "even", "mutually exclusive"),
+    "HSDP and TP": ("wan", Placed(2, {**HSDP, TP: 2}), "even", "not compatible"),
     "strict Ulysses, 3 heads": (
         "wan",
-        Strategy(2, {ULYSSES: 2}, heads=THREE),
+        Placed(2, {ULYSSES: 2}, heads=THREE),
         "even",
         "requires head_cnt divisible by ulysses_degree",
     ),
     "strict Ulysses, 3 heads, joint text": (
         "hunyuan",
-        Strategy(2, {ULYSSES: 2}, heads=THREE),
+        Placed(2, {ULYSSES: 2}, heads=THREE),
         "even",
         "requires joint head_cnt divisible by ulysses_degree",
     ),
     "strict Ulysses, 2 heads of keys": (
         "cosmos3",
-        Strategy(4, {ULYSSES: 4}),
+        Placed(4, {ULYSSES: 4}),
         "even",
         "requires joint head_cnt divisible by ulysses_degree",
     ),
-    "TP, 3 heads": ("wan", Strategy(2, {TP: 2}, heads=THREE), "even", "3 is not divisible by 2"),
+    "TP, 3 heads": ("wan", Placed(2, {TP: 2}, heads=THREE), "even", "3 is not divisible by 2"),
     "masked padding": (
         "wan",
-        Strategy(2, {ULYSSES: 2, "mask_sp_padding": True}),
+        Placed(2, {ULYSSES: 2, "mask_sp_padding": True}),
         "odd",
         "'NoneType' object has no attribute 'all'",
     ),
     "stages, and a VAE on the first": (
         "wan",
-        Strategy(2, {PP: 2}, decode=True),
+        Placed(2, {PP: 2}, decode=True),
         "even",
         "'NoneType' object has no attribute 'dim'",
     ),
