@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from demo_compare import picture, side_by_side
 
-from lvsa_core import plan, show
+from lvsa_core import show
+from lvsa_core.decide import decide
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.hooks import load_family
 from lvsa_vllm_omni.presets import preset_of
@@ -159,7 +160,8 @@ def follow(command: Sequence[str], log: Path) -> int:
 def draw(record: dict[str, Any], target: Path) -> None:
     """Draw the pattern of a finished video at three denoising steps."""
     frames, steps = record["pattern"]["latent_frames"], range(min(3, record["pattern"]["keyframe_interval"]))
-    show.figure([plan(frames, step=step, **record["settings"]["plan"]) for step in steps], target)
+    plan, last = record["settings"]["plan"], record["settings"]["steps"] or 1
+    show.figure([decide(frames, step, plan, steps=last)[0] for step in steps], target)
 
 
 if __name__ == "__main__":

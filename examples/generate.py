@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryFile
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,10 +22,10 @@ from lvsa_core import Pattern, show
 from lvsa_core.decide import decide
 from lvsa_core.diffusers import enable_lvsa
 from lvsa_core.diffusers.families import FAMILIES, family_of
-from lvsa_core.facts import latent_frames, shipped
+from lvsa_core.facts import head_size, latent_frames, shipped, temporal_axis
 from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_core.knobs import Knobs, with_recipe
-from lvsa_core.positions import Remap, TemporalAxis, not_remappable
+from lvsa_core.positions import Remap, TemporalAxis, check_remap
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.offline.evaluate import evaluated, missing_packages
 from lvsa_vllm_omni.offline.files import write_json
@@ -110,9 +109,7 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
         known = " and ".join(family.name for family in FAMILIES if family.own_tables)
         raise ValueError(f"RIFLEx is for {known}, and this is {family.name}: leave --riflex out")
     if with_recipe(chosen).get("anchor_positions") == "remap" and family is not None:
-        described = SimpleNamespace(config=SimpleNamespace(**checkpoint.transformer))
-        if family.axis(described) is None:
-            raise ValueError(not_remappable(family.name))
+        check_remap(family.name, temporal_axis(family.name, checkpoint.transformer), 3, 0)
     check_frames(arguments.num_frames, shipped()[model.preset]["vae_temporal_factor"])
     check_size(arguments.height, arguments.width, checkpoint.size_multiple)
     settings = {key: str(value) for key, value in vars(arguments).items() if not key.startswith(("output", "evaluate"))}
@@ -120,7 +117,7 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
     file = arguments.output_dir / (arguments.output_name or f"{slug(arguments.prompt)}-{digest}")
     job = Job(model, arguments, model.load(arguments), chosen, accelerator or torch.device("cpu"), str(file))
     if arguments.lvsa:
-        select(chosen.get("backend", "auto"), job.device, job.dtype, checkpoint.head_size or 128)
+        select(chosen.get("backend", "auto"), job.device, job.dtype, head_size(checkpoint.transformer) or 128)
     check_writable(job)
     return job
 
@@ -222,7 +219,7 @@ def settled(job: Job, pipe: Any) -> Knobs | None:
         print("[LVSA] off: every frame attends to every frame; --lvsa switches it on", flush=True)
         return settled if arguments.riflex else None
     plan, steps = settled.plan_arguments(reference, factor, joined), arguments.steps
-    if settled.anchor_positions == "remap" and (axis := family.axis(pipe.transformer)):
+    if settled.anchor_positions == "remap" and (axis := temporal_axis(family.name, pipe.transformer.config)):
         plan["remap"] = Remap(reference, TemporalAxis.of(*axis))
     patterns = [decide(frames, step, plan, steps=steps)[0] for step in range(steps)]
     decision = decide(frames, 0, plan, steps=steps)[1]

@@ -18,6 +18,7 @@ def check_call(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenL
         ValueError: with both numbers that disagree.
     """
     check_tensors(q, k, v)
+    check_axis(pattern)
     if pattern.frames != layout.grid.frames:
         raise ValueError(f"the pattern has {pattern.frames} frames, but the layout has {layout.grid.frames}")
     for name, x, tokens in (("q", q, layout.q_tokens), ("k", k, layout.kv_tokens)):
@@ -37,6 +38,7 @@ def check_shard(
 ) -> float:
     """As :func:`check_call`, for a rank's part of a sequence."""
     check_tensors(q, k, v)
+    check_axis(pattern)
     if pattern.frames != shards.grid.frames:
         raise ValueError(f"the pattern has {pattern.frames} frames, but the sequence has {shards.grid.frames}")
     if k.shape[1] != shards.rows or q.shape[1] < shards.rows:
@@ -76,3 +78,9 @@ def check_scale(q: Tensor, scale: float | None) -> float:
     if not (math.isfinite(scale) and scale > 0):
         raise ValueError(f"scale must be a positive number, got {scale!r}; 1/sqrt(head size) is the usual one")
     return float(scale)
+
+
+def check_axis(pattern: Pattern) -> None:
+    """Refuse a pattern whose anchors move along an axis that nobody has told: they would stay where they are."""
+    if pattern.grouping and pattern.remap and not pattern.remap.axis.frequencies:
+        raise ValueError("the pattern's anchors are at other positions, but its axis has no frequencies")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lvsa_core.budget import scaled_reference
 from lvsa_core.pattern import Pattern, plan
+from lvsa_core.positions import Remap, TemporalAxis
 from lvsa_core.steps import rotation_step
 
 
@@ -44,8 +45,9 @@ def decide(
         StepsUnknown: if a sparse video needs the number of steps.
     """
     arguments = dict(arguments)
-    rotated = rotation_step(step, steps, arguments.pop("rotate_after", 0.0))
-    horizon = arguments["reference_frames"]
+    rotated, horizon = rotation_step(step, steps, arguments.pop("rotate_after", 0.0)), arguments["reference_frames"]
+    if arguments.pop("anchor_positions", None):  # distances are the same whatever the axis; who computes brings it
+        arguments.setdefault("remap", Remap(horizon, TemporalAxis(())))
     budget = scaled_reference(horizon, n_first=arguments["n_first"], sparsity_scale=arguments["sparsity_scale"])
     if beyond_only and frames <= horizon:
         reason = f"LVSA_AUTO leaves requests within the training horizon of {horizon} latent frames alone"

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Base of Wan's rotary embedding, the default argument of ``WanRotaryPosEmbed``.
 WAN_THETA = 10000.0
+#: Axes and base of HunyuanVideo 1.5's, default arguments of ``HunyuanVideo15Transformer3DModel``.
+HUNYUAN_AXES, HUNYUAN_THETA = (16, 56, 56), 256.0
 #: Base of CogVideoX's, the default argument of ``get_3d_rotary_pos_embed``.
 COGVIDEOX_THETA = 10000.0
 
@@ -106,6 +108,32 @@ def patched_grid(shape: Sequence[int], patch: Sequence[int]) -> tuple[int, int, 
         raise ValueError(f"hidden_states has shape {list(shape)}, expected [batch, channels, frames, height, width]")
     frames, rows, columns = (size // step for size, step in zip(shape[2:], patch, strict=True))
     return frames, rows, columns
+
+
+def temporal_axis(family: str, config: Mapping[str, Any]) -> tuple[int, float] | None:
+    """Channels and base of a rotary embedding's temporal axis: the first channels of each head, in neighbouring pairs.
+
+    Args:
+        family: of the transformer. config: its configuration; of Wan the size of a head is enough.
+
+    Returns:
+        None if no channels turn by time alone (Cosmos 3 mixes it with height and width, CogVideoX-2B has no rotary
+        embedding), or LVSA does not know the family.
+
+    Source: diffusers, ``WanRotaryPosEmbed``, ``HunyuanVideo15RotaryPosEmbed``, ``get_3d_rotary_pos_embed``.
+    """
+    if family == "wan" and (size := head_size(config)):
+        return wan_temporal_channels(size), WAN_THETA
+    if family == "hunyuan":
+        return (config.get("rope_axes_dim") or HUNYUAN_AXES)[0], float(config.get("rope_theta") or HUNYUAN_THETA)
+    if family == "cogvideox" and config.get("use_rotary_positional_embeddings"):
+        return config.get("attention_head_dim", 64) // 4, COGVIDEOX_THETA
+    return None
+
+
+def head_size(config: Mapping[str, Any]) -> int | None:
+    """Numbers of a head of a transformer's attention; None: the configuration does not tell."""
+    return config.get("attention_head_dim") or config.get("head_dim")
 
 
 def wan_temporal_channels(head_size: int) -> int:

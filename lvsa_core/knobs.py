@@ -115,7 +115,9 @@ class Knobs:
         return cls(**given)
 
     def plan_arguments(self, reference: int, factor: int, joined: int = 1) -> dict[str, Any]:
-        """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``, and ``rotate_after`` if it is not 0.
+        """Arguments of :func:`lvsa_core.decide.decide`: of ``plan`` besides ``frames`` and ``step``, and two more.
+
+        These are ``anchor_positions`` and ``rotate_after``, where they are not as LVSA without options has them.
 
         Args:
             reference: frames of tokens that the model was trained for, unless the user has named another number.
@@ -133,6 +135,7 @@ class Knobs:
             "expand_window": self.expand_window,
             "rotate": self.rotate_keyframes,
             **({"anchor_boost": self.anchor_boost} if self.anchor_boost else {}),
+            **({"anchor_positions": self.anchor_positions} if self.anchor_positions != "true" else {}),
             **({"rotate_after": self.rotate_after} if self.rotate_after else {}),
         }
 
@@ -140,9 +143,12 @@ class Knobs:
 def with_recipe(given: Mapping[str, Any]) -> dict[str, Any]:
     """Knobs, or settings of their names, with those of the recipe that is named, where nothing else is given.
 
-    A name that there is not is left in, for whoever checks the values.
+    A name that there is not is left in, for whoever checks the values. Anchors that never rotate need no share.
     """
-    return {**RECIPES.get(str(given.get("recipe")), {}), **given}
+    chosen = dict(RECIPES.get(str(given.get("recipe")), {}))
+    if given.get("rotate_keyframes") is False:
+        chosen.pop("rotate_after", None)
+    return {**chosen, **given}
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -43,14 +43,6 @@ class TemporalAxis:
         return 2 * len(self.frequencies)
 
 
-def not_remappable(family: str) -> str:
-    """The sentence for a model whose anchors cannot move: no channels turn by time alone, or nobody says which."""
-    return (
-        f"anchor_positions=remap, which the recipe has too, is for models that turn the first channels of each head by "
-        f"time alone, and this {family} is not known as one: leave it out"
-    )
-
-
 @dataclass(frozen=True)
 class Remap:
     """Frames in groups: the distance between an anchor and a frame is that of their groups, and of half a window.
@@ -93,3 +85,21 @@ class Remap:
             )
         group = max(1, -(-(frames - 1 - window) // room))
         return group, window - window // group
+
+
+def check_remap(family: str, axis: object, length: int, window: int) -> None:
+    """Whether the anchors of a model can be seen at distances of its training.
+
+    Args:
+        axis: of its rotary embedding; None: no channels turn by time alone, or nobody says which.
+        length: latent frames L of the training. window: half window W.
+
+    Raises:
+        ValueError: if not, with what to leave out.
+    """
+    if axis is None:
+        raise ValueError(
+            f"anchor_positions=remap, which the recipe has too, is for models that turn the first channels of each "
+            f"head by time alone, and this {family} is not known as one: leave it out"
+        )
+    Remap(length, TemporalAxis(())).grouping(1, window)

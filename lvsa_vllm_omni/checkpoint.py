@@ -47,11 +47,6 @@ class Checkpoint:
             raise CheckpointError(f"--model {model}: not a checkpoint in the diffusers layout ({error})") from None
 
     @property
-    def head_size(self) -> int | None:
-        """Numbers of a head of the transformer's attention; None: the configuration does not tell."""
-        return self.transformer.get("attention_head_dim") or self.transformer.get("head_dim")
-
-    @property
     def size_multiple(self) -> int:
         """Pixels that height and width are multiples of: the VAE's spatial factor times the transformer's patch.
 

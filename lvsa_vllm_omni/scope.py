@@ -15,7 +15,7 @@ from lvsa_core.call import running
 from lvsa_core.decide import Decision, StepsUnknown, decide
 from lvsa_core.kernels import Selection
 from lvsa_core.memory import HeadGroups
-from lvsa_core.positions import Remap, TemporalAxis, not_remappable
+from lvsa_core.positions import Remap, TemporalAxis, check_remap
 from lvsa_core.riflex import SlowedFrequency
 from lvsa_vllm_omni import compat, diagnostics, journal, ranks, step
 from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, Rope, StaysDense, VideoTokens
@@ -73,7 +73,7 @@ class Scope:
         joining: the kernel that joins parts of the keys, for anchors that are boosted or seen at other positions; None:
             there is none here.
         place: of this process among those whose attention holds parts of one sequence.
-        rope: the transformer's rotary embedding, if RIFLEx knows it; without its module.
+        rope: the transformer's rotary embedding, if its family tells of it; without its module.
         slowed: what RIFLEx changes in the tables of the running call; None: nothing.
     """
 
@@ -113,11 +113,9 @@ class Scope:
                 )
             length = arguments["reference_frames"]
             slowed = SlowedFrequency.of(self.rope.channels, self.rope.theta, length=length, scale=scale)
-        remapped = settings.anchor_positions == "remap"
-        if remapped and self.rope is None:
-            raise ValueError(not_remappable(self.spec.name))
+        remapped = "anchor_positions" in arguments
         if remapped:
-            Remap(arguments["reference_frames"], TemporalAxis(())).grouping(1, arguments["window"])
+            check_remap(self.spec.name, self.rope, arguments["reference_frames"], arguments["window"])
         if (remapped or settings.anchor_boost) and self.joining is None:
             raise ValueError(
                 f"LVSA_BACKEND={settings.kernel} knows neither anchor_boost nor anchor_positions on this device: leave "

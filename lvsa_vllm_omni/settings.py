@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, make_dataclass
+from dataclasses import dataclass, fields, make_dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic_core import ValidationError
@@ -197,8 +197,9 @@ class LvsaSettings:
         except ValidationError as error:
             raise SettingsError(sentence(error, named=lambda name: given.get(name, name))) from None
         if found.rotate_after and not found.rotate_keyframes:
-            source = "LVSA_ROTATE_AFTER" if "rotate_after" in given else f"LVSA_RECIPE={found.recipe}"
-            raise SettingsError(f"LVSA_ROTATE_KEYFRAMES=0 leaves {source} without effect: leave one of both out")
+            if "rotate_after" in given:
+                raise SettingsError("LVSA_ROTATE_KEYFRAMES=0 leaves LVSA_ROTATE_AFTER without effect: leave one out")
+            return replace(found, rotate_after=0.0)  # a recipe's
         return found
 
     @staticmethod

@@ -17,7 +17,6 @@ class Shape:
         ffn_matrices: 2, or 3 where the feed-forward has a gate.
         text_tokens: joined to the video in the self-attention. cross_tokens: text that the cross-attention sees; 0: the
             blocks have none.
-        temporal_channels: of a head, that the rotary embedding turns by time alone; 0: none, or it is not known.
         pads: the model pads a size that the patches do not tile.
 
     Raises:
@@ -35,14 +34,13 @@ class Shape:
     ffn_matrices: int = 2
     text_tokens: int = 0
     cross_tokens: int = 0
-    temporal_channels: int = 0
     pads: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kv_heads", self.kv_heads or self.heads)
         object.__setattr__(self, "hidden", self.hidden or self.heads * self.head_size)
         for name in (field.name for field in fields(self)):
-            least = 0 if name in ("text_tokens", "cross_tokens", "temporal_channels", "pads") else 1
+            least = 0 if name in ("text_tokens", "cross_tokens", "pads") else 1
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if self.heads % self.kv_heads:

@@ -10,7 +10,7 @@ from lvsa_core.diffusers.dispatch import Tokens
 from lvsa_core.diffusers.family import Arguments, Family
 from lvsa_core.diffusers.processors import text_first, unmasked
 from lvsa_core.diffusers.sharding import SequencePlan
-from lvsa_core.facts import COGVIDEOX_THETA, WAN_THETA, patched_grid, wan_temporal_channels
+from lvsa_core.facts import patched_grid
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.vace import reference_frames
 
@@ -37,10 +37,6 @@ def _wan_attention(transformer: Any) -> list[Any]:
     return [block.attn1 for block in (*transformer.blocks, *getattr(transformer, "vace_blocks", ()))]
 
 
-def _wan_axis(transformer: Any) -> tuple[int, float]:
-    return wan_temporal_channels(transformer.config.attention_head_dim), WAN_THETA
-
-
 def _hunyuan_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
     config = transformer.config
     patch = config.patch_size_t, config.patch_size, config.patch_size
@@ -60,10 +56,6 @@ def _hunyuan_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> 
     valid = [count + images for count in torch.cat(masks, dim=1).sum(1).tolist()]
     layouts = tuple(TokenLayout(grid, kv_after=count, q_after=count) for count in valid)
     return Tokens(layouts, tuple(text - count for count in valid))
-
-
-def _hunyuan_axis(transformer: Any) -> tuple[int, float]:
-    return transformer.config.rope_axes_dim[0], transformer.config.rope_theta
 
 
 def _cosmos_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
@@ -101,15 +93,6 @@ def _cogvideox_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -
     return Tokens((TokenLayout(grid, kv_before=text, q_before=text),))
 
 
-def _cogvideox_axis(transformer: Any) -> tuple[int, float] | None:
-    """A quarter of a head, in 5B and 1.5; the positions of 2B are added to its tokens instead.
-
-    Source: diffusers, ``get_3d_rotary_pos_embed``.
-    """
-    config = transformer.config
-    return (config.attention_head_dim // 4, COGVIDEOX_THETA) if config.use_rotary_positional_embeddings else None
-
-
 FAMILIES = (
     Family(
         name="wan",
@@ -128,7 +111,6 @@ FAMILIES = (
             },
             joined="norm_out",
         ),
-        axis=_wan_axis,
         own_tables=True,
     ),
     Family(
@@ -144,7 +126,6 @@ FAMILIES = (
             joined="norm_out",
         ),
         sparse=unmasked,
-        axis=_hunyuan_axis,
         own_tables=True,
     ),
     Family(
@@ -176,7 +157,6 @@ FAMILIES = (
             joined="norm_final",
         ),
         sparse=text_first,
-        axis=_cogvideox_axis,
     ),
 )
 

@@ -31,8 +31,6 @@ class Family:
         sequence: where ranks divide it.
         sparse: ``processor -> the one for a sparse call``.
         timestep: parameter of ``forward`` that is a new object in every denoising step.
-        axis: ``transformer -> (channels, theta)`` of the rotary embedding's temporal axis, the first channels of each
-            head in neighbouring pairs; None if there is none that turns by time alone.
         own_tables: whether the transformer's module ``rope`` makes the embedding's tables; RIFLEx is for those.
         latents: ``arguments -> a tensor`` of the video's latents.
     """
@@ -46,7 +44,6 @@ class Family:
     sequence: SequencePlan
     sparse: Callable[[Any], Any] = dispatched
     timestep: str = "timestep"
-    axis: Callable[[Any], tuple[int, float] | None] = lambda transformer: None
     own_tables: bool = False
     latents: Callable[[Arguments], Tensor] = lambda arguments: arguments["hidden_states"]
 

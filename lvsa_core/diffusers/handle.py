@@ -24,10 +24,11 @@ from lvsa_core.diffusers.generation import Generation, Report
 from lvsa_core.diffusers.groups import SequenceGroups
 from lvsa_core.diffusers.seam import leave_out_of_copies, retune_rope, suspend_own_parallelism
 from lvsa_core.diffusers.sharding import divide
+from lvsa_core.facts import temporal_axis
 from lvsa_core.grid import FrameGrid
 from lvsa_core.knobs import Knobs
 from lvsa_core.memory import HeadGroups
-from lvsa_core.positions import Remap, TemporalAxis, not_remappable
+from lvsa_core.positions import Remap, TemporalAxis, check_remap
 from lvsa_core.riflex import SlowedFrequency
 
 logger = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ class Lvsa:
         Raises:
             ValueError: if RIFLEx does not know the family, or a knob is out of range for it.
         """
-        knobs, axis = self._knobs, self._family.axis(transformer)
+        knobs, axis = self._knobs, temporal_axis(self.family, transformer.config)
         if knobs.riflex_s is None:
             return None
         if axis is None or not self._family.own_tables:
@@ -131,14 +132,12 @@ class Lvsa:
         """Channels and theta of the axis along which anchors move, None if they stay where they are.
 
         Raises:
-            ValueError: if the family's embedding is not known, or the window leaves no distance for anchors.
+            ValueError: see :func:`lvsa_core.positions.check_remap`.
         """
         if self._knobs.anchor_positions == "true":
             return None
-        found = self._family.axis(transformer)
-        if found is None:
-            raise ValueError(not_remappable(self.family))
-        self._remap(found, 1).grouping(1, self._arguments["window"])
+        found = temporal_axis(self.family, transformer.config)
+        check_remap(self.family, found, self.reference_latent_frames, self._arguments["window"])
         return found
 
     def _remap(self, axis: tuple[int, float], frames: int) -> Remap:

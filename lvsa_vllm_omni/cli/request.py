@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lvsa_core import Decision, FrameGrid, Pattern
 from lvsa_core.decide import decide
-from lvsa_core.facts import latent_frames
-from lvsa_core.positions import Remap, TemporalAxis, not_remappable
+from lvsa_core.facts import head_size, latent_frames, temporal_axis
+from lvsa_core.positions import Remap, TemporalAxis, check_remap
 from lvsa_core.steps import rotation_step
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.cli import CommandError
@@ -41,12 +41,13 @@ class Model:
     """What a command was asked about: a preset, or a checkpoint and its preset.
 
     Args:
-        title: for people.
+        title: for people. config: of its transformer, as far as it is known.
     """
 
     title: str
     preset: Preset
     shape: Shape
+    config: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,14 @@ class Request:
         """The patterns of successive steps until they repeat, or have had their anchors on every frame."""
         pattern, _ = self.at(0)
         steps = min(pattern.keyframe_interval, pattern.frames) if self.arguments["rotate"] else 1
+        if self.rotate_after:  # and no more than there are
+            steps = min(steps, self.rotated(self.held[1] - 1) + 1)
         moving = {**self.arguments, "rotate_after": 0.0}
         return [self._decided(step, moving)[0] for step in range(steps)]
+
+    def first_step(self, turn: int) -> int:
+        """The first denoising step in which the anchors are those of ``rotation()[turn]``."""
+        return turn and turn + self.held[0]
 
     def describe(self) -> str:
         """Model, frames and size in a line."""
@@ -120,7 +127,9 @@ def requests(options: argparse.Namespace) -> Iterator[Request]:
         model = _model(options, settings)
         width, height = _size(options.size, model)
         lengths = [_frames(text, model.preset) for text in options.frames.split(",")]
-        arguments = {**settings.plan_arguments(model.preset), **positions(settings, model.preset)}
+        arguments = arguments_of(settings, model.preset)
+        if "anchor_positions" in arguments and (axis := temporal_axis(model.preset.family, model.config)):
+            arguments["remap"] = Remap(arguments["reference_frames"], TemporalAxis.of(*axis))
         family: Any = model.preset.family
         mode, hint = settings.mode(family), None
     except ValueError as error:
@@ -136,20 +145,17 @@ def requests(options: argparse.Namespace) -> Iterator[Request]:
         )
 
 
-def positions(settings: LvsaSettings, preset: Preset) -> dict[str, Remap]:
-    """Where anchors are seen; without the channels that turn by time, which only a transformer tells.
+def arguments_of(settings: LvsaSettings, preset: Preset) -> dict[str, Any]:
+    """What a server with these settings decides by, see :func:`lvsa_core.decide.decide`.
 
     Raises:
-        ValueError: if the family or the window does not allow it.
+        ValueError: if the anchors of the model cannot be seen as the settings ask.
     """
-    if settings.anchor_positions == "true":
-        return {}
-    if load_family(preset.family).rope is None:
-        raise CommandError(not_remappable(preset.family))
     arguments = settings.plan_arguments(preset)
-    remap = Remap(arguments["reference_frames"], TemporalAxis(()))
-    remap.grouping(1, arguments["window"])
-    return {"remap": remap}
+    if "anchor_positions" in arguments:
+        rope = load_family(preset.family).rope
+        check_remap(preset.family, rope, arguments["reference_frames"], arguments["window"])
+    return arguments
 
 
 def _model(options: argparse.Namespace, settings: LvsaSettings) -> Model:
@@ -157,7 +163,9 @@ def _model(options: argparse.Namespace, settings: LvsaSettings) -> Model:
     if options.model is not None:
         checkpoint = Checkpoint.read(options.model)
         preset = preset_of(checkpoint, name=settings.preset)
-        return Model(f"{options.model} ({preset.name})", preset, _checkpoint_shape(checkpoint, preset))
+        return Model(
+            f"{options.model} ({preset.name})", preset, _checkpoint_shape(checkpoint, preset), checkpoint.transformer
+        )
     named = options.preset or settings.preset
     if not named:
         raise CommandError(f"name the model with --preset or --model; presets are {', '.join(_with_shape())}")
@@ -167,7 +175,7 @@ def _model(options: argparse.Namespace, settings: LvsaSettings) -> Model:
             f"preset {preset.name} does not tell the shape of the model: take one of {', '.join(_with_shape())}, or "
             f"give a checkpoint with --model"
         )
-    return Model(preset.name, preset, preset.shape)
+    return Model(preset.name, preset, preset.shape, {"attention_head_dim": preset.shape.head_size})
 
 
 def _with_shape() -> list[str]:
@@ -179,11 +187,9 @@ def _checkpoint_shape(checkpoint: Checkpoint, preset: Preset) -> Shape:
     """The shape that a checkpoint's configuration tells, for the rest the preset's."""
     config = checkpoint.transformer
     told = {key: config[name] for key, name in CONFIG_KEYS.items() if config.get(name) is not None}
-    told |= {"head_size": checkpoint.head_size} if checkpoint.head_size else {}
+    told |= {"head_size": size} if (size := head_size(config)) else {}
     if isinstance(told.get("patch"), list):
         told["patch"] = (told["patch"] or [None])[-1]
-    if preset.shape and preset.shape.temporal_channels and config.get("rope_axes_dim"):
-        told["temporal_channels"] = config["rope_axes_dim"][0]
     try:
         if preset.shape is None:
             # What the preset of a whole family leaves open is as in the family's other presets.

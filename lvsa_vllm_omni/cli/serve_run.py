@@ -13,7 +13,7 @@ from pathlib import Path
 from lvsa_core.decide import decide
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.cli import CommandError, CommandFailed
-from lvsa_vllm_omni.cli.request import positions
+from lvsa_vllm_omni.cli.request import arguments_of
 from lvsa_vllm_omni.hooks import hook_field
 from lvsa_vllm_omni.presets import Preset, preset_of
 from lvsa_vllm_omni.settings import PREFIX, LvsaSettings, Mode
@@ -137,7 +137,7 @@ def first_sparse(preset: Preset, settings: LvsaSettings, mode: Mode) -> int:
     Raises:
         ValueError: if the model cannot do what the settings ask for.
     """
-    arguments = {**settings.plan_arguments(preset), **positions(settings, preset)}
+    arguments = arguments_of(settings, preset)
 
     def sparse(frames: int) -> bool:
         """A video of so many latent frames; with one denoising step, as all answer alike."""

@@ -27,6 +27,7 @@ def page(request: Request, result: dict[str, Any], step: int) -> str:
     return environment.get_template("pattern.html").render(
         result=result,
         rotation=rotation,
+        first_steps=[*map(request.first_step, range(len(rotation)))],
         fewest=min(counts),
         most=max(counts),
         steps=steps,

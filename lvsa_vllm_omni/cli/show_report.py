@@ -63,7 +63,7 @@ def numbers(
         "largest_speedup": cost.largest_speedup(shape, grid, rotation),
     }
     if all_steps:
-        result["steps"] = [_anchors(each) for each in rotation]
+        result["steps"] = [{"step": request.first_step(i), **_anchors(each)} for i, each in enumerate(rotation)]
         result["steps_as_anchor"] = [sum(f in each.anchors for each in rotation) for f in range(grid.frames)]
     if rows:
         result["rows"] = show.rows(pattern)
@@ -169,9 +169,9 @@ def _pairs(pairs: Sequence[tuple[int, int]]) -> str:
 
 def _steps(result: dict[str, Any]) -> Iterator[str]:
     """The anchors of each step, and how often each frame is one."""
-    for step, facts in enumerate(result["steps"]):
+    for facts in result["steps"]:
         anchors = facts["anchors"]
-        yield f"step {step}: {len(anchors)} anchors, density {facts['density']:.1%}: {_listed(anchors)}"
+        yield f"step {facts['step']}: {len(anchors)} anchors, density {facts['density']:.1%}: {_listed(anchors)}"
     counts = result["steps_as_anchor"]
     if never := counts.count(0):
         yield f"The anchors do not move: {never} of {len(counts)} frames never are one."

@@ -70,8 +70,8 @@ def lvsa_attention(
     order of the prefix (read and written), the prefix and the windows each read Q and their part of K and V and write
     an output and log-sum-exps, and the merge reads both and writes one. With joined text, boosted anchors are one more
     call and merge. Anchors at other positions are that too, without text but a merge into zeros. Instead of all keys
-    they alone are copied, twice, and Q; what the rotary embedding turns of these is read and written once more, and the
-    windows read all keys. Memory: see :meth:`lvsa_core.memory.CallSize.extra`.
+    they alone are copied, twice, and Q; what the rotary embedding turns of these is read and written once more, with
+    two copies in float32 between, and the windows read all keys. Memory: see :meth:`lvsa_core.memory.CallSize.extra`.
 
     Args:
         itemsize: bytes of a number. budget: GB that attention may take beside inputs and output, None: as it needs.
@@ -84,9 +84,9 @@ def lvsa_attention(
     moved = copies + calls + merge
     if shape.text_tokens and (pattern.bias or pattern.grouping):
         moved += 2 * q + lse + merge
-    if pattern.grouping:
+    if pattern.grouping and pattern.remap:
         anchors = kv * len(pattern.anchors) * grid.patches // layout.kv_tokens
-        turned = 2 * (q + 2 * anchors) * shape.temporal_channels // shape.head_size
+        turned = (2 + 16 // itemsize) * (q + 2 * anchors) * pattern.remap.axis.channels // shape.head_size
         moved += 2 * q + turned + (8 + 4) * anchors - copies + (0 if shape.text_tokens else q + merge)
     size = call_size(shape, grid, itemsize, moved=pattern.grouping is not None)
     memory = size.extra(head_groups(size, budget))

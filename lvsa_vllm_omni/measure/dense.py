@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from lvsa_core.kernels import KERNELS, KernelUnavailable, select
+from lvsa_core.kernels import KERNELS, KernelUnavailable
 
 #: Attention of q [B, S, H, D] to k and v [B, Sk, Hkv, D], with scores multiplied by a scale; [B, S, H, D].
 Dense = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -37,18 +37,16 @@ def pytorch_backend(backend: SDPBackend) -> Dense:
 
 
 def flash3(device: torch.device, dtype: torch.dtype, head_size: int) -> Any:
-    """The first FlashAttention-3 that runs there and is right.
+    """The first FlashAttention-3 that is there.
 
     Raises:
-        KernelUnavailable: if none does, with the reasons.
+        KernelUnavailable: if none is, with the reasons.
     """
-    reasons = []
-    for name in FLASH3:
-        try:
-            return select(name, device, dtype, head_size).kernel
-        except KernelUnavailable as error:
-            reasons.append(str(error))
-    raise KernelUnavailable("; ".join(reasons))
+    reasons = {name: KERNELS[name].available(device, dtype, head_size) for name in FLASH3}
+    for name, reason in reasons.items():
+        if reason is None:
+            return KERNELS[name]
+    raise KernelUnavailable("; ".join(dict.fromkeys(map(str, reasons.values()))))
 
 
 def flash_attention_3(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

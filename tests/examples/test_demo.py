@@ -26,6 +26,7 @@ def test_three_videos_and_what_is_drawn_of_them(tmp_path: Path) -> None:
         str(tmp_path),
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LVSA_")}
+    environment["LVSA_ROTATE_AFTER"] = "0.1"  # a setting of one's own
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     for said in (

@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+import torch
 
-from lvsa_core import plan
+from lvsa_core import FrameGrid, TokenLayout, attend, plan
 from lvsa_core.decide import StepsUnknown, decide
 
 WAN: dict[str, Any] = {
@@ -55,3 +56,12 @@ def test_anchors_that_stand_still_at_first() -> None:
     assert decide(21, 1, held)[1].verdict == decide(30, 1, {**held, "keyframe_interval": 1})[1].verdict == "dense"
     with pytest.raises(StepsUnknown, match="rotate_after needs the number of denoising steps"):
         decide(81, 0, held)
+
+
+def test_anchors_at_other_positions() -> None:
+    """Their distances need no embedding; who computes them has to bring one."""
+    pattern, _ = decide(81, 0, {**WAN, "anchor_positions": "remap"})
+    assert pattern.grouping == (5, 3) and pattern.distance(80, 0) == 19
+    q = torch.zeros(1, 81, 1, 8)
+    with pytest.raises(ValueError, match="its axis has no frequencies"):
+        attend(q, q, q, pattern, TokenLayout(FrameGrid(81, 1)))

@@ -39,3 +39,10 @@ def test_the_table_of_the_page() -> None:
     page = (Path(__file__).parents[2] / "docs/diffusers.md").read_text("utf-8")
     rows = re.findall(r"^\| (\w+) \| (\w[\w.]*) \|", page.partition("## Knobs")[2].partition("\n## ")[0], re.MULTILINE)
     assert rows[1:] == [(field.name, str(field.default)) for field in fields(Knobs)]
+
+
+def test_what_is_given_goes_before_a_recipe() -> None:
+    """Also where it leaves a part of it without effect."""
+    found = Knobs.of({"recipe": "long", "rotate_keyframes": False, "window_size": 8})
+    assert (found.rotate_after, found.window_size, found.anchor_positions, found.anchor_boost) == (0, 8, "remap", 1)
+    assert Knobs.of({"recipe": "long"}).rotate_after == 0.6 and Knobs.of({"recipe": None}) == Knobs()

@@ -126,6 +126,8 @@ def test_a_recipe_sets_what_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (found.anchor_positions, found.window_size, found.anchor_boost, found.rotate_after) == ("remap", 8, 1.0, 0.6)
     monkeypatch.setenv("LVSA_CONFIG", '{"anchor_boost": 0}')
     assert (LvsaSettings.load().anchor_boost, LvsaSettings.load().knobs.anchor_positions) == (0, "remap")
+    monkeypatch.setenv("LVSA_ROTATE_KEYFRAMES", "0")  # goes before the recipe's share too
+    assert (LvsaSettings.load().rotate_after, LvsaSettings.load().knobs.rotate_keyframes) == (0, False)
     monkeypatch.setenv("LVSA_RECIPE", "short")
     with pytest.raises(SettingsError, match="LVSA_RECIPE"):
         LvsaSettings.load()

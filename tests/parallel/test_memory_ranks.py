@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from tests.support.placements import ALL, FAMILIES
+from tests.support.placements import ALL, FAMILIES, Placed
 from tests.support.worker import Result
 
 

@@ -1,6 +1,7 @@
 """Knobs, reports, facts about families, and wrong use."""
 
 import gc
+import inspect
 import subprocess
 import sys
 import weakref
@@ -14,7 +15,7 @@ import torch
 import lvsa_core.diffusers
 from lvsa_core import FrameGrid, TokenLayout, plan
 from lvsa_core.diffusers.families import FAMILIES, family_of
-from lvsa_core.facts import shipped
+from lvsa_core.facts import shipped, temporal_axis
 from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.presets import shipped_presets
 from lvsa_vllm_omni.settings import LvsaSettings
@@ -101,9 +102,7 @@ def test_the_temporal_channels_of_wan() -> None:
     for head_size in (12, 16, 128):
         with torch.device("meta"):
             model = WanTransformer3DModel(num_layers=1, num_attention_heads=1, attention_head_dim=head_size)
-        family = family_of(model)
-        assert family is not None
-        assert family.axis(model) == (model.rope.t_dim, 10000.0)
+        assert temporal_axis("wan", model.config) == (model.rope.t_dim, 10000.0)
 
 
 def test_tokens_of_cosmos3_with_sound() -> None:
@@ -260,3 +259,17 @@ def test_the_way_to_the_kernel(
         for name in way:
             while name not in row:
                 row = next(place)
+
+
+def test_the_temporal_axes() -> None:
+    """Those of the classes' own defaults; of Cosmos 3, which mixes time with height and width, and of others none."""
+    from diffusers import CogVideoXTransformer3DModel, HunyuanVideo15Transformer3DModel
+
+    defaults = inspect.signature(HunyuanVideo15Transformer3DModel.__init__).parameters
+    named = {name: defaults[name].default for name in ("rope_axes_dim", "rope_theta")}
+    assert temporal_axis("hunyuan", {}) == temporal_axis("hunyuan", named) == (16, 256.0)
+    with torch.device("meta"):
+        cogvideox = CogVideoXTransformer3DModel(num_layers=1, use_rotary_positional_embeddings=True)
+        learned = CogVideoXTransformer3DModel(num_layers=1)
+    assert temporal_axis("cogvideox", cogvideox.config) == (16, 10000.0)
+    assert temporal_axis("cogvideox", learned.config) is temporal_axis("cosmos3", {"head_dim": 128}) is None

@@ -239,3 +239,9 @@ def test_in_the_engines_defaults(dtype: torch.dtype) -> None:
             assert self_test(SdpaKernel(), CPU, dtype, 64) is None
     finally:
         torch.set_default_dtype(before)
+
+
+@pytest.mark.parametrize("head_size", range(1, 10))
+def test_small_heads(head_size: int) -> None:
+    """Also those with fewer channels than real models turn by time."""
+    assert self_test(SdpaKernel(), CPU, torch.float32, head_size) is None

@@ -60,6 +60,16 @@ def test_end_to_end_is_of_the_whole_model(tmp_path: Path) -> None:
     assert row["end_to_end"] == pytest.approx((dense + rest) / (lvsa + rest))
 
 
+def test_moved_anchors_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Along the model's own axis, which ``configs/`` or the checkpoint tells."""
+    monkeypatch.setenv("LVSA_RECIPE", "long")
+    for model in ("wan2.1-1.3b", "hunyuan-video-1.5"):
+        file = tmp_path / f"{model}.json"
+        options = ["--frames", "161", "--heads", "1", "--repeats", "1", "--patience", "0"]
+        assert main(["bench", "--preset", model, *options, "--device", "cpu", "--json", str(file)]) == 0
+        assert json.loads(file.read_text())["rows"][0]["seconds"]["lvsa"] > 0
+
+
 def test_the_whole_model_is_not_scaled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     preset, file = tmp_path / "mine.toml", tmp_path / "results.json"
     preset.write_text(

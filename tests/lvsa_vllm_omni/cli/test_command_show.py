@@ -237,6 +237,10 @@ def test_anchors_at_other_positions(capsys: pytest.CaptureFixture[str], monkeypa
     assert max(abs(distance) for pairs in found["distances"].values() for _, distance in pairs) == 20
     assert numbers(capsys, "--frames", "81")["distances"] == {}
     assert shown(capsys, "--frames", "81").splitlines()[0].endswith(" density=100.0% offset=0")
+    steps = numbers(capsys, "--frames", "321", "--all-steps")["steps"]
+    assert [(step["step"], step["offset"]) for step in steps] == [(0, 0), *((30 + turn, turn) for turn in range(1, 7))]
+    monkeypatch.setenv("LVSA_ROTATE_AFTER", "0.94")  # 47 of 50 steps: the last two turns are 48 and 49
+    assert [step["step"] for step in numbers(capsys, "--frames", "321", "--all-steps")["steps"]] == [0, 48, 49]
     monkeypatch.setenv("LVSA_WINDOW_SIZE", "80")
     assert main([*WAN, "--frames", "321"]) == 2
     assert "so the half window must be at most 19 latent frames, got 20" in capsys.readouterr().err

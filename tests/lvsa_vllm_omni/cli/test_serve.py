@@ -115,7 +115,10 @@ def test_help_has_an_example(capfd: pytest.CaptureFixture[str]) -> None:
     ("given", "said"),
     [
         ({"LVSA_ANCHOR_POSITIONS": "remap", "LVSA_WINDOW_SIZE": "80"}, "half window must be at most 19 latent frames"),
-        ({"LVSA_RECIPE": "long", "LVSA_ROTATE_KEYFRAMES": "0"}, "LVSA_ROTATE_KEYFRAMES=0 leaves LVSA_RECIPE=long with"),
+        (
+            {"LVSA_ROTATE_AFTER": "0.5", "LVSA_ROTATE_KEYFRAMES": "0"},
+            "LVSA_ROTATE_KEYFRAMES=0 leaves LVSA_ROTATE_AFTER",
+        ),
         ({"LVSA_ROTATE_AFTER": "0.5", "LVSA_ROTATE_KEYFRAMES": "0"}, "LVSA_ROTATE_KEYFRAMES=0 leaves LVSA_ROTATE_AFT"),
     ],
 )

@@ -46,6 +46,8 @@ def test_what_is_said_of_rotation(planned: Any, settings: VideoSettings) -> None
     held = pattern_record(planned(rotate_after=0.6, anchor_boost=1.0), 81)
     assert held["rotation"].startswith("after 0.6 of the denoising steps the anchors move by one")
     assert held["anchors"] == "anchor_boost=1 rotate_after=0.6" and held["anchors_at_step_0"] == list(range(0, 81, 6))
+    moved = pattern_record(planned(anchor_positions="remap", anchor_boost=1.0), 81)
+    assert moved["anchors"] == "anchor_positions=remap group=5 shift=3 anchor_boost=1"
     assert pattern_record(planned(), 21)["rotation"] == "none: every frame attends to every frame"
 
 
