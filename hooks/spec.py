@@ -65,7 +65,10 @@ class ImpossibleRequest(ValueError):
 
 
 class Rope(NamedTuple):
-    """The temporal axis of a transformer's rotary embedding.
+    """The temporal axis of a transformer's rotary embedding: the first channels of each head.
+
+    RIFLEx changes the tables. Anchors at other positions (``remap``) are turned afterwards, in pairs of neighbouring
+    channels: an embedding that pairs others, such as a head's two halves, must not be told here.
 
     Args:
         module: whose ``forward(hidden_states [B, C, T, H, W])`` gives cosines and sines, frame-major, the temporal axis

@@ -104,6 +104,7 @@ class Knobs:
 
         Raises:
             TypeError: if there is no knob of a name, with the nearest that there is.
+            ValueError: if there is no such recipe, or a value is out of range.
         """
         given = with_recipe(given)
         if (recipe := given.pop("recipe", None)) is not None and recipe not in RECIPES:

@@ -270,7 +270,7 @@ class LvsaSettings:
         return Knobs(**{**given, **named})
 
     def plan_arguments(self, preset: Preset) -> dict[str, Any]:
-        """Arguments of :func:`lvsa_core.plan` besides ``frames`` and ``step``; latent frames."""
+        """Arguments of :func:`lvsa_core.decide.decide`; latent frames."""
         factor = self.vae_temporal_factor or preset.vae_temporal_factor
         return self.knobs.plan_arguments(preset.reference_latent_frames, factor)
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 
 from lvsa_core.diffusers.dispatch import Tokens
+from lvsa_core.diffusers.divide import SequencePlan
 from lvsa_core.diffusers.family import Arguments, Family
 from lvsa_core.diffusers.processors import text_first, unmasked
-from lvsa_core.diffusers.sharding import SequencePlan
 from lvsa_core.facts import patched_grid
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.vace import reference_frames

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from lvsa_core.diffusers.dispatch import Tokens
+from lvsa_core.diffusers.divide import SequencePlan
 from lvsa_core.diffusers.processors import dispatched
-from lvsa_core.diffusers.sharding import SequencePlan
 from lvsa_core.facts import shipped, training_length
 from lvsa_core.grid import FrameGrid
 

@@ -133,13 +133,14 @@ class Generation:
         self.pattern, self.kernel = pattern, kernel
         self.sparse_steps.add(self.step)
 
-    def report(self, family: str, reference: int, transformers: Collection[Any], rotate_after: float = 0.0) -> Report:
-        """What ran so far, if the pipeline still has any of these transformers, or is gone."""
+    def still_has(self, transformers: Collection[Any], count: int) -> bool:
+        """Whether the pipeline still has all these transformers, of which there were so many, or is gone itself."""
         components = getattr(self._pipe(), "components", {})
-        if components and transformers:
-            here = {id(getattr(model, "_orig_mod", model)) for model in components.values()}
-            if here.isdisjoint(map(id, transformers)):
-                return Report(family, reference, reason=REPLACED)
+        here = {id(getattr(model, "_orig_mod", model)) for model in components.values()}
+        return not components or len(here.intersection(map(id, transformers))) == count
+
+    def report(self, family: str, reference: int, rotate_after: float = 0.0) -> Report:
+        """What ran so far."""
         return Report(
             family,
             reference,

@@ -18,12 +18,12 @@ from lvsa_core.call import running
 from lvsa_core.consensus import meet
 from lvsa_core.decide import StepsUnknown, decide
 from lvsa_core.diffusers.dispatch import Call
+from lvsa_core.diffusers.divide import divide
 from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.diffusers.family import Family
-from lvsa_core.diffusers.generation import Generation, Report
+from lvsa_core.diffusers.generation import REPLACED, Generation, Report
 from lvsa_core.diffusers.groups import SequenceGroups
 from lvsa_core.diffusers.seam import leave_out_of_copies, retune_rope, suspend_own_parallelism
-from lvsa_core.diffusers.sharding import divide
 from lvsa_core.facts import temporal_axis
 from lvsa_core.grid import FrameGrid
 from lvsa_core.knobs import Knobs
@@ -100,6 +100,7 @@ class Lvsa:
         self._surprises: set[str] = set()
         self._groups: SequenceGroups | None = None  # of the running call
         self._transformers = weakref.WeakSet(transformers)  # weakly: a pipeline that is dropped frees its memory
+        self._count = len(self._transformers)
         self._slowed = slowed = self._slowed_frequency(first)
         self._axis = self._temporal_axis(first)
         self._hooks = [retune_rope(transformer, slowed, self._generation) for transformer in transformers if slowed]
@@ -147,8 +148,9 @@ class Lvsa:
 
     def report(self) -> Report:
         """What ran in the latest call of the pipeline."""
-        facts = self.family, self.reference_latent_frames, self._transformers
-        return self._generation.report(*facts, self._knobs.rotate_after)
+        if not self._generation.still_has(self._transformers, self._count):
+            return Report(self.family, self.reference_latent_frames, reason=REPLACED)
+        return self._generation.report(self.family, self.reference_latent_frames, self._knobs.rotate_after)
 
     def disable(self) -> None:
         """Give the untouched pipeline back. May be called more than once."""
@@ -158,6 +160,7 @@ class Lvsa:
         self._hooks = []
         _enabled.difference_update(self._transformers)
         self._transformers.clear()
+        self._count = 0
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before(self, signature: inspect.Signature, transformer: Any, args: Any, kwargs: Any) -> None:

@@ -19,7 +19,7 @@ class VideoSettings:
     """All that decides a video. Sizes in pixels, `frames` in video frames; None: the engine's own default.
 
     `backend` is LVSA's kernel, or "dense" for the baseline without LVSA; `lvsa` the LVSA settings that differ from
-    their defaults; `plan` the arguments of `lvsa_core.plan` that they and the preset give, None for the baseline;
+    their defaults; `plan` what `lvsa_core.decide.decide` gets of them and of the preset, None for the baseline;
     `engine` further arguments of the engine; `request` the knobs of LVSA that this video brings. Where the engine keeps
     its weights and whether it compiles do not belong here.
     """

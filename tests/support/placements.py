@@ -1,4 +1,4 @@
-"""The families and the strategies of the table, and which of them the engine itself cannot do."""
+"""The families and the placements of the table, and which of them the engine itself cannot do."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_equal_to_one_process(
             assert report.sparse_steps == 3 and not report.reason
             found = made["patterns"]
             if case.knobs == MOVED:
-                assert {(pattern.bias, pattern.remap is None) for pattern in found.values()} == {(1.0, False)}
+                assert {(pattern.bias, pattern.grouping is None) for pattern in found.values()} == {(1.0, False)}
                 assert [found[step].offset for step in range(3)] == [0, 0, 1]
                 assert report.anchors.startswith("anchor_positions=remap group=")
             else:

@@ -243,14 +243,23 @@ def test_a_timestep_that_is_changed_in_place(inference: bool) -> None:
     assert steps == ([0] * 12 if inference else [0, 0, 1, 1, 1, 1, 2, 2, 0, 0, 1, 1])
 
 
-def test_a_pipeline_that_is_given_another_transformer(fresh: Pipeline, enable_lvsa: Enable) -> None:
-    pipe = fresh("wan")
+@pytest.mark.parametrize(("kind", "name"), [("wan", "transformer"), ("wan-a14b", "transformer_2")])
+def test_a_pipeline_that_is_given_another_transformer(
+    kind: str, name: str, fresh: Pipeline, enable_lvsa: Enable
+) -> None:
+    """Whether anything else has the old one still or not; of two that take turns one is enough."""
+    pipe = fresh(kind)
     lvsa = enable_lvsa(pipe, **KNOBS)
-    generate("wan", pipe, steps=1)
-    own, pipe.transformer = pipe.transformer, type(pipe.transformer).from_config(pipe.transformer.config)
+    generate(kind, pipe, steps=1)
+    own = getattr(pipe, name)
+    setattr(pipe, name, type(own).from_config(own.config))
     assert lvsa.report().steps == 0
     assert str(lvsa.report()).endswith(
         ": the pipeline has another transformer since: call disable(), then enable_lvsa() again"
     )
-    pipe.transformer = own
+    setattr(pipe, name, own)
     assert lvsa.report().steps == 1
+    setattr(pipe, name, type(own).from_config(own.config))
+    del own
+    gc.collect()
+    assert lvsa.report().steps == 0
