@@ -26,6 +26,7 @@ from lvsa_core.facts import head_size, latent_frames, shipped, temporal_axis
 from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_core.knobs import Knobs, with_recipe
 from lvsa_core.positions import Remap, TemporalAxis, check_remap
+from lvsa_core.riflex import no_riflex
 from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.offline.evaluate import evaluated, missing_packages
 from lvsa_vllm_omni.offline.files import write_json
@@ -106,8 +107,7 @@ def prepare(model: Model, arguments: argparse.Namespace) -> Job:
     named = checkpoint.transformer.get("_class_name")
     family = next((family for family in FAMILIES if named in family.transformers), None)
     if arguments.riflex and family is not None and not family.own_tables:
-        known = " and ".join(family.name for family in FAMILIES if family.own_tables)
-        raise ValueError(f"RIFLEx is for {known}, and this is {family.name}: leave --riflex out")
+        raise ValueError(no_riflex(family.name, "--riflex"))
     if with_recipe(chosen).get("anchor_positions") == "remap" and family is not None:
         check_remap(family.name, temporal_axis(family.name, checkpoint.transformer), 3, 0)
     check_frames(arguments.num_frames, shipped()[model.preset]["vae_temporal_factor"])

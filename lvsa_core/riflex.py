@@ -62,6 +62,14 @@ def check_scale(scale: float) -> float:
     return scale
 
 
+def no_riflex(family: str, named: str) -> str:
+    """The sentence for a model whose tables cannot be changed; ``named`` is what asks for it."""
+    return (
+        f"RIFLEx is for models whose transformer makes the tables of its rotary embedding, and this {family} is not "
+        f"known as one: leave {named} out"
+    )
+
+
 @dataclass(frozen=True)
 class SlowedFrequency:
     """What RIFLEx changes in a model's rotary tables.

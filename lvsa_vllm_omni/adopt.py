@@ -8,6 +8,7 @@ import torch
 
 from lvsa_core.kernels import KernelUnavailable, Selection, release, select
 from lvsa_core.kernels.prefix_window import PrefixWindow
+from lvsa_core.riflex import no_riflex
 from lvsa_vllm_omni import compat, journal, parallelism, presets, ranks, seam
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
 from lvsa_vllm_omni.presets import Preset
@@ -116,10 +117,7 @@ def _retune(transformer: Any, scope: Scope) -> None:
     scale, spec = scope.settings.riflex_scale, scope.spec
     if spec.rope is None:
         if scale not in (None, 1):
-            raise HookError(
-                f"LVSA_RIFLEX_SCALE={scale:g}: the rotary embedding of {spec.name} is none that RIFLEx knows (it knows "
-                f"Wan's and HunyuanVideo's); unset it"
-            )
+            raise HookError(no_riflex(spec.name, f"LVSA_RIFLEX_SCALE={scale:g}"))
         return
     rope = spec.rope(transformer)
     scope.rope = rope._replace(module=None)  # a scope holds no modules: weights move

@@ -16,7 +16,7 @@ from lvsa_core.decide import Decision, StepsUnknown, decide
 from lvsa_core.kernels import Selection
 from lvsa_core.memory import HeadGroups
 from lvsa_core.positions import Remap, TemporalAxis, check_remap
-from lvsa_core.riflex import SlowedFrequency
+from lvsa_core.riflex import SlowedFrequency, no_riflex
 from lvsa_vllm_omni import compat, diagnostics, journal, ranks, step
 from lvsa_vllm_omni.hooks import FamilySpec, ImpossibleRequest, Rope, StaysDense, VideoTokens
 from lvsa_vllm_omni.presets import Preset
@@ -108,9 +108,7 @@ class Scope:
         arguments, scale, slowed = settings.plan_arguments(self.preset), settings.riflex_scale, None
         if scale not in (None, 1):
             if self.rope is None:
-                raise ValueError(
-                    f"RIFLEx does not know the rotary embedding of {self.spec.name}: leave riflex_scale out"
-                )
+                raise ValueError(no_riflex(self.spec.name, "riflex_scale"))
             length = arguments["reference_frames"]
             slowed = SlowedFrequency.of(self.rope.channels, self.rope.theta, length=length, scale=scale)
         remapped = "anchor_positions" in arguments

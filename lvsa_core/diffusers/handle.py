@@ -29,7 +29,7 @@ from lvsa_core.grid import FrameGrid
 from lvsa_core.knobs import Knobs
 from lvsa_core.memory import HeadGroups
 from lvsa_core.positions import Remap, TemporalAxis, check_remap
-from lvsa_core.riflex import SlowedFrequency
+from lvsa_core.riflex import SlowedFrequency, no_riflex
 
 logger = logging.getLogger(__name__)
 
@@ -123,8 +123,7 @@ class Lvsa:
         if knobs.riflex_s is None:
             return None
         if axis is None or not self._family.own_tables:
-            known = " and ".join(other.name for other in FAMILIES if other.own_tables)
-            raise ValueError(f"RIFLEx is for {known}, and this is {self.family}: leave riflex_s out")
+            raise ValueError(no_riflex(self.family, "riflex_s"))
         length = knobs.riflex_train_len or self.reference_latent_frames
         slowed = SlowedFrequency.of(*axis, length=length, scale=knobs.riflex_s, k=knobs.riflex_k)
         return None if knobs.riflex_s == 1 else slowed

@@ -172,7 +172,7 @@ REFUSED = [
     ("cosmos", "--lvsa --recipe long", "anchor_positions=remap, which the recipe has too, is for models that turn"),
     ("wan", "--lvsa --backend fast", "there is no attention kernel 'fast': choose one of auto, flash"),
     ("wan", "--riflex --riflex-s 0.5", "the RIFLEx factor s must be a number of at least 1"),
-    ("cogvideox", "--riflex", "RIFLEx is for wan and hunyuan, and this is cogvideox: leave --riflex out"),
+    ("cogvideox", "--riflex", "RIFLEx is for models whose transformer makes the tables"),
 ]
 
 

@@ -115,6 +115,7 @@ def test_the_command_names_a_file_with_a_space(tmp_path: Path) -> None:
         raise ValueError("x")
 
 
+@pytest.mark.slow
 def test_decode_says_what_is_wrong_before_it_computes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from lvsa_vllm_omni.tiny.checkpoint import write_checkpoint
 

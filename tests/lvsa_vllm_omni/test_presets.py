@@ -146,6 +146,7 @@ def test_the_shapes_are_those_of_the_published_checkpoints(name: str) -> None:
     assert shape.vae_spatial_factor == (16 if published["in_channels"] == 48 else 8)
 
 
+@pytest.mark.slow
 def test_the_shape_of_the_toy_is_that_of_its_transformer() -> None:
     from lvsa_vllm_omni.tiny.toy import toy_transformer
 

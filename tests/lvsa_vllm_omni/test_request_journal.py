@@ -81,6 +81,7 @@ def test_each_of_a_batch_has_its_own_error(tmp_path: Path) -> None:
     assert [line["error"] for line in lines(file)] == [None, "OutOfMemoryError: x", "gone", "alone"]
 
 
+@pytest.mark.slow
 def test_several_processes_and_files_that_are_put_aside(tmp_path: Path) -> None:
     program = (
         "import sys; from types import SimpleNamespace as N\n"

@@ -64,6 +64,7 @@ def test_a_request_chooses_no_place(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"kept"}
 
 
+@pytest.mark.slow
 def test_no_secret_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "MY_LVSA_SECRET"):
         monkeypatch.setenv(name, SECRET)

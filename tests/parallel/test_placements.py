@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.support.placements import ALL, CASES, FAMILIES, LIMITS, LIMITS_SAMPLE, SAMPLE, Placed
+from tests.support.way import documented, watch
 from tests.support.worker import Result
 
 Run = Callable[..., list[Result]]
@@ -63,3 +64,25 @@ def test_a_ring_that_does_not_divide_the_warm_up(run: Run) -> None:
     family = replace(FAMILIES["wan"], long=1)
     errors = [result.error for result in run(family, Placed(3, {"ring_degree": 3}), (512, 512))]
     assert any("Sequence length (1024) is not divisible by SP world size (3)" in error for error in errors), errors
+
+
+def notes_its_way(rank: int) -> None:
+    """A line of the log for each call of the kernel in a ring: the functions that it came through."""
+    import lvsa_core.sharded.attention as sharded
+    from lvsa_vllm_omni import journal
+
+    class Lines(list[list[str]]):
+        def append(self, way: list[str]) -> None:
+            journal.logger.info("[LVSA-WAY] %s", " ".join(way))
+
+    watch(pytest.MonkeyPatch(), sharded, Lines())
+
+
+def test_the_way_to_the_kernel_in_a_ring(run: Run) -> None:
+    """It is the one that docs/architecture.md lists, after the first three functions of one rank's."""
+    rows = [documented("In vLLM-Omni")[0], *documented("Where ranks divide the keys (Ring)")]
+    expected = "[LVSA-WAY] " + " ".join(name for row in rows for name in row)
+    for result in run(FAMILIES["wan"], ALL["ring2"], "even", prepare=notes_its_way):
+        assert not result.error, result.error
+        ways = [line for line in result.log if line.startswith("[LVSA-WAY]")]
+        assert ways and {way[:10] + way[way.index(" __call__") :] for way in ways} == {expected}

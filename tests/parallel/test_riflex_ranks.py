@@ -45,4 +45,4 @@ def test_short_requests_are_as_before(run: Run) -> None:
 def test_a_family_without_such_an_embedding(run: Run) -> None:
     about = FAMILIES["cosmos3"]
     (result,) = run(about, ONE, "even", {about.hook: "1", **TWICE})
-    assert "HookError: LVSA_RIFLEX_SCALE=2: the rotary embedding of cosmos3 is none that RIFLEx knows" in result.error
+    assert "and this cosmos3 is not known as one: leave LVSA_RIFLEX_SCALE=2 out" in result.error

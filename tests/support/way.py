@@ -30,10 +30,10 @@ def documented(heading: str) -> list[set[str]]:
     ]
 
 
-def watch(patch: pytest.MonkeyPatch) -> list[list[str]]:
+def watch(patch: pytest.MonkeyPatch, module: Any = attention, seen: list[list[str]] | None = None) -> list[list[str]]:
     """The functions of the product that are on the stack at the kernel, outermost first, of each call from now on."""
-    seen: list[list[str]] = []
-    compute = attention.compute
+    seen = [] if seen is None else seen
+    compute = module.compute
 
     def watched(*given: Any, **more: Any) -> Any:
         frame, names = sys._getframe(1), ["compute"]
@@ -45,5 +45,5 @@ def watch(patch: pytest.MonkeyPatch) -> list[list[str]]:
         seen.append(names[::-1])
         return compute(*given, **more)
 
-    patch.setattr(attention, "compute", watched)
+    patch.setattr(module, "compute", watched)
     return seen

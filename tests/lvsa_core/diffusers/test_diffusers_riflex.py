@@ -104,7 +104,7 @@ def test_both_transformers(pipeline: Callable[[str], Any], enable_lvsa: Callable
 @pytest.mark.parametrize(
     ("kind", "knobs", "words"),
     [
-        ("cogvideox", {"riflex_s": 2}, "RIFLEx is for wan and hunyuan, and this is cogvideox"),
+        ("cogvideox", {"riflex_s": 2}, "and this cogvideox is not known as one: leave riflex_s out"),
         ("wan", {"riflex_s": 0.5}, "number of at least 1"),
         ("wan", {"riflex_k": 3}, "give that too"),
         ("wan", {"riflex_s": 2, "riflex_k": 6}, "k must be at most 5"),
