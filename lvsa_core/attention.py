@@ -163,6 +163,8 @@ def _attend_operator(
 ) -> Tensor:
     """:func:`attend` as torch.compile sees it: an operator takes numbers, no objects.
 
+    Its pattern is an argument, which a graph keeps; ``lvsa::attend`` of models finds the running call's instead.
+
     Args:
         frames, expand_window, anchor_boost: the pattern. positions: its ``remap``, the length and then the frequencies.
         tokens, q_rows, kv_frames: the layout, in the order of its fields as the pattern is.

@@ -9,6 +9,8 @@ from dataclasses import dataclass, fields
 class Shape:
     """What a model's transformer is made of, as far as its time and memory depend on it: ``[shape]`` of its TOML file.
 
+    No pydantic: benchmarks read it on machines that have PyTorch alone.
+
     Args:
         heads, kv_heads: of the self-attention; fewer of the latter are grouped-query heads, 0: as many.
         head_size: D. hidden: width of a token between the blocks, 0: of all heads.

@@ -11,7 +11,7 @@ from lvsa_vllm_omni.request_journal import Ran
 
 
 class Request:
-    """One request's run through the pipeline, from its first transformer call to the end of its forward context.
+    """One request on its way through the pipeline, from its first transformer call to the end of its forward context.
 
     The engine makes one forward context for each request (or batch of requests in lock-step): a new context is step 0.
     """
@@ -19,7 +19,7 @@ class Request:
     def __init__(self, context: Any, asked: Any = None, steps: int | None = None) -> None:
         self._context = weakref.ref(context, self._ended) if context is not None else None
         self._noise: float | None = None
-        self._falls = False  # whether the last step had less noise than the one before: then a rise starts another run
+        self._falls = False  # whether the last step had less noise than the one before: then a rise starts another pass
         self._count = -1
         self.step = 0
         self.asked = asked  # what it brings for LVSA, see request_knobs.py
@@ -50,7 +50,7 @@ class Request:
                 self._count = 0 if self._falls and rises else self._count + 1
                 self._falls, self._noise = before is not None and not rises, noise
             published = self._count
-        if published < self.step:  # one request in several runs, as a long transfer in chunks
+        if published < self.step:  # one request in several passes, as a long transfer in chunks
             self.reported.clear()
         self.step = published
         return self.step

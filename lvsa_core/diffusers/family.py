@@ -25,7 +25,8 @@ class Family:
         name: as in the plugin's settings.
         transformers: names of diffusers' transformer classes; subclasses are covered.
         grid: ``(transformer, arguments of its forward) -> FrameGrid``; raises ValueError if they are not a video's.
-        tokens: ``(transformer, arguments, grid) -> Tokens``; raises as ``grid``.
+        tokens: ``(transformer, arguments, grid) -> Tokens``; raises as ``grid``. Apart from it, as it may wait for the
+            device (HunyuanVideo counts its text), which dense calls need not.
         attention: ``transformer -> its video self-attention layers``.
         processors: names of the processor classes that these may have.
         sequence: where ranks divide it.
