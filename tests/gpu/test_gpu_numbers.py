@@ -52,16 +52,13 @@ def test_equals_the_oracle(
 
 
 @pytest.mark.parametrize("name", ["auto", *(name for name, x in KERNELS.items() if isinstance(x, PrefixWindow))])
-@pytest.mark.parametrize("dtype", [*HALF, torch.float32], ids=str)
+@pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize(("batch", "heads", "kv_heads"), [(1, 4, 4), (2, 4, 2)])
-def test_moved_anchors_equal_the_oracle(
-    name: str, dtype: torch.dtype, layout: TokenLayout, batch: int, heads: int, kv_heads: int
-) -> None:
+def test_moved_anchors_equal_the_oracle(name: str, dtype: torch.dtype, layout: TokenLayout) -> None:
     """Boosted, and at other positions, which are turned in float32 and rounded."""
     if name != "auto":
         running(name, dtype)
-    inputs, pattern = random_qkv(layout, heads, kv_heads, batch=batch, dtype=dtype), moved(layout)
+    inputs, pattern = random_qkv(layout, 4, 2, batch=2, dtype=dtype), moved(layout)
     assert pattern.grouping is not None
     expected = reference_attend(*(x.float() for x in inputs), pattern, layout)
     poisoned()
