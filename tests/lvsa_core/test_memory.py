@@ -74,6 +74,14 @@ def test_kernels_stay_within_a_budget(kernel: Any, pattern: Pattern) -> None:
         assert taken - q.nbytes <= size.extra(groups.count(size, CPU)) + merging
 
 
+@pytest.mark.parametrize(("heads", "kv_heads"), [(8, 4), (16, 1)])
+def test_moved_anchors_take_a_copy_of_the_queries(heads: int, kv_heads: int) -> None:
+    """Which is counted, and without which the count would be too small."""
+    q, k, v = inputs(heads, kv_heads)
+    taken = peak_memory(lambda: compute(SdpaKernel(), q, k, v, MOVED, LAYOUT, 0.2), CPU) - q.nbytes
+    assert CallSize.of(q, k).extra() < taken <= CallSize.of(q, k, moved=True).extra()
+
+
 def test_the_size_that_the_budget_is_for() -> None:
     """Wan 14B at 720p and T=121, where dense attention just fits 80 GB: K and V, the windows, the log-sum-exps."""
     size = CallSize(1, 121 * 3600, 121 * 3600, 40, 40, 128, 2)

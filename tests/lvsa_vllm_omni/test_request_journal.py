@@ -44,6 +44,14 @@ def test_a_line_says_what_ran(tmp_path: Path) -> None:
     assert first["model"] == "WanPipeline" and first["family"] == "wan" and first["error"] is None
 
 
+def test_moved_anchors_stand_in_the_line_and_in_the_answer(tmp_path: Path) -> None:
+    ran, answer = some(), SimpleNamespace(error=None, stage_durations=None)
+    ran.anchors = "anchor_boost=1 rotate_after=0.6"
+    request_journal.tell(str(tmp_path / "journal.jsonl"), "WanPipeline", [REQUEST], ran, 0.0, None, answer)
+    assert lines(tmp_path / "journal.jsonl")[0]["anchors"] == "anchor_boost=1 rotate_after=0.6"
+    assert answer.stage_durations["lvsa.anchors=anchor_boost=1 rotate_after=0.6"] == 1.0
+
+
 def test_what_never_ran_and_what_ran_dense(tmp_path: Path) -> None:
     file, dense = tmp_path / "journal.jsonl", request_journal.Ran("wan")
     dense.call(0, FrameGrid(9, 12), "within the horizon")
