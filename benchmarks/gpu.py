@@ -198,7 +198,7 @@ class Run:
         }
 
     def status(self) -> int:
-        """Of the command."""
+        """The command's exit status."""
         found = [row["result"] for row in self.results.rows] + [text.partition(":")[0] for text in self.tested.values()]
         if {*found} & {*FAULTS}:
             return 1

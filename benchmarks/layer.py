@@ -52,7 +52,7 @@ class Inputs:
 
     @classmethod
     def of(cls, model: Model, layout: TokenLayout, dtype: torch.dtype, noise: torch.Generator) -> Inputs:
-        """Of a layer of a model."""
+        """The inputs of a layer of a model."""
         return cls(layout, model.shape.heads, model.shape.kv_heads, model.shape.head_size, dtype, noise)
 
     @property

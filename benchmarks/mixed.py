@@ -10,16 +10,14 @@ must equal the plain server's, byte for byte; times are medians, with the ratio'
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
 import root  # noqa: F401
 import torch
-from report import interval
+from report import Results, interval, parser_of
 from server import Server, digest, serving
 from tqdm import tqdm
 
@@ -66,16 +64,15 @@ def measure(rounds: int, size: str) -> dict[str, Any]:
 
 def main() -> None:
     """Measure, print, and keep."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, figure=False)
     parser.add_argument("--rounds", type=int, default=24, help="requests of each kind to each server")
     parser.add_argument("--size", default="128x128")
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    device = torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    results = Results(options.json, facts(device, options.commit))
     found = measure(options.rounds, options.size)
     print(json.dumps(found, indent=1))
-    if options.json:
-        machine = facts(torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu"))
-        options.json.write_text(json.dumps({"machine": machine, "found": found}, indent=1) + "\n")
+    results.save(found=found)
 
 
 if __name__ == "__main__":

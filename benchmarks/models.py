@@ -33,7 +33,7 @@ class Model:
         return self.shape.patches(self.height, self.width)
 
     def frames(self, latent_frames: int) -> int:
-        """Of the video that has so many latent ones."""
+        """The video's frames, of so many latent ones."""
         return (latent_frames - 1) * self.factor + 1
 
     def layout(self, latent_frames: int) -> TokenLayout:
@@ -46,7 +46,7 @@ class Model:
         return plan(latent_frames, reference_frames=self.horizon, step=step)
 
     def flop(self, latent_frames: int, pattern: Pattern) -> int:
-        """Of the blocks of one forward."""
+        """The operations of the blocks of one forward."""
         grid = FrameGrid(latent_frames, self.patches)
         attention = cost.lvsa_attention(self.shape, grid, pattern).flop
         block = attention + cost.linear_flop(self.shape, grid) + cost.cross_flop(self.shape, grid)
@@ -64,7 +64,7 @@ class Model:
 
 
 def _model(preset: str, height: int | None = None, width: int | None = None) -> Model:
-    """Of ``configs/``, at the size that is given there or here."""
+    """A model of ``configs/``, at the size that is given there or here."""
     facts = shipped()[preset]
     shape = Shape(**facts["shape"])
     keys = shape.cross_tokens if facts["family"] == "cosmos3" else 0  # its text has attention of its own

@@ -16,7 +16,6 @@ while it computes, one whose worker is killed, one whose model's folder is empti
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -25,13 +24,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import root  # noqa: F401
 import torch
+from report import Results, parser_of
 from server import Server, digest, serving
 from tqdm import tqdm
 
@@ -254,7 +253,7 @@ def _word(server: Server, fields: Mapping[str, str], seconds: float) -> str:
 
 def main() -> None:
     """Run a part, print what it found, and keep it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__, figure=False)
     parser.add_argument("part", choices=("clients", "input", "disk", "ends"))
     parser.add_argument("--requests", type=int, default=200)
     parser.add_argument("--clients", type=int, default=8)
@@ -262,8 +261,9 @@ def main() -> None:
     parser.add_argument("--knobs", type=int, default=2000)
     parser.add_argument("--over-http", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    device = torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    results = Results(options.json, facts(device, options.commit))
     if options.part == "clients":
         found = clients(options.requests, options.clients, options.seed)
     elif options.part == "input":
@@ -274,9 +274,7 @@ def main() -> None:
         found = {"with LVSA": ends(plain=False), "without": ends(plain=True)}
     for name, value in found.items():
         print(f"| {name} | {value} |")
-    if options.json:
-        machine = facts(torch.device(torch.accelerator.current_accelerator(check_available=True) or "cpu"))
-        options.json.write_text(json.dumps({"machine": machine, "found": found}, indent=1) + "\n")
+    results.save(found=found)
 
 
 if __name__ == "__main__":

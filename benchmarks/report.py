@@ -122,7 +122,7 @@ def milliseconds(value: float) -> str:
 
 
 def gigabytes(value: float) -> str:
-    """Of 10**9 bytes."""
+    """A number of bytes as gigabytes, of 10**9 each."""
     return f"{value / 1e9:.2f}"
 
 
@@ -133,6 +133,7 @@ class Panel:
     Args:
         lines: points by name. notes: text at points. options: of matplotlib's ``Axes.set``.
         levels: horizontal lines. bars: draw bars beside each other instead of lines.
+        errors: by name, half of the bar at each point of a line.
     """
 
     lines: dict[str, list[tuple[float, float]]]
@@ -140,10 +141,11 @@ class Panel:
     notes: list[tuple[float, float, str]] = field(default_factory=list)
     levels: Sequence[float] = ()
     bars: bool = False
+    errors: dict[str, list[float]] = field(default_factory=dict)
 
 
-def draw(file: Path | None, panels: Sequence[Panel]) -> None:
-    """A figure of panels beside each other, if a file is wanted and matplotlib is there."""
+def draw(file: Path | None, panels: Sequence[Panel], columns: int | None = None) -> None:
+    """A figure of panels, if a file is wanted and matplotlib is there; ``columns``: of them, else all are in a line."""
     if file is None:
         return
     try:
@@ -151,8 +153,10 @@ def draw(file: Path | None, panels: Sequence[Panel]) -> None:
     except ImportError:
         print("No figure: matplotlib is not installed.", file=sys.stderr)
         return
-    figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    across = columns or len(panels)
+    down = -(-len(panels) // across)
+    figure = Figure(figsize=(4.2 * across, 3.8 * down), layout="constrained")
+    for axes, panel in zip(figure.subplots(down, across, squeeze=False).flat, panels, strict=True):
         ticks = sorted({x for points in panel.lines.values() for x, _ in points})
         for place, (name, points) in enumerate(panel.lines.items()):
             if panel.bars:
@@ -160,7 +164,9 @@ def draw(file: Path | None, panels: Sequence[Panel]) -> None:
                 shift = (place - (len(panel.lines) - 1) / 2) * width
                 axes.bar([ticks.index(x) + shift for x, _ in points], [y for _, y in points], width, label=name)
             else:
-                axes.plot([x for x, _ in points], [y for _, y in points], marker="o", label=name)
+                axes.errorbar(
+                    *zip(*points, strict=True), yerr=panel.errors.get(name), marker="o", capsize=3, label=name
+                )
         for level in panel.levels:
             axes.axhline(level, color="grey", linewidth=0.8, linestyle="--")
         for x, y, text in panel.notes:
@@ -168,5 +174,6 @@ def draw(file: Path | None, panels: Sequence[Panel]) -> None:
         axes.set(**panel.options)
         axes.set_xticks(range(len(ticks)) if panel.bars else ticks, [f"{x:.3g}" for x in ticks])
         axes.minorticks_off()
-        axes.legend(fontsize="x-small")
+        if panel.lines:
+            axes.legend(fontsize="x-small")
     figure.savefig(file, dpi=100)

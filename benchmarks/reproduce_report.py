@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from report import interval, table
+from report import Panel, Results, draw, interval, table
 
 #: Seconds of a video on one A100 of 80 GB with 50 steps: (model, horizon) -> dense, with FlashInfer's kernel.
 PUBLISHED = {
@@ -21,11 +19,15 @@ PUBLISHED = {
 #: What the table of quality shows, with the sign of better; of the first two VQeval's share of frames.
 QUALITY = ("loop", "freeze", "mirror", "motion", "drift", "composite")
 TIMES = ("seconds", "denoising_seconds")
+#: What the figure shows of a model.
+TITLES, X = ("seconds", "times as fast as dense", "density", "VQeval, 95 %"), "length / training length"
 
 
 def write_report(rows: Sequence[dict[str, Any]], machine: dict[str, Any], folder: Path) -> None:
     """Write results.json, results.csv, tables.md and figure.png into the folder, and print the tables."""
-    (folder / "results.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+    results = Results(folder / "results.json", machine)
+    results.rows.extend(rows)
+    results.save()
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
@@ -34,7 +36,7 @@ def write_report(rows: Sequence[dict[str, Any]], machine: dict[str, Any], folder
     lines = [*speed(rows), "", *quality(rows)]
     (folder / "tables.md").write_text("\n".join(lines) + "\n")
     print(*lines, sep="\n")
-    figure(rows, folder / "figure.png")
+    draw(folder / "figure.png", panels(rows), columns=len(TITLES))
 
 
 def groups(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[str, float, dict[str, list[dict[str, Any]]]]]:
@@ -100,7 +102,7 @@ def difference(pairs: Sequence[float]) -> str:
 
 
 def median(rows: Sequence[dict[str, Any]], name: str) -> float | None:
-    """Of a row's videos; an engine's first video also compiles, so it does not count where there are others."""
+    """The median of a row's videos; an engine's first one also compiles, so it only counts where it is the only one."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return statistics.median(values[1:] or values) if values else None
 
@@ -122,35 +124,22 @@ def number(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def figure(rows: Sequence[dict[str, Any]], file: Path) -> None:
-    """Latency, speed-up, density and the composite with its spread, over the length; a column of panels a model."""
-    from matplotlib.figure import Figure
-
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    drawing = Figure(figsize=(15, 3.6 * len(models)), layout="constrained")
-    for line, model in zip(drawing.subplots(len(models), 4, squeeze=False), models, strict=True):
-        found = [(horizon, methods) for name, horizon, methods in groups(rows) if name == model]
-        for method in dict.fromkeys(row["method"] for row in rows if row["model"] == model):
-            points: list[tuple[float, ...]] = []
-            for horizon, methods in found:
-                seconds, dense = median(methods.get(method, []), "seconds"), median(methods.get("dense", []), "seconds")
-                values = [row["composite"] for row in methods.get(method, []) if row.get("composite") is not None]
-                density = median(methods.get(method, []), "density")
-                if seconds:
-                    ratio = dense / seconds if dense else np.nan
-                    mean = statistics.mean(values) if values else np.nan
-                    error = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-                    points.append((horizon, seconds, ratio, density if density is not None else np.nan, mean, error))
-            if points:
-                x, *ys, errors = zip(*points, strict=True)
-                for axes, y in zip(line[:3], ys, strict=False):
-                    axes.plot(x, y, marker="o", label=method)
-                line[3].errorbar(x, ys[3], yerr=errors, marker="o", capsize=3, label=method)
-        titles = ("seconds of a request", "times as fast as dense", "density", "VQeval's composite, 95 %")
-        for axes, title in zip(line, titles, strict=True):
-            axes.set(title=title, xlabel="length / training length", xticks=[horizon for horizon, _ in found])
-            axes.grid(alpha=0.3)
-        line[0].set_ylabel(model)
-        if line[0].lines:
-            line[0].legend(fontsize="x-small")
-    drawing.savefig(file, dpi=90)
+def panels(rows: Sequence[dict[str, Any]]) -> list[Panel]:
+    """Latency, speed-up, density and the composite with its spread, over the length; a line of panels a model."""
+    drawn: dict[str, list[Panel]] = {}
+    for model, horizon, methods in groups(rows):
+        four = drawn.setdefault(model, [Panel({}, {"title": f"{model}, {title}", "xlabel": X}) for title in TITLES])
+        dense = median(methods.get("dense", []), "seconds")
+        for method, of_it in methods.items():
+            seconds = median(of_it, "seconds")
+            values = [row["composite"] for row in of_it if row.get("composite") is not None]
+            ratio = dense / seconds if dense and seconds else None
+            mean = statistics.mean(values) if values else None
+            shown = (seconds, ratio, median(of_it, "density"), mean)
+            for panel, value in zip(four, shown, strict=True):
+                if value is not None:
+                    panel.lines.setdefault(method, []).append((horizon, value))
+            if values:
+                error = 1.96 * statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+                four[-1].errors.setdefault(method, []).append(error)
+    return [panel for four in drawn.values() for panel in four]

@@ -67,12 +67,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def latent_frames(preset: Preset, minutes: float) -> int:
-    """Of a video of that length."""
+    """The latent frames of a video of that length."""
     return round(minutes * 60 * preset.fps) // preset.vae_temporal_factor + 1
 
 
 def minutes_of(preset: Preset, frames: int) -> float:
-    """Of a video of so many latent frames."""
+    """The minutes of a video of so many latent frames."""
     return (frames - 1) * preset.vae_temporal_factor / preset.fps / 60
 
 
@@ -182,7 +182,7 @@ def fitting(minutes: float, most: float | None) -> str:
 
 
 def length(row: dict[str, Any]) -> str:
-    """Of a row's video, for people; marked if the model cannot make it."""
+    """The length of a row's video, for people; marked if the model cannot make it."""
     most = row["most_frames"]
     mark = "*" if most is not None and row["frames"] > most else ""
     return (f"{row['minutes']:g} min" if row["minutes"] >= 1 else f"{row['minutes'] * 60:.0f} s") + mark

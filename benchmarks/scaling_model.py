@@ -83,7 +83,7 @@ class Case:
         return 2 * self.token[1] * (self.grid.tokens - self.grid.tokens / self.gpus)
 
     def patterns(self) -> list[Pattern]:
-        """Of some steps, evenly over a request."""
+        """The patterns of some steps, evenly over a request."""
         steps = range(0, STEPS, math.ceil(STEPS / SAMPLED))
         return [plan(self.grid.frames, reference_frames=self.reference_frames, step=step) for step in steps]
 
@@ -100,7 +100,7 @@ def title(placement: Placement) -> str:
 
 
 def all_to_all(case: Case) -> list[Bytes]:
-    """Of every GPU: Q, K and V to the others of its group by heads, and the output back."""
+    """What every GPU sends: Q, K and V to the others of its group by heads, and the output back."""
     u, machine = case.placement.ulysses, case.cluster.machine
     query, key = case.token
     pair = case.grid.tokens // case.gpus * (2 * query + 2 * key) // u
@@ -114,7 +114,7 @@ def all_to_all(case: Case) -> list[Bytes]:
 
 
 def halo(case: Case, pattern: Pattern) -> list[Bytes]:
-    """Of every GPU: K and V of the rows that the exchange moves, of the GPU's heads."""
+    """What every GPU sends: K and V of the rows that the exchange moves, of the GPU's heads."""
     u, machine = case.placement.ulysses, case.cluster.machine
     row = 2 * case.token[1] // u
     found = [Bytes([0, 0], [0, 0]) for _ in range(case.gpus)]
@@ -135,7 +135,7 @@ def gathered_rows(plan: Exchange, rank: int) -> int:
 
 
 def attention_seconds(case: Case, pattern: Pattern) -> list[tuple[float, float]]:
-    """Of every group: its attention, and the part that needs no keys of others."""
+    """Seconds of every group's attention, and of the part that needs no keys of others."""
     patches, shards = case.grid.patches, case.shards
     pair = 4 * case.shape.heads // case.placement.ulysses * case.shape.head_size / case.cluster.attention
     found = []

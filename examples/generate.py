@@ -57,7 +57,7 @@ class Job:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the weights: bfloat16, whose convolutions are slow on most CPUs."""
+        """The weights' type: bfloat16, whose convolutions are slow on most CPUs."""
         return torch.float32 if self.device.type == "cpu" else torch.bfloat16
 
 

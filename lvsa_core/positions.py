@@ -25,7 +25,7 @@ class TemporalAxis:
     @classmethod
     @lru_cache(maxsize=64)
     def of(cls, channels: int, theta: float, slowed: SlowedFrequency | None = None) -> TemporalAxis:
-        """Of an embedding with ``theta`` as the base of its frequencies.
+        """Give the axis of an embedding with ``theta`` as the base of its frequencies.
 
         Args:
             channels: twice the number of frequencies. slowed: the one that RIFLEx has changed in the video's tables.

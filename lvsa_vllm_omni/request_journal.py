@@ -53,7 +53,7 @@ class DeviceTime:
             self._done += time.perf_counter() - start
 
     def seconds(self) -> float | None:
-        """Of all calls; waits for the last of them. None: the device's clock cannot be read any more."""
+        """Time of all calls; waits for the last of them. None: the device's clock cannot be read any more."""
         try:
             for begin, end in self._events:
                 end.synchronize()

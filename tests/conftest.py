@@ -58,7 +58,8 @@ class Record:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
-            self.outcomes[report.nodeid] = report.outcome
+            expected = report.skipped and hasattr(report, "wasxfail")
+            self.outcomes[report.nodeid] = "expected failure" if expected else report.outcome
         if report.skipped and isinstance(report.longrepr, tuple):
             self.skipped[report.longrepr[2].removeprefix("Skipped: ")] += 1
 

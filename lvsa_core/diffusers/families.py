@@ -81,7 +81,7 @@ def _cogvideox_patch_t(transformer: Any) -> int:
 
 
 def _cogvideox_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
-    """Of hidden_states [B, T, C, H, W]; an odd number of frames is completed to pairs."""
+    """Tell the grid of hidden_states [B, T, C, H, W]; an odd number of frames is completed to pairs."""
     shape, patch = arguments["hidden_states"].transpose(1, 2).shape, transformer.config.patch_size
     frames, rows, columns = patched_grid(shape, (1, patch, patch))
     return FrameGrid(-(-frames // _cogvideox_patch_t(transformer)), rows * columns)

@@ -69,7 +69,7 @@ class SequenceGroups:
         return padded(x.narrow(dim, start, min(rows, length - start)), dim, rows)
 
     def whole(self, x: Tensor, dim: int, length: int) -> Tensor:
-        """Of every rank's part along ``dim`` the ``length`` rows without the padding."""
+        """Join every rank's part along ``dim`` to the ``length`` rows without the padding."""
         return joined(x, dim, self.world).narrow(dim, 0, length)
 
 

@@ -89,7 +89,7 @@ def ulysses_attend(
 
 
 def _pieces(x: Tensor, before: int, rows: int, groups: SequenceGroups) -> tuple[Tensor, Tensor, Tensor]:
-    """Of this rank's heads the text before the rows, the rows of all ranks of its Ulysses group, the text after."""
+    """This rank's heads of the text before, of the rows of all ranks of its Ulysses group, and of the text after."""
     each = x.shape[2] // dist.get_world_size(groups.ulysses)
     own = x.narrow(2, dist.get_rank(groups.ulysses) * each, each)
     return own[:, :before], heads_from_rows(x[:, before : before + rows], groups.ulysses), own[:, before + rows :]

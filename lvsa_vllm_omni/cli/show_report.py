@@ -158,7 +158,7 @@ def _window(pattern: Pattern) -> str:
 
 
 def _distances(pattern: Pattern) -> dict[int, list[tuple[int, int]]]:
-    """Of three frames, the anchors that they see at other positions than where these are, and at which distance."""
+    """Three frames' anchors that are seen at other positions than where they are, and at which distance."""
     frames = (0, pattern.frames // 2, pattern.frames - 1)
     return {} if pattern.grouping is None else {frame: show.distances(pattern, frame) for frame in frames}
 

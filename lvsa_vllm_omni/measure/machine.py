@@ -45,7 +45,7 @@ def command(arguments: list[str]) -> str:
 
 
 def _commit() -> str | None:
-    """Of the checkout that this package lies in, with ``-dirty`` if files differ from it."""
+    """The commit of the checkout that this package lies in, with ``-dirty`` if files differ from it."""
     if not (ROOT / ".git").exists():  # an installed package, perhaps inside of another repository
         return None
     return _output("git", "-C", str(ROOT), "describe", "--always", "--dirty", "--exclude=*")
