@@ -24,7 +24,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,14 @@ import root  # noqa: F401
 import torch
 import toy_track as track
 from report import Panel, Results, draw, interval, names, numbers, parser_of, say, table
-from toy_methods import METHODS, STANDARD, from_image, grouped
+from toy_methods import METHODS, STANDARD, grouped
 from tqdm import tqdm
 
 from lvsa_core.diffusers import enable_lvsa
 from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.measure.machine import facts
 from toy import world
-from toy.pipeline import GUIDANCE, asked, decode, pipeline, sample
+from toy.pipeline import GUIDANCE, asked, decode, load, pipeline, sample
 
 #: What is measured, with digits; the difference of the first few is what the paired table shows.
 MEASURES = {
@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=seeds, default=list(range(16)), help="such as 0-15 or 3,5; default: 0-15")
     parser.add_argument("--against", default="lvsa", help="the method of the paired differences; default: lvsa")
     parser.add_argument("--guidance", type=float, default=GUIDANCE, help="of the sampling; 1: none")
-    parser.add_argument("--from-image", action="store_true", help="give each video the first frame of the true one")
+    parser.add_argument("--from-image", action="store_true", help="give each video the first picture of the true one")
     parser.add_argument("--batch", type=int, default=8, help="videos at once")
     parser.add_argument("--videos", type=Path, metavar="DIR", help="also decode, write mp4 files and run VQeval")
     parser.add_argument(
@@ -93,7 +93,17 @@ def parse_arguments() -> argparse.Namespace:
         arguments.against = arguments.methods[0]
     if missing := [str(path) for path in arguments.trainings if path and not path.is_file()]:
         parser.error(f"--trainings {missing[0]}: no such file; python -m toy.train {missing[0]} makes it")
+    if arguments.from_image and (free := [path for path in arguments.trainings if not path or not has_images(path)]):
+        parser.error(
+            f"--from-image takes trainings that were given first frames, and {free[0] or PACKAGE} was not: "
+            "python -m toy.train FILE --images 0.5 makes one, --trainings names it"
+        )
     return arguments
+
+
+def has_images(path: Path) -> bool:
+    """Whether a training's clips had their first frames given."""
+    return bool(load(path).get("images"))
 
 
 def seeds(text: str) -> list[int]:
@@ -119,7 +129,7 @@ def main() -> int:
         (training, length, method)
         for training in arguments.trainings for length in arguments.lengths for method in arguments.methods
     ]  # fmt: skip
-    pipe_of = cache(pipeline)
+    pipe_of = cache(partial(pipeline, images=arguments.from_image))
     with tqdm(total=len(wanted) * len(arguments.seeds), unit="video", mininterval=5) as bar:
         for training, length, method in wanted:
             name = training.stem if training else PACKAGE
@@ -161,11 +171,11 @@ def videos(
     """Make and measure videos of one method."""
     clips, frames, known = asked(some), frames_of(length), arguments.known[method]
     knobs = dict(known(length)) if known and not (method == "riflex" and length <= 1) else None
-    first = from_image(world.latents(clips, 1)[:, :, 0], some, frames) if arguments.from_image else {}
+    images = world.pixels(clips, 1)[0][:, :, 0] if arguments.from_image else None
     with grouped(knobs or {}):
         lvsa = None if knobs is None else enable_lvsa(pipe, **knobs)
         try:
-            latents = sample(pipe, clips.prompts(), some, frames, arguments.guidance, **first)
+            latents = sample(pipe, clips.prompts(), some, frames, arguments.guidance, images)
             pattern = lvsa and lvsa._generation.pattern
         finally:
             if lvsa:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from lvsa_core.diffusers import handle
 from lvsa_core.positions import Remap
@@ -88,26 +85,3 @@ def grouped(knobs: dict[str, Any]) -> Iterator[None]:
         yield
     finally:
         handle.Remap = Remap  # type: ignore[attr-defined]
-
-
-def from_image(first: Tensor, seeds: Sequence[int], frames: int) -> dict[str, Any]:
-    """Arguments of the pipeline's call that give videos their first latent frame, as an image does.
-
-    No training is needed for it: after every step the frame is the given one with the noise of that step.
-
-    Args:
-        first: [B, channels, cells, cells]. seeds: of the noise. frames: latent frames.
-    """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    noise = torch.cat(
-        [
-            torch.randn(1, *one.shape[:1], frames, *one.shape[1:], generator=g)
-            for one, g in zip(first, generators, strict=True)
-        ]
-    )
-
-    def keep(pipe: Any, step: int, _: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        tensors["latents"][:, :, 0] = torch.lerp(first, noise[:, :, 0], pipe.scheduler.sigmas[step + 1])
-        return tensors
-
-    return {"latents": noise.clone(), "callback_on_step_end": keep}

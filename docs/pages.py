@@ -1,6 +1,6 @@
 """What a program writes in these pages, and what mkdocs needs to make a site of them.
 
-python docs/pages.py      # writes docs/commands.md and the table of docs/tuning.md anew
+python docs/pages.py      # writes docs/commands.md, docs/quality-tables.md and the table of docs/tuning.md anew
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
@@ -34,6 +35,14 @@ ROWS: tuple[dict[str, str], ...] = (
     {"LVSA_AUTO_KEYFRAMES": "0", "LVSA_KEY_FRAME_INTERVAL": "48"},
     {"LVSA_EXTRA_MEMORY": "1"},
 )
+#: Results of benchmarks/quality.py, and what docs/quality-tables.md calls them.
+QUALITY = {
+    "quality-toy": "Methods",
+    "quality-toy-alone": "The options alone and together",
+    "quality-toy-options": "The options alone and together, and one thing changed",
+    "quality-toy-guidance": "With guidance",
+    "quality-toy-image": "From an image",
+}
 MARKS = ("<!-- knobs: written by docs/pages.py -->\n", "<!-- end of knobs -->")
 
 #: A link out of docs/, but for pictures.
@@ -162,7 +171,36 @@ def with_knobs(page: str) -> str:
     return f"{before}{begin}\n{knobs()}\n{end}{after}"
 
 
+def quality_tables() -> str:
+    """The text of docs/quality-tables.md: every table of what benchmarks/quality.py has measured."""
+    results = DOCS.parent / "benchmarks"
+    with patch.object(sys, "path", [str(results), *sys.path]):
+        import quality
+    lines = [
+        "# Quality: all tables",
+        "",
+        "All numbers behind [quality.md](quality.md), which says what the methods and the measures are. A table has",
+        "mean and spread over the videos of all trainings; the one below it the mean of the paired differences, with",
+        "the bounds of 95 % of a bootstrap. `make docs` writes this page from the results.",
+        "",
+    ]
+    for name, title in QUALITY.items():
+        found = json.loads((results / "results" / f"{name}.json").read_text("utf-8"))
+        machine, rows = found["machine"], found["rows"]
+        lines += [f"## {title}", "", f"{machine['date'].partition(' ')[0]}, {machine['versions']}:", ""]
+        lines += ["<!-- shown by: tests/benchmarks/test_quality.py -->", "```bash", machine["command"], "```", ""]
+        for length in sorted({row["length"] for row in rows}):
+            chosen = [row for row in rows if row["length"] == length]
+            seeds = sorted({row["seed"] for row in chosen})
+            videos = len({(row["training"], row["seed"]) for row in chosen})
+            lines += [f"### {length:g} x the training length, {videos} videos a row", ""]
+            for table in (quality.means(chosen, quality.truth(length, seeds)), quality.differences(chosen, "lvsa")):
+                lines += [*table, ""]
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
+    (DOCS / "quality-tables.md").write_text(quality_tables(), "utf-8")
     (DOCS / "commands.md").write_text(commands(), "utf-8")
     tuning = DOCS / "tuning.md"
     tuning.write_text(with_knobs(tuning.read_text("utf-8")), "utf-8")

@@ -211,6 +211,7 @@ def test_what_a_program_writes_is_current() -> None:
     pages = written()
     again = "run `python docs/pages.py`"
     assert (DOCS / "commands.md").read_text("utf-8") == pages.commands(), again  # type: ignore[attr-defined]
+    assert (DOCS / "quality-tables.md").read_text("utf-8") == pages.quality_tables(), again  # type: ignore[attr-defined]
     tuning = (DOCS / "tuning.md").read_text("utf-8")
     assert tuning == pages.with_knobs(tuning), again  # type: ignore[attr-defined]
 

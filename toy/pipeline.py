@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import WanPipeline
+from diffusers import WanImageToVideoPipeline, WanPipeline
 from torch import Tensor
 from torch.nn import functional
 
@@ -62,8 +63,13 @@ def load(file: Path) -> dict[str, Any]:
         raise SystemExit(f"error: {file} is not the state of a training: name another file or remove it") from None
 
 
-def pipeline(state: Path | None = None) -> Any:
-    """Build the pipeline in float32; ``state``: a file of :mod:`toy.train`, whose average of the weights is used."""
+def pipeline(state: Path | None = None, *, images: bool = False) -> Any:
+    """Build the pipeline in float32.
+
+    Args:
+        state: a file of :mod:`toy.train`, whose average of the weights is used; None: the package's weights.
+        images: whether its videos begin with a picture, which is what ``toy.train --images`` trains for.
+    """
     built = components()
     parts: dict[str, Any] = {name: part for name, (_, _, part) in built.components.items()}
     parts["tokenizer"] = parts["tokenizer"].fast
@@ -71,7 +77,8 @@ def pipeline(state: Path | None = None) -> Any:
         kept = load(state)
         parts["transformer"] = toy_transformer(head_dim=kept["head_dim"])
         parts["transformer"].load_state_dict(kept["average"])
-    pipe: Any = WanPipeline(**{name: part.eval() if hasattr(part, "eval") else part for name, part in parts.items()})
+    kind: Any = partial(WanImageToVideoPipeline, expand_timesteps=True) if images else WanPipeline
+    pipe = kind(**{name: part.eval() if hasattr(part, "eval") else part for name, part in parts.items()})
     pipe.set_progress_bar_config(disable=True)
     FewTokens.put_into(pipe.transformer)
     return pipe
@@ -84,23 +91,36 @@ def asked(seeds: Sequence[int]) -> world.Clips:
 
 
 def sample(
-    pipe: Any, prompts: Sequence[str], seeds: Sequence[int], frames: int, guidance: float = GUIDANCE, **more: Any
+    pipe: Any,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    frames: int,
+    guidance: float = GUIDANCE,
+    images: Tensor | None = None,
 ) -> Tensor:
     """Make videos.
 
     Args:
-        prompts, seeds: of each video. frames: latent frames. more: arguments of the pipeline's call.
+        prompts, seeds: of each video. frames: latent frames.
+        images: the first picture of each [B, 3, pixels, pixels], -1 to 1, for a pipeline that was built for them,
+            which takes them one by one.
 
     Returns:
         Latents [B, channels, frames, cells, cells] in float32.
     """
+    if images is not None and len(seeds) > 1:
+        each = zip(prompts, seeds, images, strict=True)
+        return torch.cat([sample(pipe, [p], [s], frames, guidance, image[None]) for p, s, image in each])
+    given = {} if images is None else {"image": images / 2 + 0.5}
     side = world.SIDE * world.CELL
-    words, empty = pipe.encode_prompt(list(prompts), "", max_sequence_length=TOKENS)
+    # The pipeline for images cleans prompts with ftfy, which diffusers does not bring.
+    reader = pipe if images is None else WanPipeline(pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.scheduler)
+    words, empty = reader.encode_prompt(list(prompts), "", max_sequence_length=TOKENS)
     return pipe(
         prompt_embeds=FewTokens.of(words), negative_prompt_embeds=FewTokens.of(empty) if guidance > 1 else None,
         num_frames=(frames - 1) * world.FRAMES + 1,
         height=side, width=side, num_inference_steps=STEPS, guidance_scale=guidance, output_type="latent",
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds], **more,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds], **given,
     ).frames.float()  # fmt: skip
 
 

@@ -1,9 +1,11 @@
 """Train Toy Wan's transformer on the latents of its world.
 
     python -m toy.train outputs/toy/transformer.pt
+    python -m toy.train outputs/toy/images.pt --images 0.5
 
 An hour on one core; called again it goes on where it was. The loss at each noise level is divided by what is usual
-there, so that all of them count alike.
+there, so that all of them count alike. With --images, so many of the clips have their first frame given, as Wan 2.2 5B
+has it: without noise, and its tokens at time 0.
 """
 
 from __future__ import annotations
@@ -41,6 +43,14 @@ def text(clips: world.Clips, generator: torch.Generator) -> Tensor:
     keep = torch.rand(len(words), 1, generator=generator) >= NO_PROMPT
     keep = keep & (torch.rand(len(words), 3, generator=generator) >= NO_WORD)
     return functional.pad(words * keep[..., None], (0, 0, 0, 1))
+
+
+def given_first(time: Tensor, given: Tensor) -> Tensor:
+    """The time of every token, [B] to [B, tokens]; 0 for the first frame of the clips where it is given, [B]."""
+    patches = (world.SIDE // 2) ** 2
+    each = time[:, None].repeat(1, world.LENGTH * patches)
+    each[given, :patches] = 0
+    return each
 
 
 class Muon(torch.optim.Optimizer):
@@ -102,7 +112,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--head-dim", type=int, default=32)
+    parser.add_argument("--images", type=float, default=0.0, help="share of clips whose first frame is given")
     arguments = parser.parse_args()
+    if not 0 <= arguments.images <= 1:
+        parser.error(f"--images takes a share from 0 to 1, got {arguments.images:g}")
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
@@ -132,9 +145,14 @@ def main() -> None:
         level = torch.sigmoid(0.8 + 1.2 * torch.randn(BATCH, generator=generator))
         mixed = torch.lerp(clean, noise, level[:, None, None, None, None])
         words = text(clips, generator)
+        time, counted = level * 1000, torch.ones(BATCH, 1, world.LENGTH, 1, 1)
+        if arguments.images:
+            given = torch.rand(BATCH, generator=generator) < arguments.images
+            mixed[given, :, 0], counted[given, :, 0] = clean[given, :, 0], 0
+            time = given_first(time, given)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
-            guess = model(mixed.to(device), level.to(device) * 1000, words.to(device), return_dict=False)[0]
-        error = (guess.float() - (noise - clean).to(device)).square().mean((1, 2, 3, 4))
+            guess = model(mixed.to(device), time.to(device), words.to(device), return_dict=False)[0]
+        error = ((guess.float() - (noise - clean).to(device)) * counted.to(device)).square().mean((1, 2, 3, 4))
         place = (level * LEVELS).long().clamp(max=LEVELS - 1)
         loss = (error / usual[place].to(device)).mean()
         loss.backward()
@@ -155,6 +173,7 @@ def main() -> None:
             state = {
                 "parts": [part.state_dict() for part in parts], "average": average, "usual": usual,
                 "done": step + 1, "generator": generator.get_state(), "head_dim": arguments.head_dim,
+                "images": arguments.images,
             }  # fmt: skip
             draft = arguments.file.with_suffix(".part")
             torch.save(state, draft)

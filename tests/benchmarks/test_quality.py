@@ -105,13 +105,13 @@ def test_few_tokens_of_text_are_as_good_as_all(guidance: float) -> None:
 
 
 def test_the_first_frame_is_the_given_one() -> None:
-    pipe, clips = pipeline(), asked([3, 4])
+    pipe, clips = pipeline(images=True), asked([3, 4])
+    latents = sample(pipe, clips.prompts(), [3, 4], 5, images=world.pixels(clips, 1)[0][:, :, 0])
     first = world.latents(clips, 1)[:, :, 0]
-    latents = sample(pipe, clips.prompts(), [3, 4], 5, **quality.from_image(first, [3, 4], 5))
-    assert torch.equal(latents[:, :, 0], first)
-    free = sample(pipe, clips.prompts(), [3, 4], 5)
-    noise = quality.from_image(first, [3, 4], 5)["latents"]
-    assert torch.equal(free, sample(pipe, clips.prompts(), [3, 4], 5, latents=noise)), "the noise is that of the seeds"
+    assert (latents[:, :, 0] - first).square().mean().sqrt() < 0.15, "but for the encoder's error"
+    again = sample(pipe, clips.prompts()[1:], [4], 5, images=world.pixels(clips, 1)[0][1:, :, 0])
+    assert torch.equal(again[0], latents[1]), "each has its own picture, prompt and seed"
+    free = sample(pipeline(), clips.prompts(), [3, 4], 5)
     assert (free - latents).abs().amax((0, 1, 3, 4)).min() > 0.1, "all frames follow the first"
 
 
@@ -127,15 +127,14 @@ def test_videos_are_written_and_judged(tmp_path: Path, monkeypatch: pytest.Monke
         assert beside["settings"]["seed"] == 5 and "ball" in beside["settings"]["prompt"]
 
 
-@pytest.mark.parametrize("name", ["", "-alone", "-options", "-guidance", "-image"])
-def test_the_page_has_the_tables_of_the_results(name: str) -> None:
+@pytest.mark.parametrize("name", ["", "-guidance", "-image"])
+def test_the_page_has_the_tables_at_four_times_the_training_length(name: str) -> None:
     page = (ROOT / "docs" / "quality.md").read_text()
     data = json.loads((ROOT / "benchmarks" / "results" / f"quality-toy{name}.json").read_text())
-    for length in {row["length"] for row in data["rows"]}:
-        rows = [row for row in data["rows"] if row["length"] == length]
-        truth = quality.truth(length, sorted({row["seed"] for row in rows}))
-        for line in (*quality.means(rows, truth), *quality.differences(rows, "lvsa")):
-            assert line in page, f"docs/quality.md lacks this row of {length:g} times the training length: {line}"
+    rows = [row for row in data["rows"] if row["length"] == 4]
+    truth = quality.truth(4, sorted({row["seed"] for row in rows}))
+    for line in (*quality.means(rows, truth), *quality.differences(rows, "lvsa")):
+        assert line in page, f"docs/quality.md lacks this row: {line}"
 
 
 def test_the_recipe_is_the_one_that_the_results_choose() -> None:
@@ -176,6 +175,7 @@ def test_the_recipe_is_the_one_that_the_results_choose() -> None:
         (["--method", "mine=window:3"], "window"),
         (["--method", "mine=sparsity_scale:-1"], "-1"),
         (["--seeds", "few"], "takes 0-15 or 3,5, got few"),
+        (["--from-image"], "first frames, and toy-wan was not: python -m toy.train FILE --images 0.5 makes one"),
         (["--trainings", "/nowhere.pt"], "--trainings /nowhere.pt: no such file; python -m toy.train"),
     ],
 )

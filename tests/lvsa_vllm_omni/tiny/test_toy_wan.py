@@ -13,7 +13,7 @@ from lvsa_vllm_omni.checkpoint import Checkpoint
 from lvsa_vllm_omni.presets import preset_of
 from lvsa_vllm_omni.tiny import toy
 from lvsa_vllm_omni.tiny.checkpoint import CheckpointError, write_checkpoint
-from toy import world
+from toy import train, world
 from toy.evaluate import codec, judge
 from toy.pipeline import STEPS, asked, decode, load, pipeline, sample
 
@@ -108,3 +108,33 @@ def test_what_is_no_state_of_a_training_is_one_sentence(tmp_path: Path, content:
     with pytest.raises(SystemExit, match=sentence) as ended:
         load(file)
     assert str(ended.value).startswith("error: ") and "\n" not in str(ended.value)
+
+
+def test_a_training_in_which_first_frames_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They come without noise, at time 0, and their error does not count; its weights make videos from pictures."""
+    state, calls = tmp_path / "state.pt", []
+
+    def transformer(head_dim: int) -> Any:
+        model = toy.toy_transformer(head_dim=head_dim)
+        model.register_forward_pre_hook(lambda _, arguments: calls.append(arguments))
+        return model
+
+    monkeypatch.setattr(train, "BATCH", 2)
+    monkeypatch.setattr(train, "toy_transformer", transformer)
+    monkeypatch.setattr("sys.argv", ["train", str(state), "--steps", "1", "--images", "1"])
+    with torch.compiler.set_stance("force_eager"):
+        train.main()
+    [(mixed, time, _)] = calls
+    patches = (world.SIDE // 2) ** 2
+    assert time.shape == (2, world.LENGTH * patches) and not time[:, :patches].any() and (time[:, patches:] > 0).all()
+    sky = mixed[:, -3].flatten(2).std(2)
+    assert (sky[:, 0] < 1e-6).all() and (sky[:, 1:] > 0.01).all(), "an even sky in the first frame, noise in the others"
+    made = sample(pipeline(state, images=True), ["a red ball"], [1], 2, images=torch.zeros(1, 3, 64, 64))
+    assert made.shape == (1, toy.CHANNELS, 2, world.SIDE, world.SIDE) and made.isfinite().all()
+
+
+def test_a_share_of_pictures_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr("sys.argv", ["train", str(tmp_path / "state.pt"), "--images", "2"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 2 and "--images takes a share from 0 to 1, got 2" in capsys.readouterr().err
