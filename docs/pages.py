@@ -1,6 +1,6 @@
 """What a program writes in these pages, and what mkdocs needs to make a site of them.
 
-python docs/pages.py      # writes docs/commands.md, docs/quality-tables.md and the table of docs/tuning.md anew
+python docs/pages.py      # writes commands.md, quality-tables.md, and tables of tuning.md and quality.md anew
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
+from statistics import mean
 from typing import Any
 from unittest.mock import patch
 
@@ -43,7 +44,14 @@ QUALITY = {
     "quality-toy-guidance": "With guidance",
     "quality-toy-image": "From an image",
 }
-MARKS = ("<!-- knobs: written by docs/pages.py -->\n", "<!-- end of knobs -->")
+#: Whose videos the aims are compared with: the column's title, the result, the method.
+COLUMNS = (
+    ("dense", "quality-toy", "dense"),
+    ("LVSA", "quality-toy", "lvsa"),
+    ("recipe", "quality-toy", "long"),
+    ("recipe, guidance 3", "quality-toy-guidance", "long"),
+    ("recipe, from an image", "quality-toy-image", "long"),
+)
 
 #: A link out of docs/, but for pictures.
 LEAVING = re.compile(r"(?<!!)\[([^\]]+)\]\(\.\./([^)]*)\)")
@@ -164,18 +172,63 @@ def _show(settings: dict[str, str]) -> dict[str, Any]:
     return result
 
 
-def with_knobs(page: str) -> str:
-    """docs/tuning.md with its table as it is now."""
-    before, begin, rest = page.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    return f"{before}{begin}\n{knobs()}\n{end}{after}"
+def with_table(page: str, name: str, table: str) -> str:
+    """A page with the table between the marks of a name as it is now."""
+    before, begin, rest = page.partition(f"<!-- {name}: written by docs/pages.py -->\n")
+    _, end, after = rest.partition(f"<!-- end of {name} -->")
+    return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def _benchmark() -> Any:
+    """benchmarks/quality.py."""
+    with patch.object(sys, "path", [str(DOCS.parent / "benchmarks"), *sys.path]):
+        import quality
+    return quality
+
+
+def _result(name: str) -> dict[str, Any]:
+    """What it has measured."""
+    found: dict[str, Any] = json.loads((DOCS.parent / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
+    return found
+
+
+def aims() -> str:
+    """The table of docs/quality.md: what was aimed at at four times the training length, and what was measured."""
+    measured = [_measured(name, method) for _, name, method in COLUMNS]
+    limits = {
+        "loop": ("loop, as a share of the truth's", "at least 0.9", lambda value: value >= 0.9),
+        "sun_drift": ("drift of the sun, cells", "at most 0.06", lambda value: value <= 0.06),
+        "sky_sd": ("change of the sky", "at most 0.02", lambda value: value <= 0.02),
+        "speed": ("speed", "0.95 to 1.05", lambda value: 0.95 <= value <= 1.05),
+        "breaches": ("breaches, more than at the training length", "at most 0.03", lambda value: value <= 0.03),
+        "valid": ("frames with one ball", "at least 0.98", lambda value: value >= 0.98),
+        "sun_valid": ("frames with one sun", "at least 0.98", lambda value: value >= 0.98),
+    }
+    rows = [
+        ["at four times the training length", "aim", *(title for title, _, _ in COLUMNS)],
+        ["---"] * (2 + len(COLUMNS)),
+        *(
+            [title, aim, *(f"{found[name]:.3f}{'' if met(found[name]) else ', missed'}" for found in measured)]
+            for name, (title, aim, met) in limits.items()
+        ),
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _measured(name: str, method: str) -> dict[str, float]:
+    """Means over all videos of a method at four times the training length, as the aims compare them."""
+    rows = [row for row in _result(name)["rows"] if row["method"] == method]
+    long = [row for row in rows if row["length"] == 4]
+    found = {key: mean(row[key] for row in long) for key in ("loop", "sun_drift", "sky_sd", "speed", "breaches")}
+    found |= {key: mean(row[key] for row in long) for key in ("valid", "sun_valid")}
+    found["loop"] /= mean(_benchmark().truth(4, sorted({row["seed"] for row in long}))["loop"])
+    found["breaches"] -= mean(row["breaches"] for row in rows if row["length"] == 1)
+    return found
 
 
 def quality_tables() -> str:
     """The text of docs/quality-tables.md: every table of what benchmarks/quality.py has measured."""
-    results = DOCS.parent / "benchmarks"
-    with patch.object(sys, "path", [str(results), *sys.path]):
-        import quality
+    quality = _benchmark()
     lines = [
         "# Quality: all tables",
         "",
@@ -185,8 +238,7 @@ def quality_tables() -> str:
         "",
     ]
     for name, title in QUALITY.items():
-        found = json.loads((results / "results" / f"{name}.json").read_text("utf-8"))
-        machine, rows = found["machine"], found["rows"]
+        machine, rows = (_result(name)[part] for part in ("machine", "rows"))
         lines += [f"## {title}", "", f"{machine['date'].partition(' ')[0]}, {machine['versions']}:", ""]
         lines += ["<!-- shown by: tests/benchmarks/test_quality.py -->", "```bash", machine["command"], "```", ""]
         for length in sorted({row["length"] for row in rows}):
@@ -202,5 +254,5 @@ def quality_tables() -> str:
 if __name__ == "__main__":
     (DOCS / "quality-tables.md").write_text(quality_tables(), "utf-8")
     (DOCS / "commands.md").write_text(commands(), "utf-8")
-    tuning = DOCS / "tuning.md"
-    tuning.write_text(with_knobs(tuning.read_text("utf-8")), "utf-8")
+    for place, name, table in ((DOCS / "tuning.md", "knobs", knobs()), (DOCS / "quality.md", "aims", aims())):
+        place.write_text(with_table(place.read_text("utf-8"), name, table), "utf-8")

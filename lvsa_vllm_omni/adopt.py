@@ -81,14 +81,13 @@ def _adopt_layer(layer: Any, scope: Scope, *, ring: bool) -> bool:
     _check_options(layer)
     whole = bool(getattr(layer, "skip_sequence_parallel", False))
     before = getattr(layer.attention, "scope", None)
-    for name in compat.IMPLEMENTATIONS:
-        impl = getattr(layer, name, None)
-        if impl is None:
-            continue
-        if not isinstance(impl, LvsaImpl):
-            impl = LvsaImpl(impl, layer.softmax_scale)
-            setattr(layer, name, impl)
-        impl.whole, impl.scope = whole, impl.scope or scope
+
+    def lvsa(impl: Any) -> LvsaImpl:
+        adopted = impl if isinstance(impl, LvsaImpl) else LvsaImpl(impl, layer.softmax_scale)
+        adopted.whole, adopted.scope = whole, adopted.scope or scope
+        return adopted
+
+    seam.replace_attention(layer, lvsa)
     if ring and not whole:
         _adopt_ring(layer, scope.spec)
     return before is None
@@ -106,10 +105,7 @@ def _adopt_ring(layer: Any, spec: FamilySpec) -> None:
             f"{spec.setting}: this vLLM-Omni's attention layer has no ring that LVSA can replace: use Ulysses with the "
             f"same degree, or set {spec.setting}=0"
         )
-    if str(getattr(runner, "attn_backend_pref", "")).upper() == compat.BACKEND_NAME:
-        backend, chosen = compat.default_backend(compat.head_size(layer))
-        runner.attn_backend_pref, runner.attn_backend_explicit = backend.get_name(), chosen["backend_explicit"]
-    layer.ring_runner = LvsaRing(layer.attention, runner)
+    seam.replace_ring(layer, LvsaRing(layer.attention, runner))
 
 
 def _retune(transformer: Any, scope: Scope) -> None:

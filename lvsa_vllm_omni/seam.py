@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from lvsa_core import riflex
+from lvsa_vllm_omni import compat
 from lvsa_vllm_omni.compat import BACKEND_NAME, TESTED
 from lvsa_vllm_omni.hooks import FamilySpec, HookError, MissingModel, Rope
 from lvsa_vllm_omni.scope import Scope
@@ -116,6 +117,37 @@ def retune_rope(rope: Rope, slowed: Callable[[], riflex.SlowedFrequency | None])
         return now.applied(table, hidden_states.shape[2] // rope.patch, rope.width) if now else table
 
     rope.module.forward = forward
+
+
+def replace_attention(layer: Any, lvsa: Callable[[Any], Any]) -> None:
+    """Let LVSA compute the attention of one layer.
+
+    Target: the attributes of an attention layer that hold what computes it.
+    Why: the engine chooses one implementation for all layers of a role, and most layers of a role are not the video's.
+    How: on the instance; the implementation that the engine chose stays inside of LVSA's, for dense calls.
+    Remove when: the engine asks plugins for each layer.
+
+    Args:
+        lvsa: gives LVSA's implementation for the engine's, or for its own.
+    """
+    for name in compat.IMPLEMENTATIONS:
+        if (implementation := getattr(layer, name, None)) is not None:
+            setattr(layer, name, lvsa(implementation))
+
+
+def replace_ring(layer: Any, lvsa: Any) -> None:
+    """Let LVSA compute the attention of one layer in a ring.
+
+    Target: ``ring_runner`` of an attention layer, and the backend that it names.
+    Why: a ring does not ask the layer's implementation, and does not know the name ``LVSA``.
+    How: on the instance; the engine's ring stays inside of LVSA's, for dense calls, with the engine's default backend.
+    Remove when: the ring asks the layer's implementation.
+    """
+    runner = layer.ring_runner
+    if str(getattr(runner, "attn_backend_pref", "")).upper() == BACKEND_NAME:
+        backend, chosen = compat.default_backend(compat.head_size(layer))
+        runner.attn_backend_pref, runner.attn_backend_explicit = backend.get_name(), chosen["backend_explicit"]
+    layer.ring_runner = lvsa
 
 
 def watch_decoder(vae: Any, around: Callable[[Any, torch.Tensor, bool], AbstractContextManager[None]]) -> None:

@@ -114,7 +114,7 @@ def sample(
     given = {} if images is None else {"image": images / 2 + 0.5}
     side = world.SIDE * world.CELL
     # The pipeline for images cleans prompts with ftfy, which diffusers does not bring.
-    reader = pipe if images is None else WanPipeline(pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.scheduler)
+    reader: Any = pipe if images is None else WanPipeline(pipe.tokenizer, pipe.text_encoder, pipe.vae, pipe.scheduler)
     words, empty = reader.encode_prompt(list(prompts), "", max_sequence_length=TOKENS)
     return pipe(
         prompt_embeds=FewTokens.of(words), negative_prompt_embeds=FewTokens.of(empty) if guidance > 1 else None,

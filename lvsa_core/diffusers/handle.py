@@ -23,7 +23,7 @@ from lvsa_core.diffusers.families import FAMILIES, family_of
 from lvsa_core.diffusers.family import Family
 from lvsa_core.diffusers.generation import REPLACED, Generation, Report
 from lvsa_core.diffusers.groups import SequenceGroups
-from lvsa_core.diffusers.seam import leave_out_of_copies, retune_rope, suspend_own_parallelism
+from lvsa_core.diffusers.seam import leave_out_of_copies, replace_processors, retune_rope, suspend_own_parallelism
 from lvsa_core.facts import temporal_axis
 from lvsa_core.grid import FrameGrid
 from lvsa_core.knobs import Knobs
@@ -177,9 +177,7 @@ class Lvsa:
         if call and call.groups:
             suspend_own_parallelism(transformer, self._undo)
             divide(transformer, self._family.sequence, call.groups, call.tokens.length, self._undo)
-        for layer in layers:
-            self._undo.callback(setattr, layer, "processor", layer.processor)
-            layer.processor = self._family.sparse(layer.processor)
+        replace_processors(layers, self._family.sparse, self._undo)
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _after(self, *_: Any) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from torch import Tensor
@@ -65,6 +65,27 @@ def backend_over(dense: str | None) -> Any:
     return name
 
 
+def _put(undo: ExitStack, owner: Any, name: str, value: Any) -> None:
+    """Set an attribute until ``undo`` closes."""
+    undo.callback(setattr, owner, name, getattr(owner, name))
+    setattr(owner, name, value)
+
+
+def replace_processors(layers: Iterable[Any], sparse: Callable[[Any], Any], undo: ExitStack) -> None:
+    """Let LVSA compute the attention of layers, until ``undo`` closes.
+
+    Target: ``processor`` of attention layers.
+    Why: it is what diffusers has to change a layer's attention, and one that stays would change other calls too.
+    How: on the instance, for one call; the processor is a copy of the layer's own, or does what that does.
+    Remove when: a call can choose the attention of its layers.
+
+    Args:
+        sparse: gives the processor of a sparse call for a layer's own.
+    """
+    for layer in layers:
+        _put(undo, layer, "processor", sparse(layer.processor))
+
+
 def suspend_own_parallelism(transformer: Any, undo: ExitStack) -> None:
     """Keep diffusers from dividing the sequence, and its attention from exchanging it.
 
@@ -77,10 +98,7 @@ def suspend_own_parallelism(transformer: Any, undo: ExitStack) -> None:
     """
     from diffusers.hooks.context_parallel import ContextParallelGatherHook, ContextParallelSplitHook
 
-    def put(owner: Any, name: str, value: Any) -> None:
-        undo.callback(setattr, owner, name, getattr(owner, name))
-        setattr(owner, name, value)
-
+    put = partial(_put, undo)
     for module in transformer.modules():
         processor = getattr(module, "processor", None)
         if getattr(processor, "_parallel_config", None) is not None:
