@@ -92,7 +92,8 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.against not in arguments.methods:
         arguments.against = arguments.methods[0]
     if missing := [str(path) for path in arguments.trainings if path and not path.is_file()]:
-        parser.error(f"--trainings {missing[0]}: no such file; python -m toy.train {missing[0]} makes it")
+        how = f"{missing[0]} --images 0.5" if arguments.from_image else missing[0]
+        parser.error(f"--trainings {missing[0]}: no such file; python -m toy.train {how} makes it")
     if arguments.from_image and (free := [path for path in arguments.trainings if not path or not has_images(path)]):
         parser.error(
             f"--from-image takes trainings that were given first frames, and {free[0] or PACKAGE} was not: "

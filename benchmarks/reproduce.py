@@ -28,7 +28,7 @@ from typing import Any
 
 import root  # noqa: F401
 import torch
-from report import names, numbers
+from report import Results, names, numbers
 from reproduce_report import write_report
 
 from lvsa_vllm_omni.measure.machine import ROOT, facts
@@ -157,8 +157,8 @@ def main() -> int:
     arguments.output.mkdir(parents=True, exist_ok=True)
     grid: Grid = arguments.what
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    machine = facts(device, arguments.commit)
-    rows: list[dict[str, Any]] = []
+    results = Results(arguments.output / "results.json", facts(device, arguments.commit))
+    rows = results.rows
     for model in grid.models:
         for kernel in dict.fromkeys(METHODS[method].kernel for method in grid.methods):
             folder = arguments.output / model.rstrip("/").rpartition("/")[2] / kernel
@@ -169,7 +169,7 @@ def main() -> int:
         from vbench import write_folder
 
         print(*write_folder(rows, arguments.output, arguments.vbench), sep="\n")
-    write_report(rows, machine, arguments.output)
+    write_report(results, arguments.output)
     missing = [row for row in rows if row["result"] not in ("made", "out of memory")]
     if missing:
         print(f"error: {len(missing)} of {len(rows)} videos are not there; {missing[0]['result']}", file=sys.stderr)

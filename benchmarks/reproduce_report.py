@@ -20,14 +20,13 @@ PUBLISHED = {
 QUALITY = ("loop", "freeze", "mirror", "motion", "drift", "composite")
 TIMES = ("seconds", "denoising_seconds")
 #: What the figure shows of a model.
-TITLES, X = ("seconds", "times as fast as dense", "density", "VQeval, 95 %"), "length / training length"
+TITLES, X = ("seconds of a request", "times as fast as dense", "density", "composite, 95 %"), "length / training length"
 
 
-def write_report(rows: Sequence[dict[str, Any]], machine: dict[str, Any], folder: Path) -> None:
-    """Write results.json, results.csv, tables.md and figure.png into the folder, and print the tables."""
-    results = Results(folder / "results.json", machine)
-    results.rows.extend(rows)
+def write_report(results: Results, folder: Path) -> None:
+    """Write the results, results.csv, tables.md and figure.png into the folder, and print the tables."""
     results.save()
+    rows = results.rows
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with (folder / "results.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

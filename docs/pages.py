@@ -180,14 +180,14 @@ def with_table(page: str, name: str, table: str) -> str:
 
 
 def _benchmark() -> Any:
-    """benchmarks/quality.py."""
+    """Import benchmarks/quality.py."""
     with patch.object(sys, "path", [str(DOCS.parent / "benchmarks"), *sys.path]):
         import quality
     return quality
 
 
 def _result(name: str) -> dict[str, Any]:
-    """What it has measured."""
+    """Read a result of benchmarks/quality.py."""
     found: dict[str, Any] = json.loads((DOCS.parent / "benchmarks" / "results" / f"{name}.json").read_text("utf-8"))
     return found
 
@@ -232,9 +232,9 @@ def quality_tables() -> str:
     lines = [
         "# Quality: all tables",
         "",
-        "All numbers behind [quality.md](quality.md), which says what the methods and the measures are. A table has",
-        "mean and spread over the videos of all trainings; the one below it the mean of the paired differences, with",
-        "the bounds of 95 % of a bootstrap. `make docs` writes this page from the results.",
+        "Every method at every length, for [quality.md](quality.md), which says what methods and measures are. A table",
+        "has mean and spread over the videos of all trainings; the one below it the mean of the paired differences,",
+        "with the bounds of 95 % of a bootstrap. `make docs` writes this page from the results.",
         "",
     ]
     for name, title in QUALITY.items():

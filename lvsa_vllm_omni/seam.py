@@ -1,4 +1,4 @@
-"""Where LVSA meets the engine's models: the transformer's class, its rotary embedding, the name of the backend."""
+"""Where LVSA meets the engine's models: transformers, their attention layers and rotary embeddings, VAEs."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def replace_attention(layer: Any, lvsa: Callable[[Any], Any]) -> None:
     Remove when: the engine asks plugins for each layer.
 
     Args:
-        lvsa: gives LVSA's implementation for the engine's, or for its own.
+        lvsa: makes LVSA's implementation of the engine's, and returns one that is LVSA's already.
     """
     for name in compat.IMPLEMENTATIONS:
         if (implementation := getattr(layer, name, None)) is not None:

@@ -53,6 +53,13 @@ def given_first(time: Tensor, given: Tensor) -> Tensor:
     return each
 
 
+def errors(guess: Tensor, wanted: Tensor, given: Tensor) -> Tensor:
+    """Mean squared error of each clip, [B]; of those where it is given, [B], the first frame counts as right."""
+    squared = (guess - wanted).square()
+    squared[given, :, 0] = 0
+    return squared.mean((1, 2, 3, 4))
+
+
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al., 2024), all matrices of a shape at once and in float32.
 
@@ -116,6 +123,11 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 0 <= arguments.images <= 1:
         parser.error(f"--images takes a share from 0 to 1, got {arguments.images:g}")
+    state = load(arguments.file) if arguments.file.exists() else {}
+    for name in ("head_dim", "images") if state else ():
+        if (kept := state.get(name, 0.0)) != (asked := getattr(arguments, name)):
+            option = "--" + name.replace("_", "-")
+            parser.error(f"{arguments.file} was trained with {option} {kept:g}, not {asked:g}: name another file")
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     torch.manual_seed(arguments.seed)
     generator = torch.Generator().manual_seed(arguments.seed)
@@ -127,8 +139,7 @@ def main() -> None:
     usual = torch.ones(LEVELS)
     parts = [model, *kinds, *schedules]
     done = 0
-    if arguments.file.exists():
-        state = load(arguments.file)
+    if state:
         for part, kept in zip(parts, state["parts"], strict=True):
             part.load_state_dict(kept)
         average, usual, done = state["average"], state["usual"], state["done"]
@@ -145,14 +156,14 @@ def main() -> None:
         level = torch.sigmoid(0.8 + 1.2 * torch.randn(BATCH, generator=generator))
         mixed = torch.lerp(clean, noise, level[:, None, None, None, None])
         words = text(clips, generator)
-        time, counted = level * 1000, torch.ones(BATCH, 1, world.LENGTH, 1, 1)
+        time, given = level * 1000, torch.zeros(BATCH, dtype=torch.bool)
         if arguments.images:
             given = torch.rand(BATCH, generator=generator) < arguments.images
-            mixed[given, :, 0], counted[given, :, 0] = clean[given, :, 0], 0
+            mixed[given, :, 0] = clean[given, :, 0]
             time = given_first(time, given)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu"):
             guess = model(mixed.to(device), time.to(device), words.to(device), return_dict=False)[0]
-        error = ((guess.float() - (noise - clean).to(device)) * counted.to(device)).square().mean((1, 2, 3, 4))
+        error = errors(guess.float(), (noise - clean).to(device), given)
         place = (level * LEVELS).long().clamp(max=LEVELS - 1)
         loss = (error / usual[place].to(device)).mean()
         loss.backward()

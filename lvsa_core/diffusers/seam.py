@@ -1,4 +1,4 @@
-"""Where LVSA meets classes of diffusers and PyTorch: attention registry, parallelism, rotary embeddings, copies."""
+"""Where LVSA meets classes of diffusers and PyTorch: attention, parallelism, rotary embeddings, copies."""
 
 from __future__ import annotations
 

@@ -105,14 +105,38 @@ def test_few_tokens_of_text_are_as_good_as_all(guidance: float) -> None:
 
 
 def test_the_first_frame_is_the_given_one() -> None:
-    pipe, clips = pipeline(images=True), asked([3, 4])
-    latents = sample(pipe, clips.prompts(), [3, 4], 5, images=world.pixels(clips, 1)[0][:, :, 0])
-    first = world.latents(clips, 1)[:, :, 0]
-    assert (latents[:, :, 0] - first).square().mean().sqrt() < 0.15, "but for the encoder's error"
-    again = sample(pipe, clips.prompts()[1:], [4], 5, images=world.pixels(clips, 1)[0][1:, :, 0])
+    pipe, clips, others = pipeline(images=True), asked([3, 4]), asked([5, 6])
+    pictures, other = (world.pixels(some, 1)[0][:, :, 0] for some in (clips, others))
+    latents = sample(pipe, clips.prompts(), [3, 4], 5, images=pictures)
+    assert (latents[:, :, 0] - world.latents(clips, 1)[:, :, 0]).square().mean().sqrt() < 0.15, "but for the encoder"
+    again = sample(pipe, clips.prompts()[1:], [4], 5, images=pictures[1:])
     assert torch.equal(again[0], latents[1]), "each has its own picture, prompt and seed"
-    free = sample(pipeline(), clips.prompts(), [3, 4], 5)
-    assert (free - latents).abs().amax((0, 1, 3, 4)).min() > 0.1, "all frames follow the first"
+    changed = sample(pipe, clips.prompts(), [3, 4], 5, images=other)
+    assert (changed - latents).abs().amax((0, 1, 3, 4)).min() > 0.1, "all frames follow the first"
+
+
+def test_videos_from_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a training that knows first frames; another one is refused. The sun stands where the picture has it."""
+    seen = []
+    measure = quality.track.measure
+    monkeypatch.setattr(
+        quality.track, "measure", lambda latents, clips: seen.append(latents) or measure(latents, clips)
+    )
+    state = {"average": pipeline().transformer.state_dict(), "head_dim": 32, "images": 0.5}
+    file, results = tmp_path / "state.pt", tmp_path / "q.json"
+    torch.save(state, file)
+    words = ["--from-image", "--trainings", str(file), "--lengths", "1.5", "--methods", "dense,lvsa", "--seeds", "5"]
+    assert run(monkeypatch, *words, "--json", str(results)) == 0
+    rows = json.loads(results.read_text())["rows"]
+    assert [(row["training"], row["method"]) for row in rows] == [("state", "dense"), ("state", "lvsa")]
+    dense, sparse = seen[:2]
+    assert torch.equal(dense[:, :, 0], sparse[:, :, 0]) and not torch.allclose(dense, sparse)
+    torch.save({**state, "images": 0.0}, file)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, *words)
+    assert f"first frames, and {file} was not" in capsys.readouterr().err
 
 
 def test_videos_are_written_and_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("pydantic", reason="the benchmark asks the package for its settings")
 import reproduce
 import vbench
+from report import Results
 from reproduce_report import difference, quality, speed, write_report
 
 MODEL = "Wan2.1-T2V-1.3B-Diffusers"
@@ -126,7 +127,9 @@ def test_differences_are_paired_and_need_five_pairs() -> None:
 
 def test_a_report_with_nothing_made(tmp_path: Path) -> None:
     rows = [{**row("lvsa", 1), "result": "not tried", "seconds": None, "composite": None}]
-    write_report(rows, {}, tmp_path)
+    results = Results(tmp_path / "results.json", {})
+    results.rows.extend(rows)
+    write_report(results, tmp_path)
     assert (tmp_path / "figure.png").exists()
 
 

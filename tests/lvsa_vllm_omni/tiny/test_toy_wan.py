@@ -110,8 +110,10 @@ def test_what_is_no_state_of_a_training_is_one_sentence(tmp_path: Path, content:
     assert str(ended.value).startswith("error: ") and "\n" not in str(ended.value)
 
 
-def test_a_training_in_which_first_frames_are_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They come without noise, at time 0, and their error does not count; its weights make videos from pictures."""
+def test_a_training_in_which_first_frames_are_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They come without noise, at time 0, and their error does not count; a file goes on with the same share alone."""
     state, calls = tmp_path / "state.pt", []
 
     def transformer(head_dim: int) -> Any:
@@ -129,8 +131,15 @@ def test_a_training_in_which_first_frames_are_given(tmp_path: Path, monkeypatch:
     assert time.shape == (2, world.LENGTH * patches) and not time[:, :patches].any() and (time[:, patches:] > 0).all()
     sky = mixed[:, -3].flatten(2).std(2)
     assert (sky[:, 0] < 1e-6).all() and (sky[:, 1:] > 0.01).all(), "an even sky in the first frame, noise in the others"
-    made = sample(pipeline(state, images=True), ["a red ball"], [1], 2, images=torch.zeros(1, 3, 64, 64))
-    assert made.shape == (1, toy.CHANNELS, 2, world.SIDE, world.SIDE) and made.isfinite().all()
+    assert load(state)["images"] == 1
+    right, given = torch.zeros(2, 1, 3, 2, 2), torch.tensor([True, False])
+    wrong = torch.tensor([9.0, 0, 0])[:, None, None].expand_as(right)
+    assert train.errors(wrong, right, given).tolist() == [0, 27] and train.errors(right + 2, right, given)[0] == 8 / 3
+
+    monkeypatch.setattr("sys.argv", ["train", str(state), "--steps", "2"])
+    with pytest.raises(SystemExit) as ended:
+        train.main()
+    assert ended.value.code == 2 and "was trained with --images 1, not 0: name another file" in capsys.readouterr().err
 
 
 def test_a_share_of_pictures_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
