@@ -200,6 +200,7 @@ def test_the_recipe_is_the_one_that_the_results_choose() -> None:
         (["--method", "mine=sparsity_scale:-1"], "-1"),
         (["--seeds", "few"], "takes 0-15 or 3,5, got few"),
         (["--from-image"], "first frames, and toy-wan was not: python -m toy.train FILE --images 0.5 makes one"),
+        (["--from-image", "--trainings", "/no.pt"], "no such file; python -m toy.train /no.pt --images 0.5 makes it"),
         (["--trainings", "/nowhere.pt"], "--trainings /nowhere.pt: no such file; python -m toy.train"),
     ],
 )

@@ -44,6 +44,21 @@ def test_in_small(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {found[kind]["videos equal to the plain server's"] for kind in ("short", "long")} == {2}
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "measures", "words"),
+    [(mixed, "measure", []), (reliability, "clients", ["clients"]), (reliability, "wrong_input", ["input"])],
+)
+def test_what_was_found_is_kept(
+    benchmark: Any, measures: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "results.json"
+    monkeypatch.setattr(benchmark, measures, lambda *_: {"videos": 3})
+    monkeypatch.setattr("sys.argv", ["benchmark.py", *words, "--json", str(file), "--commit", "abc"])
+    benchmark.main()
+    kept = json.loads(file.read_text())
+    assert kept["found"] == {"videos": 3} and kept["machine"]["commit"] == "abc"
+
+
 def result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / name).read_text())["found"]
 

@@ -2,17 +2,19 @@
 
 import json
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("pydantic", reason="the benchmark asks the package for its settings")
 import reproduce
 import vbench
-from report import Results
-from reproduce_report import difference, quality, speed, write_report
+from report import Results, draw
+from reproduce_report import difference, panels, quality, speed, write_report
 
 MODEL = "Wan2.1-T2V-1.3B-Diffusers"
 
@@ -131,6 +133,19 @@ def test_a_report_with_nothing_made(tmp_path: Path) -> None:
     results.rows.extend(rows)
     write_report(results, tmp_path)
     assert (tmp_path / "figure.png").exists()
+
+
+def test_the_figure_has_a_line_of_panels_a_model_and_the_spread(tmp_path: Path) -> None:
+    rows = [row("dense", 1), {**row("dense", 2), "composite": 10.0}, {**row("lvsa", 1), "model": "other"}]
+    found = panels(rows)
+    assert len(found) == 8 and found[3].errors["dense"][0] > 1 and found[7].errors == {"lvsa": [0.0]}
+    plain = [replace(panel, errors={}) for panel in found]
+    files = [tmp_path / name for name in ("lines.png", "line.png", "plain.png")]
+    for file, what, columns in zip(files, (found, found, plain), (4, None, 4), strict=True):
+        draw(file, what, columns)
+    pictures = [Image.open(file) for file in files]
+    assert [picture.size for picture in pictures] == [(1680, 760), (3360, 380), (1680, 760)]
+    assert pictures[0].tobytes() != pictures[2].tobytes(), "the spread is drawn"
 
 
 def test_vbench_results_come_back(

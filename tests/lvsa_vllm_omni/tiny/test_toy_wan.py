@@ -114,7 +114,7 @@ def test_a_training_in_which_first_frames_are_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They come without noise, at time 0, and their error does not count; a file goes on with the same share alone."""
-    state, calls = tmp_path / "state.pt", []
+    state, calls, masks, errors = tmp_path / "state.pt", [], [], train.errors
 
     def transformer(head_dim: int) -> Any:
         model = toy.toy_transformer(head_dim=head_dim)
@@ -123,6 +123,7 @@ def test_a_training_in_which_first_frames_are_given(
 
     monkeypatch.setattr(train, "BATCH", 2)
     monkeypatch.setattr(train, "toy_transformer", transformer)
+    monkeypatch.setattr(train, "errors", lambda *found: masks.append(found[2]) or errors(*found))
     monkeypatch.setattr("sys.argv", ["train", str(state), "--steps", "1", "--images", "1"])
     with torch.compiler.set_stance("force_eager"):
         train.main()
@@ -131,10 +132,10 @@ def test_a_training_in_which_first_frames_are_given(
     assert time.shape == (2, world.LENGTH * patches) and not time[:, :patches].any() and (time[:, patches:] > 0).all()
     sky = mixed[:, -3].flatten(2).std(2)
     assert (sky[:, 0] < 1e-6).all() and (sky[:, 1:] > 0.01).all(), "an even sky in the first frame, noise in the others"
-    assert load(state)["images"] == 1
+    assert load(state)["images"] == 1 and masks[0].tolist() == [True, True]
     right, given = torch.zeros(2, 1, 3, 2, 2), torch.tensor([True, False])
     wrong = torch.tensor([9.0, 0, 0])[:, None, None].expand_as(right)
-    assert train.errors(wrong, right, given).tolist() == [0, 27] and train.errors(right + 2, right, given)[0] == 8 / 3
+    assert errors(wrong, right, given).tolist() == [0, 27] and errors(right + 2, right, given)[0] == 8 / 3
 
     monkeypatch.setattr("sys.argv", ["train", str(state), "--steps", "2"])
     with pytest.raises(SystemExit) as ended:
