@@ -1,15 +1,12 @@
 """Shared by all tests: a clean environment, the CPU platform where there is no accelerator, and the record of a run."""
 
-import json
 import os
-import platform
-from collections import Counter
 from collections.abc import Iterator
-from datetime import date
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
+
+from tests.support.record import Record, versions
 
 # The engine picks its platform once, at import, so this stands before any test can import it. The platform itself looks
 # whether an accelerator is present, and stays away if so.
@@ -21,17 +18,6 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(STARTUP), os.enviro
 # Where tests run in several processes, each takes its share of the cores: threads that wait for each other's core spin.
 if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(workers))))
-
-
-def versions() -> dict[str, str]:
-    """What the tests run on, as several versions may be installed."""
-    found: dict[str, str] = {}
-    for name in ("torch", "vllm", "vllm-omni", "diffusers"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def pytest_report_header() -> str:
@@ -46,34 +32,6 @@ def pytest_configure(config: pytest.Config) -> None:
     file = config.getoption("--record")
     if file and not hasattr(config, "workerinput"):  # where tests run in several processes, the first one hears of all
         config.pluginmanager.register(Record(file))
-
-
-class Record:
-    """Writes what ran: the number of outcomes of each kind, why tests were skipped, the outcome of every placement."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-        self.outcomes: dict[str, str] = {}
-        self.skipped: Counter[str] = Counter()
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" or report.outcome != "passed":
-            expected = report.skipped and hasattr(report, "wasxfail")
-            self.outcomes[report.nodeid] = "expected failure" if expected else report.outcome
-        if report.skipped and isinstance(report.longrepr, tuple):
-            self.skipped[report.longrepr[2].removeprefix("Skipped: ")] += 1
-
-    def pytest_sessionfinish(self) -> None:
-        placements = {name: outcome for name, outcome in self.outcomes.items() if "test_placements.py::" in name}
-        record = {
-            "date": date.today().isoformat(),
-            "versions": versions(),
-            "python": ".".join(platform.python_version_tuple()[:2]),
-            "skipped": dict(self.skipped),
-            "outcomes": dict(Counter(self.outcomes.values())),
-            "placements": {name.partition("::")[2]: outcome for name, outcome in placements.items()},
-        }
-        self.file.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,8 @@
 """What tests share stands in ``tests.support``, and every test file has a name of its own."""
 
 import ast
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -51,3 +53,22 @@ def test_every_test_file_has_a_name_of_its_own() -> None:
 def test_no_folder_of_tests_hides_a_package() -> None:
     """tests/lvsa_core/diffusers would be ``diffusers`` if its parent were on sys.path, where it is not installed."""
     assert not [path for path in sys.path if Path(path or ".").resolve().is_relative_to(TESTS)]
+
+
+def test_a_record_tells_outcomes_apart(tmp_path: Path) -> None:
+    kinds = {
+        "passes": "assert True",
+        "fails": "assert False",
+        "skips": "pytest.skip('no GPU')",
+        "expected": "pytest.xfail()",
+    }
+    file, record = tmp_path / "kinds.py", tmp_path / "record.json"
+    file.write_text("import pytest\n" + "".join(f"def test_{name}():\n    {body}\n" for name, body in kinds.items()))
+    program = (
+        "import pathlib, sys, pytest; from tests.support.record import Record; "
+        "pytest.main(['--noconftest', '-c', '/dev/null', sys.argv[1]], plugins=[Record(pathlib.Path(sys.argv[2]))])"
+    )
+    subprocess.run([sys.executable, "-c", program, str(file), str(record)], cwd=TESTS.parent, check=True, timeout=120)
+    found = json.loads(record.read_text())
+    assert found["outcomes"] == {"passed": 1, "failed": 1, "skipped": 1, "expected failure": 1}
+    assert found["skipped"] == {"no GPU": 1} and found["placements"] == {}
