@@ -104,7 +104,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def has_images(path: Path) -> bool:
     """Whether a training's clips had their first frames given."""
-    return bool(load(path).get("images"))
+    return bool(load(path, "average").get("images"))
 
 
 def seeds(text: str) -> list[int]:

@@ -21,8 +21,8 @@ def main() -> None:
     parser.add_argument("vae", type=Path, help="state of toy.train_vae")
     arguments = parser.parse_args()
     states = {
-        "transformer": load(arguments.transformer)["average"],
-        "vae": load(arguments.vae)["parts"][0],
+        "transformer": load(arguments.transformer, "average")["average"],
+        "vae": load(arguments.vae, "parts")["parts"][0],
     }
     assert states["vae"].keys() == toy_vae().state_dict().keys()
     weights = {

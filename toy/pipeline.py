@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -49,17 +48,21 @@ class FewTokens:
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
-def load(file: Path) -> dict[str, Any]:
+def load(file: Path, *needed: str) -> dict[str, Any]:
     """Read the state that a training keeps in a file.
+
+    Args:
+        needed: what it must hold.
 
     Raises:
         SystemExit: with a sentence, if there is no file or it is no such state.
     """
     try:
-        return dict(torch.load(file, weights_only=True))
+        state = dict(torch.load(file, weights_only=True))
+        return {**{name: state[name] for name in needed}, **state}
     except FileNotFoundError:
         raise SystemExit(f"error: {file}: no such file; name the one that a training has written") from None
-    except (OSError, RuntimeError, EOFError, TypeError, ValueError, pickle.UnpicklingError):
+    except Exception:  # what torch's unpickler raises depends on the bytes
         raise SystemExit(f"error: {file} is not the state of a training: name another file or remove it") from None
 
 
@@ -74,7 +77,7 @@ def pipeline(state: Path | None = None, *, images: bool = False) -> Any:
     parts: dict[str, Any] = {name: part for name, (_, _, part) in built.components.items()}
     parts["tokenizer"] = parts["tokenizer"].fast
     if state is not None:
-        kept = load(state)
+        kept = load(state, "average", "head_dim")
         parts["transformer"] = toy_transformer(head_dim=kept["head_dim"])
         parts["transformer"].load_state_dict(kept["average"])
     kind: Any = partial(WanImageToVideoPipeline, expand_timesteps=True) if images else WanPipeline

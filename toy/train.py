@@ -31,6 +31,8 @@ MATRIX_RATE, OTHER_RATE, DECAY_FROM = 4e-3, 2e-3, 0.3
 AVERAGE, USUAL = 0.997, 0.99
 #: Share of prompts that are left out, and of single words.
 NO_PROMPT, NO_WORD = 0.1, 0.05
+#: Steps between two states on the disk.
+SAVED = 250
 #: Places of the noise levels at which a usual error is kept.
 LEVELS = 32
 
@@ -113,7 +115,7 @@ def optimizers(model: torch.nn.Module, steps: int) -> tuple[list[Any], list[Any]
 
 
 def main() -> None:
-    """Train, with a state on the disk every 250 steps."""
+    """Train, with a state on the disk now and then."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="where the state is kept")
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -123,7 +125,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not 0 <= arguments.images <= 1:
         parser.error(f"--images takes a share from 0 to 1, got {arguments.images:g}")
-    state = load(arguments.file) if arguments.file.exists() else {}
+    state = load(arguments.file, "parts", "average") if arguments.file.exists() else {}
     for name in ("head_dim", "images") if state else ():
         if (kept := state.get(name, 0.0)) != (asked := getattr(arguments, name)):
             option = "--" + name.replace("_", "-")
@@ -180,7 +182,7 @@ def main() -> None:
                 usual[where] = torch.lerp(torch.tensor(what), usual[where], USUAL)
         shown = 0.98 * shown + 0.02 * float(error.detach().mean()) if shown else float(error.detach().mean())
         bar.set_postfix(error=f"{shown:.4f}", refresh=False)
-        if (step + 1) % 250 == 0 or step + 1 == arguments.steps:
+        if (step + 1) % SAVED == 0 or step + 1 == arguments.steps:
             state = {
                 "parts": [part.state_dict() for part in parts], "average": average, "usual": usual,
                 "done": step + 1, "generator": generator.get_state(), "head_dim": arguments.head_dim,

@@ -51,7 +51,7 @@ def main() -> None:
     ]
     parts, done = [vae, *sides], 0
     if arguments.file.exists():
-        state = load(arguments.file)
+        state = load(arguments.file, "parts")
         for part, kept in zip(parts, state["parts"], strict=True):
             part.load_state_dict(kept)
         done = state["done"]

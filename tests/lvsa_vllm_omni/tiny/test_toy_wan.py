@@ -99,7 +99,12 @@ def test_the_record_of_its_evaluation() -> None:
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [(None, "no such file; name the one"), (b"x", "is not the state of a training"), (b"", "is not the state")],
+    [
+        (None, "no such file; name the one"),
+        (b"x", "is not the state of a training"),
+        (b"junk\n", "is not the state"),
+        (b"", "is not the state"),
+    ],
 )
 def test_what_is_no_state_of_a_training_is_one_sentence(tmp_path: Path, content: bytes | None, sentence: str) -> None:
     file = tmp_path / "state.pt"
@@ -143,8 +148,42 @@ def test_a_training_in_which_first_frames_are_given(
     assert ended.value.code == 2 and "was trained with --images 1, not 0: name another file" in capsys.readouterr().err
 
 
+def test_a_training_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "BATCH", 2)
+    monkeypatch.setattr(train, "SAVED", 1)
+    whole, parts, draw, drawn = tmp_path / "whole.pt", tmp_path / "parts.pt", world.draw, []
+
+    def run(file: Path) -> None:
+        monkeypatch.setattr("sys.argv", ["train", str(file), "--steps", "3", "--images", "0.5"])
+        with torch.compiler.set_stance("force_eager"):
+            train.main()
+
+    def interrupted(*arguments: Any) -> world.Clips:
+        drawn.append(arguments)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return draw(*arguments)
+
+    run(whole)
+    monkeypatch.setattr(world, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(parts)
+    assert load(parts)["done"] == 1
+    run(parts)
+    found, wanted = load(parts), load(whole)
+    assert found["done"] == 3 and all(torch.equal(found["average"][name], x) for name, x in wanted["average"].items())
+
+
 def test_a_share_of_pictures_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr("sys.argv", ["train", str(tmp_path / "state.pt"), "--images", "2"])
     with pytest.raises(SystemExit) as ended:
         train.main()
     assert ended.value.code == 2 and "--images takes a share from 0 to 1, got 2" in capsys.readouterr().err
+
+
+def test_the_state_of_another_training_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "vae.pt"
+    torch.save({"parts": [], "done": 1}, file)
+    assert load(file, "parts")["done"] == 1
+    with pytest.raises(SystemExit, match="vae.pt is not the state of a training: name another file"):
+        pipeline(file)
