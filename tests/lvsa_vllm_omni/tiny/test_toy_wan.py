@@ -185,5 +185,5 @@ def test_the_state_of_another_training_is_one_sentence(tmp_path: Path) -> None:
     file = tmp_path / "vae.pt"
     torch.save({"parts": [], "done": 1}, file)
     assert load(file, "parts")["done"] == 1
-    with pytest.raises(SystemExit, match="vae.pt is not the state of a training: name another file"):
+    with pytest.raises(SystemExit, match="is not the state of a training: name another file"):
         pipeline(file)
