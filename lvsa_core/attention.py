@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lvsa_core.call import Numbers, handle, lvsa_attend
 from lvsa_core.checks import check_call
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.kernels import Kernel, select
@@ -62,7 +64,9 @@ def attend(
             "torch.inference_mode(), or give it detached tensors"
         )
     if torch.compiler.is_compiling():
-        return _as_operator(q, k, v, pattern, layout, scale, kernel)
+        scale = 1.0 / math.sqrt(q.shape[-1] or 1) if scale is None else scale  # checked where the operator runs
+        out: Tensor = lvsa_attend(q, k, v, None, None, scale, _TRACED.handle, *_TRACED.call(pattern, layout, kernel))
+        return out
     scale = check_call(q, k, v, pattern, layout, scale)
     if not q.numel():
         return torch.empty_like(q)
@@ -129,56 +133,36 @@ def _in_groups(
     return out
 
 
-def _as_operator(
-    q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenLayout, scale: float | None, kernel: str
-) -> Tensor:
-    """:func:`attend` where torch.compile traces it."""
-    frames = [pattern.frames, pattern.window, pattern.n_first, pattern.keyframe_interval, pattern.offset]
-    around = [layout.kv_before, layout.kv_after, layout.q_before, layout.q_after, layout.pad, layout.q_offset]
-    tokens = [layout.grid.frames, layout.grid.patches, *around]
-    kv_frames = None if layout.kv_frames is None else list(layout.kv_frames)
-    remap = pattern.remap
-    positions = None if remap is None else [float(remap.length), *remap.axis.frequencies]
-    anchors = (pattern.anchor_boost, positions)
-    out: Tensor = _attend_operator(
-        q, k, v, frames, pattern.expand_window, *anchors, tokens, layout.q_rows, kv_frames, scale, kernel
-    )
-    return out
+class _Traced:
+    """:func:`attend` as the operator's layer: its call is in numbers, as a graph keeps no objects."""
+
+    def __init__(self) -> None:
+        self.handle = handle(self)
+
+    @staticmethod
+    def call(pattern: Pattern, layout: TokenLayout, kernel: str) -> Numbers:
+        """What :meth:`sparse` reads again."""
+        remap, rows, held = pattern.remap, layout.q_rows, layout.kv_frames
+        shape = [pattern.frames, pattern.window, pattern.n_first, pattern.keyframe_interval, pattern.offset]
+        around = [layout.kv_before, layout.kv_after, layout.q_before, layout.q_after, layout.pad, layout.q_offset]
+        whole = [*shape, int(pattern.expand_window), layout.grid.frames, layout.grid.patches, *around]
+        whole += [-1 if rows is None else rows, -1 if remap is None else remap.length]
+        whole += [-1] if held is None else [len(held), *held]
+        return Numbers(whole, [pattern.anchor_boost, *(() if remap is None else remap.axis.frequencies)], kernel)
+
+    def sparse(
+        self, call: Numbers, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float
+    ) -> Tensor:
+        """See :meth:`lvsa_core.call.SparseLayer.sparse`."""
+        frames, window, n_first, interval, offset, expand, count, patches, *rest = call.whole
+        kv_before, kv_after, q_before, q_after, pad, q_offset, rows, length, listed, *held = rest
+        boost, *frequencies = call.fractions
+        remap = None if length < 0 else Remap(length, TemporalAxis(tuple(frequencies)))
+        pattern = Pattern(frames, window, n_first, interval, offset, bool(expand), boost, remap)
+        around, of_rank = (kv_before, kv_after, q_before, q_after), (None if rows < 0 else rows)
+        kv_frames = None if listed < 0 else tuple(held)
+        layout = TokenLayout(FrameGrid(count, patches), *around, pad, q_offset, of_rank, kv_frames)
+        return attend(q, k, v, pattern, layout, scale=scale, kernel=call.kernel)
 
 
-@torch.library.custom_op("lvsa_core::attend", mutates_args=())
-def _attend_operator(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    frames: Sequence[int],
-    expand_window: bool,
-    anchor_boost: float,
-    positions: Sequence[float] | None,
-    tokens: Sequence[int],
-    q_rows: int | None,
-    kv_frames: Sequence[int] | None,
-    scale: float | None,
-    kernel: str,
-) -> Tensor:
-    """:func:`attend` as torch.compile sees it: an operator takes numbers, no objects.
-
-    Its pattern is an argument, which a graph keeps; ``lvsa::attend`` of models finds the running call's instead.
-
-    Args:
-        frames, expand_window, anchor_boost: the pattern. positions: its ``remap``, the length and then the frequencies.
-        tokens, q_rows, kv_frames: the layout, in the order of its fields as the pattern is.
-    """
-    count, window, n_first, interval, offset = frames
-    length, *frequencies = positions or [0.0]
-    remap = None if positions is None else Remap(int(length), TemporalAxis(tuple(frequencies)))
-    pattern = Pattern(count, window, n_first, interval, offset, expand_window, anchor_boost, remap)
-    count, patches, kv_before, kv_after, q_before, q_after, pad, q_offset = tokens
-    grid, held = FrameGrid(count, patches), None if kv_frames is None else tuple(kv_frames)
-    layout = TokenLayout(grid, kv_before, kv_after, q_before, q_after, pad, q_offset, q_rows, held)
-    return attend(q, k, v, pattern, layout, scale=scale, kernel=kernel).contiguous()
-
-
-@_attend_operator.register_fake
-def _(q: Tensor, *_: object) -> Tensor:
-    return q.new_empty(q.shape)
+_TRACED = _Traced()

@@ -1,15 +1,17 @@
-"""The transformer call that is running, and the one operator by which its layers reach LVSA's attention.
+"""The transformer call that is running, and the one operator by which torch.compile meets LVSA's attention.
 
 The engine and diffusers share both. What differs between them is how a layer finds the layout of its tokens, and what
-it does where it cannot be sparse: each has calls and :class:`SparseLayer` of its own.
+it does where it cannot be sparse: each has calls and :class:`SparseLayer` of its own. ``attend`` in a traced function
+has no running call: it gives the operator its call in numbers.
 """
 
 from __future__ import annotations
 
 import itertools
 import weakref
+from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,10 +26,23 @@ class SparseLayer(Protocol):
         """Attention [B, S, H, D]; the layer's own dense attention where the tokens are not the call's.
 
         Args:
-            call: the running one. q: [B, S, H, D]. k, v: [B, Sk, Hkv, D]. scale: multiplies the scores.
+            call: the running one, or what the operator was given instead. q: [B, S, H, D]. k, v: [B, Sk, Hkv, D].
+            scale: multiplies the scores.
             text: keys and values [B, n, Hkv, D] that every rank has, where ranks divide the others; None: there are
                 none.
         """
+
+
+class Numbers(NamedTuple):
+    """A call that the operator is given, for an operator takes no objects; a graph keeps it.
+
+    Args:
+        whole, fractions: what describes it. kernel: by which it is computed.
+    """
+
+    whole: Sequence[int]
+    fractions: Sequence[float]
+    kernel: str
 
 
 #: The sparse call that is running. Read inside the operator, where torch.compile does not look.
@@ -54,17 +69,27 @@ _tags: dict[str, Any] = {"tags": (tag,)} if (tag := getattr(torch.Tag, "cudagrap
 
 @torch.library.custom_op("lvsa::attend", mutates_args=(), **_tags)
 def lvsa_attend(
-    q: Tensor, k: Tensor, v: Tensor, text_k: Tensor | None, text_v: Tensor | None, scale: float, layer: Tensor
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    text_k: Tensor | None,
+    text_v: Tensor | None,
+    scale: float,
+    layer: Tensor,
+    whole: Sequence[int] | None = None,
+    fractions: Sequence[float] | None = None,
+    kernel: str = "",
 ) -> Tensor:
     """Attention of a layer in the running call, opaque to torch.compile: step and geometry are read inside.
 
     Args:
         q, k, v, scale: see :meth:`SparseLayer.sparse`. text_k, text_v: its ``text``. layer: of :func:`handle`.
+        whole, fractions, kernel: the :class:`Numbers` of the call, where it is not the running one.
 
     Returns:
         [B, S, H, D], contiguous.
     """
-    call = running.get()
+    call = running.get() if whole is None else Numbers(whole, fractions or (), kernel)
     assert call is not None, "an LVSA attention layer ran outside its transformer's call"
     text = None if text_k is None or text_v is None else (text_k, text_v)
     adopted = _layers.get(int(layer))
@@ -76,7 +101,5 @@ def lvsa_attend(
 
 
 @lvsa_attend.register_fake
-def _(
-    q: Tensor, k: Tensor, v: Tensor, text_k: Tensor | None, text_v: Tensor | None, scale: float, layer: Tensor
-) -> Tensor:
+def _(q: Tensor, *_: object, **__: object) -> Tensor:
     return q.new_empty(q.shape)

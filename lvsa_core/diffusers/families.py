@@ -8,28 +8,21 @@ import torch
 
 from lvsa_core.diffusers.dispatch import Tokens
 from lvsa_core.diffusers.divide import SequencePlan
-from lvsa_core.diffusers.family import Arguments, Family
+from lvsa_core.diffusers.family import Arguments, Family, Video
 from lvsa_core.diffusers.processors import text_first, unmasked
 from lvsa_core.facts import patched_grid
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.vace import reference_frames
 
 
-def _wan_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
+def _wan(transformer: Any, arguments: Arguments) -> Video:
+    """[VACE's reference images, latent frames before the video's | video], in queries and keys."""
     frames, rows, columns = patched_grid(arguments["hidden_states"].shape, transformer.config.patch_size)
-    return FrameGrid(frames - _wan_references(transformer, arguments), rows * columns)
-
-
-def _wan_references(transformer: Any, arguments: Arguments) -> int:
-    """VACE's reference images, latent frames before the video's."""
     condition = arguments.get("control_hidden_states")
-    return 0 if condition is None else reference_frames(condition, transformer.config.in_channels)
-
-
-def _wan_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> Tokens:
-    """[reference images | video], in queries and keys."""
-    ahead = _wan_references(transformer, arguments) * grid.patches
-    return Tokens((TokenLayout(grid, kv_before=ahead, q_before=ahead),), ahead=ahead)
+    images = 0 if condition is None else reference_frames(condition, transformer.config.in_channels)
+    grid = FrameGrid(frames - images, rows * columns)
+    ahead = images * grid.patches
+    return Video(grid, lambda: Tokens((TokenLayout(grid, kv_before=ahead, q_before=ahead),), ahead=ahead))
 
 
 def _wan_attention(transformer: Any) -> list[Any]:
@@ -37,68 +30,67 @@ def _wan_attention(transformer: Any) -> list[Any]:
     return [block.attn1 for block in (*transformer.blocks, *getattr(transformer, "vace_blocks", ()))]
 
 
-def _hunyuan_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
-    config = transformer.config
-    patch = config.patch_size_t, config.patch_size, config.patch_size
-    frames, rows, columns = patched_grid(arguments["hidden_states"].shape, patch)
-    return FrameGrid(frames, rows * columns)
-
-
-def _hunyuan_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> Tokens:
+def _hunyuan(transformer: Any, arguments: Arguments) -> Video:
     """[video | valid text | padding]: the transformer itself sorts the image's, the glyphs' and the prompt's tokens so.
 
     Source: diffusers, ``HunyuanVideo15Transformer3DModel.forward``; an image of zeros is none.
     """
-    masks = [arguments[name].bool() for name in ("encoder_attention_mask", "encoder_attention_mask_2")]
-    image = arguments["image_embeds"]
-    text = sum(mask.shape[1] for mask in masks) + image.shape[1]
-    images = image.shape[1] if bool(image.any()) else 0
-    valid = [count + images for count in torch.cat(masks, dim=1).sum(1).tolist()]
-    layouts = tuple(TokenLayout(grid, kv_after=count, q_after=count) for count in valid)
-    return Tokens(layouts, tuple(text - count for count in valid))
+    config = transformer.config
+    patch = config.patch_size_t, config.patch_size, config.patch_size
+    frames, rows, columns = patched_grid(arguments["hidden_states"].shape, patch)
+    grid = FrameGrid(frames, rows * columns)
+
+    def tokens() -> Tokens:
+        masks = [arguments[name].bool() for name in ("encoder_attention_mask", "encoder_attention_mask_2")]
+        image = arguments["image_embeds"]
+        text = sum(mask.shape[1] for mask in masks) + image.shape[1]
+        images = image.shape[1] if bool(image.any()) else 0
+        valid = [count + images for count in torch.cat(masks, dim=1).sum(1).tolist()]
+        layouts = tuple(TokenLayout(grid, kv_after=count, q_after=count) for count in valid)
+        return Tokens(layouts, tuple(text - count for count in valid))
+
+    return Video(grid, tokens)
 
 
-def _cosmos_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
+def _cosmos(transformer: Any, arguments: Arguments) -> Video:
+    """Keys [text | video | sound and action]; the text is no query, it has causal attention of its own."""
     shapes = arguments["vision_token_shapes"]
     if len(shapes) != 1:
         raise ValueError(f"there are {len(shapes)} videos in one sequence, expected one")
     frames, height, width = shapes[0]
-    return FrameGrid(frames, height * width)
+    grid = FrameGrid(frames, height * width)
+
+    def tokens() -> Tokens:
+        text, length = arguments["und_len"], arguments["sequence_length"]
+        if int(arguments["vision_sequence_indexes"][0]) != text:
+            raise ValueError("the video does not stand right behind the text")
+        after = length - text - grid.tokens
+        return Tokens((TokenLayout(grid, kv_before=text, kv_after=after, q_after=after),), behind=after)
+
+    return Video(grid, tokens)
 
 
-def _cosmos_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> Tokens:
-    """Keys [text | video | sound and action]; the text is no query, it has causal attention of its own."""
-    text, length = arguments["und_len"], arguments["sequence_length"]
-    if int(arguments["vision_sequence_indexes"][0]) != text:
-        raise ValueError("the video does not stand right behind the text")
-    after = length - text - grid.tokens
-    return Tokens((TokenLayout(grid, kv_before=text, kv_after=after, q_after=after),), behind=after)
+def _cogvideox(transformer: Any, arguments: Arguments) -> Video:
+    """[text | video], in queries and keys; hidden_states [B, T, C, H, W].
 
-
-def _cogvideox_patch_t(transformer: Any) -> int:
-    """CogVideoX 1.5 joins latent frames in pairs, 1.0 does not."""
-    return transformer.config.patch_size_t or 1
-
-
-def _cogvideox_grid(transformer: Any, arguments: Arguments) -> FrameGrid:
-    """Tell the grid of hidden_states [B, T, C, H, W]; an odd number of frames is completed to pairs."""
+    CogVideoX 1.5 joins latent frames in pairs, 1.0 does not; an odd number of frames is completed to pairs.
+    """
     shape, patch = arguments["hidden_states"].transpose(1, 2).shape, transformer.config.patch_size
     frames, rows, columns = patched_grid(shape, (1, patch, patch))
-    return FrameGrid(-(-frames // _cogvideox_patch_t(transformer)), rows * columns)
+    grid = FrameGrid(-(-frames // (transformer.config.patch_size_t or 1)), rows * columns)
 
+    def tokens() -> Tokens:
+        text = arguments["encoder_hidden_states"].shape[1]
+        return Tokens((TokenLayout(grid, kv_before=text, q_before=text),))
 
-def _cogvideox_tokens(transformer: Any, arguments: Arguments, grid: FrameGrid) -> Tokens:
-    """[text | video], in queries and keys."""
-    text = arguments["encoder_hidden_states"].shape[1]
-    return Tokens((TokenLayout(grid, kv_before=text, q_before=text),))
+    return Video(grid, tokens)
 
 
 FAMILIES = (
     Family(
         name="wan",
         transformers=("WanTransformer3DModel", "WanVACETransformer3DModel"),
-        grid=_wan_grid,
-        tokens=_wan_tokens,
+        video=_wan,
         attention=_wan_attention,
         processors=("WanAttnProcessor",),
         sequence=SequencePlan(
@@ -116,8 +108,7 @@ FAMILIES = (
     Family(
         name="hunyuan",
         transformers=("HunyuanVideo15Transformer3DModel",),
-        grid=_hunyuan_grid,
-        tokens=_hunyuan_tokens,
+        video=_hunyuan,
         attention=lambda transformer: [block.attn for block in transformer.transformer_blocks],
         processors=("HunyuanVideo15AttnProcessor2_0",),
         sequence=SequencePlan(
@@ -131,8 +122,7 @@ FAMILIES = (
     Family(
         name="cosmos3",
         transformers=("Cosmos3OmniTransformer",),
-        grid=_cosmos_grid,
-        tokens=_cosmos_tokens,
+        video=_cosmos,
         attention=lambda transformer: [layer.self_attn for layer in transformer.layers],
         processors=("Cosmos3AttnProcessor",),
         sequence=SequencePlan(
@@ -147,8 +137,7 @@ FAMILIES = (
     Family(
         name="cogvideox",
         transformers=("CogVideoXTransformer3DModel",),
-        grid=_cogvideox_grid,
-        tokens=_cogvideox_tokens,
+        video=_cogvideox,
         attention=lambda transformer: [block.attn1 for block in transformer.transformer_blocks],
         processors=("CogVideoXAttnProcessor2_0", "FusedCogVideoXAttnProcessor2_0"),
         sequence=SequencePlan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -17,6 +17,19 @@ from lvsa_core.grid import FrameGrid
 Arguments = Mapping[str, Any]
 
 
+class Video(NamedTuple):
+    """What a transformer's call makes of a video.
+
+    Args:
+        grid: its frames and patches.
+        tokens: gives the tokens before and after it, and raises ValueError if they are not those of a video; asked in
+            LVSA's calls alone, as it may wait for the device (HunyuanVideo counts its text).
+    """
+
+    grid: FrameGrid
+    tokens: Callable[[], Tokens]
+
+
 @dataclass(frozen=True)
 class Family:
     """One model family.
@@ -24,9 +37,7 @@ class Family:
     Args:
         name: as in the plugin's settings.
         transformers: names of diffusers' transformer classes; subclasses are covered.
-        grid: ``(transformer, arguments of its forward) -> FrameGrid``; raises ValueError if they are not a video's.
-        tokens: ``(transformer, arguments, grid) -> Tokens``; raises as ``grid``. Apart from it, as it may wait for the
-            device (HunyuanVideo counts its text), which dense calls need not.
+        video: ``(transformer, arguments of its forward) -> Video``; raises ValueError if they are not a video's.
         attention: ``transformer -> its video self-attention layers``.
         processors: names of the processor classes that these may have.
         sequence: where ranks divide it.
@@ -38,8 +49,7 @@ class Family:
 
     name: str
     transformers: tuple[str, ...]
-    grid: Callable[[Any, Arguments], FrameGrid]
-    tokens: Callable[[Any, Arguments, FrameGrid], Tokens]
+    video: Callable[[Any, Arguments], Video]
     attention: Callable[[Any], Iterable[Any]]
     processors: tuple[str, ...]
     sequence: SequencePlan

@@ -189,7 +189,8 @@ class Lvsa:
         """The call that LVSA's attention computes, or None for the untouched pipeline's."""
         self._groups = groups = SequenceGroups.of(transformer)
         try:
-            self._generation.grid = grid = self._family.grid(transformer, arguments)
+            video = self._family.video(transformer, arguments)
+            self._generation.grid = grid = video.grid
             remap = {} if self._axis is None else {"remap": self._remap(self._axis, grid.frames)}
             now = self._generation.step
             pattern, decision = decide(grid.frames, now, {**self._arguments, **remap}, steps=self._generation.steps)
@@ -197,7 +198,7 @@ class Lvsa:
                 self._generation.reason = decision.reason
                 if groups is None:
                     return None
-            tokens = self._family.tokens(transformer, arguments, grid)
+            tokens = video.tokens()
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             self._surprise("the transformer's arguments are not those of a video", repr(error))
             return None

@@ -85,7 +85,7 @@ def test_references_of_cogvideox(frames: int, patch_t: int | None, reference: in
     family = family_of(model)
     assert family is not None and family.reference(model) == reference
     hidden = torch.zeros(1, 22, 16, 8, 12, device="meta")
-    assert family.grid(model, {"hidden_states": hidden}) == FrameGrid(11 if patch_t else 22, 24)
+    assert family.video(model, {"hidden_states": hidden}).grid == FrameGrid(11 if patch_t else 22, 24)
 
 
 @pytest.mark.parametrize(("kind", "reference"), [("wan", 21), ("wan-ti2v", 31), ("hunyuan", 33), ("cosmos3", 48)])
@@ -114,12 +114,29 @@ def test_tokens_of_cosmos3_with_sound() -> None:
         "sequence_length": 7 + 48 + 9,
         "vision_sequence_indexes": torch.arange(7, 55),
     }
-    grid = family.grid(None, arguments)
-    assert family.tokens(None, arguments, grid).layouts == (TokenLayout(grid, kv_before=7, kv_after=9, q_after=9),)
+    grid, tokens = family.video(None, arguments)
+    assert tokens().layouts == (TokenLayout(grid, kv_before=7, kv_after=9, q_after=9),)
     with pytest.raises(ValueError, match="2 videos"):
-        family.grid(None, {"vision_token_shapes": [(12, 2, 2)] * 2})
+        family.video(None, {"vision_token_shapes": [(12, 2, 2)] * 2})
     with pytest.raises(ValueError, match="right behind the text"):
-        family.tokens(None, {**arguments, "vision_sequence_indexes": torch.arange(16, 64)}, grid)
+        family.video(None, {**arguments, "vision_sequence_indexes": torch.arange(16, 64)}).tokens()
+
+
+@pytest.mark.parametrize("kind", ["hunyuan", "cosmos3"])
+def test_a_dense_call_does_not_wait_for_the_device(kind: str, pipeline: Pipeline) -> None:
+    """What is read of tensors there is read in LVSA's calls alone."""
+    transformer = pipeline(kind).transformer
+    family = family_of(transformer)
+    assert family is not None
+    with torch.device("meta"):  # its values cannot be read
+        mask, hidden = torch.ones(1, 5), torch.zeros(1, 65, 12, 4, 4)
+        indexes = torch.arange(7, 55)
+    text = {"encoder_attention_mask": mask, "encoder_attention_mask_2": mask, "image_embeds": torch.zeros(1, 3, 4)}
+    video = {"vision_token_shapes": [(12, 4, 4)], "und_len": 7, "sequence_length": 55}
+    found = family.video(transformer, {"hidden_states": hidden, **text, **video, "vision_sequence_indexes": indexes})
+    assert found.grid.frames == 12
+    with pytest.raises(RuntimeError, match="meta"):
+        found.tokens()
 
 
 def test_every_knob_is_used(pipeline: Pipeline, enable_lvsa: Callable[..., Any]) -> None:
