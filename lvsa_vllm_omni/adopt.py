@@ -11,6 +11,7 @@ from lvsa_core.kernels.prefix_window import PrefixWindow
 from lvsa_core.riflex import no_riflex
 from lvsa_vllm_omni import compat, journal, parallelism, presets, ranks, seam
 from lvsa_vllm_omni.hooks import FamilySpec, HookError
+from lvsa_vllm_omni.model_class import attention_layers
 from lvsa_vllm_omni.presets import Preset
 from lvsa_vllm_omni.scope import Scope
 from lvsa_vllm_omni.settings import LvsaSettings, Mode
@@ -34,7 +35,7 @@ def adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mode
 
 
 def _adopt(transformer: Any, spec: FamilySpec, settings: LvsaSettings, mode: Mode) -> Scope:
-    blocks = seam.attention_layers(transformer, spec)
+    blocks = attention_layers(transformer, spec)
     if not blocks and not _is_stage(transformer):
         raise HookError(f"{spec.setting}: {type(transformer).__name__} holds no {' or '.join(spec.attention)}")
     config = compat.diffusion_config()

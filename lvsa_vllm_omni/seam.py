@@ -1,11 +1,11 @@
-"""Where LVSA meets the engine's models: transformers, their attention layers and rotary embeddings, VAEs."""
+"""Where LVSA meets the engine: transformers, their layers and rotary embeddings, VAEs, the server, the CPU's worker."""
 
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from lvsa_core import riflex
 from lvsa_vllm_omni import compat
 from lvsa_vllm_omni.compat import BACKEND_NAME, TESTED
-from lvsa_vllm_omni.hooks import FamilySpec, HookError, MissingModel, Rope
+from lvsa_vllm_omni.hooks import FamilySpec, HookError, Rope
+from lvsa_vllm_omni.model_class import read_arguments, resolve
 from lvsa_vllm_omni.scope import Scope
 
 #: Our attribute on a class we patched: the function that takes the patch off.
@@ -44,7 +45,7 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
     Raises:
         MissingModel: if the installed engine has no such class. HookError: if it does not fit.
     """
-    cls = _resolve(spec)
+    cls = resolve(spec)
     if MARK in vars(cls):
         return vars(cls)[MARK]
     names = ("__init__", "__call__")
@@ -86,15 +87,6 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
 def _nearest(transformer: type) -> type | None:
     """The class that is hooked, of a transformer's own and its bases: a family of a subclass goes before its base's."""
     return next((cls for cls in transformer.__mro__ if MARK in vars(cls)), None)
-
-
-def check(spec: FamilySpec) -> None:
-    """Say whether a family's hook fits the installed engine.
-
-    Raises:
-        MissingModel: if the installed engine has no such class. HookError: if it does not fit.
-    """
-    _resolve(spec)
 
 
 def retune_rope(rope: Rope, slowed: Callable[[], riflex.SlowedFrequency | None]) -> None:
@@ -197,6 +189,80 @@ def register_name(path: str) -> None:
         extend_enum(DiffusionAttentionBackendEnum, BACKEND_NAME, path)
 
 
+def replace_server(serving: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[[], None]:
+    """Let a server end.
+
+    Target: ``serve_http`` in ``vllm_omni.entrypoints.openai.api_server``.
+    Why: asked to end in the middle of a request, vLLM's launcher stops the engine, and then waits without limit for
+        the connection of a request that nothing will answer any more; a server that has lost one of several workers
+        answers every request with status 500. Older releases also wait for the end of what is computed, which may be
+        an hour. What starts servers (Docker, Kubernetes, systemd) starts again what has ended, and nothing else.
+    How: give uvicorn a limit for open connections, and the process one for what it still computes; look at the engine's
+        own health, and ask the server to end when it is lost.
+    Remove when: the launcher gives ``timeout_graceful_shutdown`` to uvicorn, and its watchdog calls ``check_health``.
+
+    Args:
+        serving: makes a function that serves of the engine's own.
+
+    Returns:
+        A function that takes the patch off again. In a process that serves nothing, nothing is patched.
+    """
+    module: Any = sys.modules.get("vllm_omni.entrypoints.openai.api_server")
+    if module is None:
+        return lambda: None
+    original = module.serve_http
+    if hasattr(original, MARK):
+        return getattr(original, MARK)
+
+    def undo() -> None:
+        module.serve_http = original
+
+    module.serve_http = functools.wraps(original)(serving(original))
+    setattr(module.serve_http, MARK, undo)
+    return undo
+
+
+def replace_output_loop(loop: Callable[[Any], None]) -> None:
+    """Let several workers send results without an accelerator; again does nothing.
+
+    Target: ``_async_output_loop`` of ``WorkerProc``, on the CPU platform, in this process only.
+    Why: it makes a stream on ``torch.accelerator.current_accelerator()``, which fails on the CPU; the thread dies and
+        the first request waits for ever.
+    How: the same loop without the stream. Neither the worker class nor the executor class can carry it: the executor
+        names ``WorkerProc`` in the call that spawns the process.
+    Remove when: vLLM-Omni takes the stream from its platform, or asks whether there is an accelerator.
+
+    Raises:
+        HookError: if the engine's loop has other parameters.
+    """
+    from vllm_omni.diffusion.worker.diffusion_worker import WorkerProc
+
+    original = getattr(WorkerProc, "_async_output_loop", None)
+    if original is None or hasattr(original, MARK):
+        return  # older releases send results from the main loop, which needs no stream
+    if list(inspect.signature(original).parameters) != ["self"]:
+        raise HookError(
+            f"the CPU platform replaces WorkerProc._async_output_loop(self), but the installed vLLM-Omni has "
+            f"{inspect.signature(original)} there: install vllm and vllm-omni {' to '.join(TESTED)}"
+        )
+    WorkerProc._async_output_loop = functools.wraps(original)(loop)
+    setattr(WorkerProc._async_output_loop, MARK, original)
+
+
+def replace_float32_backend(backend: type) -> None:
+    """Let float32 be computed on the CPU.
+
+    Target: ``SDPABackend`` in ``vllm_omni.diffusion.attention.layer``, on the CPU platform, in this process only.
+    Why: up to 0.28 a layer sends every call in float32 to a backend of that name, which no platform chooses, and whose
+        dispatch by platform knows no branch for one from outside its tree.
+    How: the name stands for the CPU platform's own SDPA in the module that builds the layers.
+    Remove when: no supported release does so.
+    """
+    from vllm_omni.diffusion.attention import layer
+
+    layer.SDPABackend = backend
+
+
 def scope_of(transformer: Any) -> Scope | None:
     """The scope that a transformer was given, None if it was not adopted."""
     return vars(transformer).get(SCOPE)
@@ -205,70 +271,3 @@ def scope_of(transformer: Any) -> Scope | None:
 def give_scope(transformer: Any, scope: Scope) -> None:
     """Remember a transformer's scope on it."""
     setattr(transformer, SCOPE, scope)
-
-
-def attention_layers(transformer: Any, spec: FamilySpec) -> list[list[Any]]:
-    """The engine's attention layers of a transformer that are the video's self-attention, for each of its blocks.
-
-    Raises:
-        HookError: if a block has no engine layer where the family says.
-    """
-    blocks = []
-    for name, module in transformer.named_modules():
-        if not any(cls.__name__ in spec.attention for cls in type(module).__mro__):
-            continue
-        first, *others = (getattr(module, attribute, None) for attribute in spec.attention_layers)
-        if not hasattr(first, "attention"):
-            raise HookError(
-                f"{spec.setting}: {name} ({type(module).__name__}) should hold the engine's attention layer as "
-                f"{spec.attention_layers[0]!r}, found {type(first).__name__}; {_remedy(spec)}"
-            )
-        blocks.append([first, *(layer for layer in others if hasattr(layer, "attention"))])
-    return blocks
-
-
-def read_arguments(cls: type, spec: FamilySpec, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a transformer's call that the family reads, by name; one that was not given is left out."""
-    positions = _positions(cls)
-    found = {}
-    for name in (*spec.forward_parameters, *spec.optional_parameters):
-        position = positions.get(name, len(args))
-        if name in kwargs:
-            found[name] = kwargs[name]
-        elif position < len(args):
-            found[name] = args[position]
-    return found
-
-
-@functools.lru_cache(maxsize=64)
-def _positions(cls: Any) -> dict[str, int]:
-    """Where each parameter of a class's ``forward`` stands, without ``self``."""
-    names = list(inspect.signature(cls.forward).parameters)[1:]
-    return {name: position for position, name in enumerate(names)}
-
-
-def _resolve(spec: FamilySpec) -> Any:
-    """The transformer class, if all that the hook relies on is there."""
-    module_name, _, class_name = spec.transformer.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise MissingModel(f"{spec.setting}: this vLLM-Omni has no {module_name} ({error}); {_remedy(spec)}") from None
-    cls = getattr(module, class_name, None)
-    if cls is None:
-        raise MissingModel(f"{spec.setting}: {module_name} has no class {class_name}; {_remedy(spec)}")
-    missing = [name for name in spec.forward_parameters if name not in inspect.signature(cls.forward).parameters]
-    if missing:
-        raise HookError(
-            f"{spec.setting}: {class_name}.forward{inspect.signature(cls.forward)} lacks {', '.join(missing)}; "
-            f"{_remedy(spec)}"
-        )
-    for name in spec.attention:
-        if not hasattr(module, name):
-            raise HookError(f"{spec.setting}: {module_name} has no class {name}; {_remedy(spec)}")
-    return cls
-
-
-def _remedy(spec: FamilySpec) -> str:
-    tested = " to ".join(TESTED)
-    return f"install vllm and vllm-omni {tested}, or set {spec.setting}=0"

@@ -62,8 +62,6 @@ READERS = {
 #: Where classes that are not ours are changed, and each change says what it is and when it can go.
 CHANGERS = {
     PurePosixPath("lvsa_core/diffusers/seam.py"),
-    PurePosixPath("lvsa_vllm_omni/cpu/worker.py"),
-    PurePosixPath("lvsa_vllm_omni/http_server.py"),
     PurePosixPath("lvsa_vllm_omni/runner.py"),
     PurePosixPath("lvsa_vllm_omni/seam.py"),
 }
@@ -142,6 +140,14 @@ def foreign_changes(path: PurePosixPath, tree: ast.AST) -> list[str]:
     return [*changed, *partly, *[SAYS[0]] * says] if path.parts[0] in PACKAGES else []
 
 
+def operators(path: PurePosixPath, tree: ast.AST) -> list[str]:
+    """Context variables and operators for torch.compile besides the one of each, which engine and diffusers share."""
+    if path == PurePosixPath("lvsa_core/call.py") or path.parts[0] not in PACKAGES:
+        return []
+    calls = (ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call))
+    return [name for name in calls if name.rpartition(".")[2] in ("ContextVar", "custom_op", "triton_op")]
+
+
 MOST_LINES = 300
 
 
@@ -184,7 +190,7 @@ def circle(trees: Mapping[PurePosixPath, ast.AST]) -> list[str]:
     return []
 
 
-RULES = [wrong_imports, environment_uses, prints, foreign_changes]
+RULES = [wrong_imports, environment_uses, prints, foreign_changes, operators]
 Rule = Callable[[PurePosixPath, ast.AST], list[str]]
 
 
@@ -254,6 +260,9 @@ def test_exceptions_are_still_needed() -> None:
         (foreign_changes, "lvsa_core/a.py", "def f():\n  'Target: x. Why: y.'", ["Target: x. Why: y.", "Target:"]),
         (foreign_changes, "lvsa_vllm_omni/seam.py", "from b import C\nC.d = 1", ["no Target:"]),
         (foreign_changes, "lvsa_vllm_omni/seam.py", "def f():\n  'Target: Why: How: Remove when:'", []),
+        (operators, "lvsa_core/a.py", "@torch.library.custom_op('a::b')\ndef f(): ...", ["torch.library.custom_op"]),
+        (operators, "lvsa_vllm_omni/a.py", "running = ContextVar('a')", ["ContextVar"]),
+        (operators, "lvsa_core/call.py", "running = ContextVar('a')", []),
     ],
 )
 def test_rules_see_what_they_should(rule: Rule, path: str, source: str, found: list[str]) -> None:

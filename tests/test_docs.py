@@ -35,8 +35,6 @@ FOLDERS = ("examples", "benchmarks", "configs", "docs", "toy")
 #: The files that change classes which are not ours, as tests/test_dependencies.py lists them.
 CHANGERS = (
     "lvsa_core/diffusers/seam.py",
-    "lvsa_vllm_omni/cpu/worker.py",
-    "lvsa_vllm_omni/http_server.py",
     "lvsa_vllm_omni/runner.py",
     "lvsa_vllm_omni/seam.py",
 )

@@ -109,10 +109,10 @@ def engine_problem() -> str:
 
 def hook_problem(family: str) -> str:
     """Why a family's hook does not fit the installed engine, empty if it does."""
-    from lvsa_vllm_omni import seam
+    from lvsa_vllm_omni.model_class import resolve
 
     try:
-        seam.check(load_family(family))
+        resolve(load_family(family))
     except MissingModel as error:
         return f"not in this engine ({error})"
     except HookError as error:

@@ -1,16 +1,14 @@
 """The diffusion worker on the CPU, and what a worker's process needs before its first request."""
 
-import functools
-import inspect
 from typing import Any
 
 import torch
 from vllm.logger import init_logger
-from vllm_omni.diffusion.attention import layer
 from vllm_omni.diffusion.ipc import pack_diffusion_output_shm
-from vllm_omni.diffusion.worker.diffusion_worker import DiffusionWorker, WorkerProc
+from vllm_omni.diffusion.worker.diffusion_worker import DiffusionWorker
 
 from lvsa_vllm_omni.cpu.attention import CpuSdpaBackend
+from lvsa_vllm_omni.seam import replace_float32_backend, replace_output_loop
 
 logger = init_logger("vllm.lvsa.cpu")
 
@@ -22,9 +20,9 @@ class CpuDiffusionWorker(DiffusionWorker):
     """vLLM-Omni's own worker, built in every process that runs a model before the thread that sends results starts."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        replace_async_output_loop()
+        replace_output_loop(async_output_loop)
+        replace_float32_backend(CpuSdpaBackend)
         register_ring_kernel()
-        replace_float32_backend()
         super().__init__(*args, **kwargs)
 
 
@@ -63,48 +61,11 @@ def async_output_loop(self: Any) -> None:
         del item, output, message  # a decoded video is large, and the next get() may wait for long
 
 
-def replace_async_output_loop() -> None:
-    """Let several workers send results without an accelerator; a second call does nothing.
-
-    Target: vllm_omni.diffusion.worker.diffusion_worker.WorkerProc._async_output_loop, in this process only.
-    Why: it makes a stream on torch.accelerator.current_accelerator(), which fails on the CPU; the thread dies and the
-        first request waits for ever.
-    How: the same loop without the stream. Neither the worker class nor the executor class can carry it: the executor
-        names WorkerProc in the call that spawns the process.
-    Remove when: vLLM-Omni takes the stream from its platform, or asks whether there is an accelerator.
-    """
-    original = getattr(WorkerProc, "_async_output_loop", None)
-    if original is None or hasattr(original, "__lvsa__"):
-        return  # older releases send results from the main loop, which needs no stream
-    if list(inspect.signature(original).parameters) != ["self"]:
-        raise RuntimeError(
-            f"The CPU platform replaces WorkerProc._async_output_loop(self), but the installed vLLM-Omni has "
-            f"{inspect.signature(original)} there. Install a release that this plugin names as supported."
-        )
-    replacement = functools.wraps(original)(async_output_loop)
-    replacement.__lvsa__ = original  # type: ignore[attr-defined]
-    WorkerProc._async_output_loop = replacement
-
-
-def replace_float32_backend() -> None:
-    """Let float32 be computed on the CPU; a second call does nothing.
-
-    Target: vllm_omni.diffusion.attention.layer.SDPABackend, in this process only.
-    Why: up to 0.28 a layer sends every call in float32 to a backend of that name, which no platform chooses, and whose
-        dispatch by platform knows no branch for one from outside its tree.
-    How: the name stands for the CPU platform's own SDPA in the module that builds the layers.
-    Remove when: no supported release does so.
-    """
-    layer.SDPABackend = CpuSdpaBackend
-
-
 def register_ring_kernel() -> None:
-    """Give ring attention its operation on the CPU; does nothing where PyTorch has it.
+    """Give ring attention its operation on the CPU, in this process; does nothing where PyTorch has it.
 
-    Target: aten::_scaled_dot_product_efficient_attention on the CPU, in this process only.
-    Why: the engine's ring needs the log-sum-exp and calls this operation, which PyTorch has for accelerators alone.
-    How: a kernel registered for it, which takes the same from _scaled_dot_product_flash_attention_for_cpu.
-    Remove when: PyTorch has the operation on the CPU, or the engine's ring calls another one there.
+    The engine's ring needs the log-sum-exp and calls ``aten::_scaled_dot_product_efficient_attention``, which PyTorch
+    has for accelerators alone; what it has for the CPU gives the same.
     """
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{_RING_OP}", "CPU"):
         return

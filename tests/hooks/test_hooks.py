@@ -11,7 +11,7 @@ from lvsa_core import FrameGrid, TokenLayout
 from lvsa_core.sharded.exchange import Shards
 from lvsa_vllm_omni.fields import schemas
 from lvsa_vllm_omni.hooks import COSMOS3, HUNYUAN, SPECS, WAN, ImpossibleRequest, LayoutMismatch, VideoTokens
-from lvsa_vllm_omni.seam import read_arguments
+from lvsa_vllm_omni.model_class import read_arguments
 from lvsa_vllm_omni.settings import LvsaSettings
 
 TRANSFORMER = SimpleNamespace(config=SimpleNamespace(patch_size=(1, 2, 2), rope_max_seq_len=1024))

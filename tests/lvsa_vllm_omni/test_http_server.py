@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lvsa_vllm_omni import http_server
+from lvsa_vllm_omni.seam import replace_server
 
 pytestmark = [
     pytest.mark.slow,  # it imports the engine
@@ -37,7 +38,7 @@ def api_server(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         await asyncio.sleep(0.05)
         return asyncio.sleep(0)
 
-    module = ModuleType(http_server._MODULE)
+    module = ModuleType("vllm_omni.entrypoints.openai.api_server")
     module.serve_http = serve_http  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setattr(http_server, "INTERVAL", 0.01)
@@ -48,16 +49,16 @@ def api_server(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_patched_once_and_taken_off_again(api_server: Any) -> None:
     own = api_server.serve_http
-    undo = http_server.install()
+    undo = replace_server(http_server.ending)
     patched = api_server.serve_http
-    assert http_server.install() is undo and api_server.serve_http is patched is not own
+    assert replace_server(http_server.ending) is undo and api_server.serve_http is patched is not own
     undo()
     assert api_server.serve_http is own
 
 
 @pytest.mark.parametrize("options", [{}, {"timeout_graceful_shutdown": 60}])
 def test_the_limit_of_connections_is_the_callers_if_it_has_one(api_server: Any, options: dict[str, Any]) -> None:
-    http_server.install()
+    replace_server(http_server.ending)
     app = SimpleNamespace(state=SimpleNamespace(engine_client=Engine(stages=2)))
 
     async def run() -> None:
@@ -74,7 +75,7 @@ def test_the_limit_of_connections_is_the_callers_if_it_has_one(api_server: Any, 
 )
 def test_an_error_only_where_a_worker_is_lost(api_server: Any, engine: Engine, code: int | None) -> None:
     """One that was asked to end has no workers either, and one of several stages may still answer."""
-    http_server.install()
+    replace_server(http_server.ending)
 
     async def run() -> None:
         await (await api_server.serve_http(SimpleNamespace(state=SimpleNamespace(engine_client=engine))))

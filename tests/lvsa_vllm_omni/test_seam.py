@@ -11,6 +11,7 @@ import pytest
 
 from lvsa_vllm_omni import seam
 from lvsa_vllm_omni.hooks import WAN, FamilySpec, MissingModel
+from lvsa_vllm_omni.model_class import resolve
 
 
 class Layer:
@@ -86,6 +87,6 @@ def test_a_module_that_cannot_be_imported_is_a_missing_model(tmp_path: Path, mon
     (tmp_path / "a_broken_module.py").write_text("from torch import nothing_of_this_name")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingModel, match=r"this vLLM-Omni has no a_broken_module \(cannot import name"):
-        seam.check(replace(WAN, transformer="a_broken_module:Transformer"))
+        resolve(replace(WAN, transformer="a_broken_module:Transformer"))
     with pytest.raises(MissingModel, match="torch has no class Transformer; install"):
-        seam.check(replace(WAN, transformer="torch:Transformer"))
+        resolve(replace(WAN, transformer="torch:Transformer"))

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from lvsa_vllm_omni.cpu import detect
+from lvsa_vllm_omni.hooks import HookError
 
 pytestmark = [
     pytest.mark.slow,  # it imports the engine
@@ -142,20 +143,23 @@ def test_a_failed_output_reaches_the_engine_as_an_error(monkeypatch: pytest.Monk
 
 
 def test_the_output_loop_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lvsa_vllm_omni.cpu import worker
+    from vllm_omni.diffusion.worker.diffusion_worker import WorkerProc
 
-    original = worker.WorkerProc._async_output_loop
+    from lvsa_vllm_omni.cpu import worker
+    from lvsa_vllm_omni.seam import replace_output_loop
+
+    original = WorkerProc._async_output_loop
     while hasattr(original, "__lvsa__"):
         original = original.__lvsa__
-    monkeypatch.setattr(worker.WorkerProc, "_async_output_loop", original)
-    worker.replace_async_output_loop()
-    replaced = worker.WorkerProc._async_output_loop
+    monkeypatch.setattr(WorkerProc, "_async_output_loop", original)
+    replace_output_loop(worker.async_output_loop)
+    replaced = WorkerProc._async_output_loop
     assert replaced.__lvsa__ is original and replaced.__name__ == original.__name__
-    worker.replace_async_output_loop()
-    assert worker.WorkerProc._async_output_loop is replaced
-    monkeypatch.setattr(worker.WorkerProc, "_async_output_loop", lambda self, stream: None)
-    with pytest.raises(RuntimeError, match="_async_output_loop"):
-        worker.replace_async_output_loop()
+    replace_output_loop(worker.async_output_loop)
+    assert WorkerProc._async_output_loop is replaced
+    monkeypatch.setattr(WorkerProc, "_async_output_loop", lambda self, stream: None)
+    with pytest.raises(HookError, match=r"the installed vLLM-Omni has \(self, stream\) there: install vllm"):
+        replace_output_loop(worker.async_output_loop)
 
 
 def test_ring_attention_has_its_kernel() -> None:
