@@ -54,8 +54,8 @@ demo: $(READY) ## make a video four times as long as the training length, dense 
 PYTEST = $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # With OMNI those of the engine alone, and all of them: the others ask nothing of it.
-test: $(READY) ## run the tests, also those that start the engine; OMNI=0.22.0: on this vLLM-Omni
-	@$(PYTEST) $(if $(OMNI),tests/engine $(RECORD:%=--record %),-m 'not thorough')
+test: $(READY) ## run the tests, with a part of the placements; OMNI=0.22.0: those of the engine, on this vLLM-Omni
+	@$(PYTEST) $(if $(OMNI),tests/engine $(RECORD:%=--record %),-m 'not rest_of_table')
 
 # A part of it, on the oldest vLLM-Omni: equalities, activation, geometry, step and a served request.
 test-oldest:
@@ -82,9 +82,7 @@ test-all: $(READY) $(NEWEST) ## run every test, with all placements and on the n
 	@PYTHONPATH=$(CURDIR)/$(NEWEST) $(PYTEST) tests/lvsa_core/diffusers tests/examples/test_generate.py \
 	    --record tests/data/newest_diffusers.json
 	@$(PYTEST) tests/parallel/test_placements.py --record tests/data/placements.json
-	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -m thorough --deselect tests/parallel/test_placements.py \
-	    --record tests/data/thorough.json
-	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -m 'not thorough'
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) --deselect tests/parallel/test_placements.py
 
 # One core each; called again it goes on where it was.
 toy: $(READY) ## train Toy Wan again, evaluate it, and put it into the package

@@ -78,18 +78,19 @@ def lvsa_attend(
     layer: Tensor,
     whole: Sequence[int] | None = None,
     fractions: Sequence[float] | None = None,
-    kernel: str = "",
+    by: str = "",
 ) -> Tensor:
     """Attention of a layer in the running call, opaque to torch.compile: step and geometry are read inside.
 
     Args:
         q, k, v, scale: see :meth:`SparseLayer.sparse`. text_k, text_v: its ``text``. layer: of :func:`handle`.
-        whole, fractions, kernel: the :class:`Numbers` of the call, where it is not the running one.
+        whole, fractions, by: the :class:`Numbers` of the call, where it is not the running one. Inductor has an argument
+            ``kernel`` of its own.
 
     Returns:
         [B, S, H, D], contiguous.
     """
-    call = running.get() if whole is None else Numbers(whole, fractions or (), kernel)
+    call = running.get() if whole is None else Numbers(whole, fractions or (), by)
     assert call is not None, "an LVSA attention layer ran outside its transformer's call"
     text = None if text_k is None or text_v is None else (text_k, text_v)
     adopted = _layers.get(int(layer))

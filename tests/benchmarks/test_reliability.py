@@ -26,7 +26,6 @@ def server() -> Iterator[Any]:
         yield running
 
 
-@pytest.mark.thorough
 @pytest.mark.engine
 @pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni")
 def test_in_small(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,6 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return reproduce.main()
 
 
-@pytest.mark.thorough
 @pytest.mark.engine
 @pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni")
 def test_toy_videos_through_the_engine(

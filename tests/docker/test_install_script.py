@@ -84,7 +84,6 @@ def test_commands_and_entry_points_are_those_of_the_wheel(image: Image) -> None:
     assert "usage: lvsa serve MODEL" in image.run("lvsa", "serve", "--help").stdout
 
 
-@pytest.mark.thorough  # tests/lvsa_vllm_omni/cli has the command, here it runs as a user without a name
 def test_the_last_step_of_the_build(image: Image) -> None:
     """A builder has no GPU, which is no reason to fail."""
     *_, last = (REPOSITORY / "docker/Dockerfile").read_text().splitlines()
@@ -94,7 +93,6 @@ def test_the_last_step_of_the_build(image: Image) -> None:
     assert "switched on: wan, hunyuan, cosmos3" in ran.stdout and "a server started now would compute" in ran.stdout
 
 
-@pytest.mark.thorough
 def test_an_installed_package_that_is_too_old_stops_the_build(image: Image) -> None:
     """PyTorch of the image is too old: it is not replaced, nothing is installed, and pip says what is in the way."""
     source = image.folder / "outputs" / "later"
@@ -108,7 +106,6 @@ def test_an_installed_package_that_is_too_old_stops_the_build(image: Image) -> N
     assert "lvsa-vllm-omni==9" not in image.run(image.environment["PYTHON"], "-m", "pip", "freeze").stdout
 
 
-@pytest.mark.thorough
 def test_an_older_installation_is_replaced(image: Image) -> None:
     """Also one that says that it has the same version."""
     source = image.folder / "outputs" / "changed"
@@ -123,7 +120,6 @@ def test_an_older_installation_is_replaced(image: Image) -> None:
     assert told.stdout == "True\n"
 
 
-@pytest.mark.thorough  # tests/examples has the sentence
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
 def test_a_folder_of_another_user_is_refused_before_the_engine_starts(image: Image) -> None:
     made = image.run("lvsa", "tiny-checkpoint", "wan", "tiny")
@@ -137,7 +133,6 @@ def test_a_folder_of_another_user_is_refused_before_the_engine_starts(image: Ima
 
 @pytest.mark.engine
 @pytest.mark.skipif(find_spec("vllm_omni") is None, reason="needs vLLM-Omni")
-@pytest.mark.thorough  # tests/examples/test_demo.py has the demo, and the test above what another user may write
 def test_the_demo_makes_files_of_that_user(image: Image) -> None:
     done = image.run("demo.py", "--output-dir", "demo", "--horizon", "1.1", timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

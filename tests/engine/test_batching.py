@@ -69,7 +69,7 @@ CATS: Queue = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_a_batch_in_half_precision(starting: Any, attended: list[Attended], run_queue: Any, dtype: str) -> None:
     """float32 is every other test's. This one stands first: there is one engine at a time."""
     settings = {"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}

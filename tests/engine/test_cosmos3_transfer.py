@@ -26,9 +26,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield running
 
 
-@pytest.mark.parametrize(
-    ("hints", "chunks"), [pytest.param(("depth",), 2, marks=pytest.mark.thorough), (("depth", "seg"), 1)]
-)
+@pytest.mark.parametrize(("hints", "chunks"), [(("depth",), 2), (("depth", "seg"), 1)])
 def test_transfer_in_chunks(
     engine: Any, attended: list[Attended], log: Log, hints: tuple[str, ...], chunks: int
 ) -> None:

@@ -18,22 +18,7 @@ from tests.support.log import MEMORY_LINE, TIME_LINE, Log, steps
 SIZES = ((96, 64), (64, 128))
 
 
-#: Its pictures come as those of Wan do, and its attention is that of the family without.
-LIKE_OTHERS = "hunyuan-i2v"
-
-
-def families(*left_out: str) -> list[Any]:
-    """All of them, of which some are a second look."""
-    return [pytest.param(x, marks=pytest.mark.thorough) if x in left_out else x for x in FAMILIES]
-
-
-#: For what depends on the kind of text alone: a family of each kind, and the others as a second look.
-each_text = pytest.mark.parametrize(
-    "family", families(LIKE_OTHERS, "wan-i2v", "wan-ti2v", "wan-a14b"), indirect=True, scope="module"
-)
-
-
-@pytest.fixture(scope="module", params=families(LIKE_OTHERS))
+@pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> Family:
     return FAMILIES[request.param]
 
@@ -81,7 +66,6 @@ def test_every_call_is_the_reference_attention(
             assert (call.layout.grid.frames, call.layout.grid.patches) == (latent(frames), patches)
 
 
-@each_text
 @pytest.mark.oldest
 def test_the_video_is_the_reference_attentions(engine: Any, family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
     fast = engine.denoised(family.long, **family.request())
@@ -99,7 +83,6 @@ def test_is_the_plain_engine_within_the_training_horizon(
     assert not attended
 
 
-@each_text
 @pytest.mark.oldest
 def test_repeats_itself_whatever_ran_in_between(engine: Any, family: Family) -> None:
     first = engine.denoised(family.long, **family.request())
@@ -127,7 +110,6 @@ def test_the_anchors_rotate_with_the_step(
             assert [call.step for call in attended] == [i // a_step for i in range(5 * a_step)]
 
 
-@each_text
 def test_a_request_that_fails_leaves_nothing_behind(
     engine: Any, family: Family, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +128,6 @@ def test_a_request_that_fails_leaves_nothing_behind(
     assert np.array_equal(engine.denoised(family.long, **family.request()), first)
 
 
-@each_text
 def test_the_video_where_memory_is_short(
     engine: Any, family: Family, monkeypatch: pytest.MonkeyPatch, log: Log
 ) -> None:
@@ -162,7 +143,6 @@ def test_the_video_where_memory_is_short(
     assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
 
 
-@each_text
 def test_text_is_where_the_family_says(engine: Any, family: Family, attended: list[Attended]) -> None:
     """Its length differs between prompts, and between the two branches of guidance."""
     lengths: list[set[int]] = []
@@ -215,7 +195,6 @@ def test_the_grid_is_the_requests(engine: Any, family: Family, calls: list[Call]
         assert {call.interval for call in calls} == {interval}
 
 
-@each_text
 @pytest.mark.oldest
 def test_the_length_changes_from_request_to_request(engine: Any, family: Family, calls: list[Call]) -> None:
     for frames in (family.longer, family.long, 17, family.longer, family.long):

@@ -19,11 +19,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-#: tests/parallel/test_compiled.py has HunyuanVideo, on ranks.
-LATER = [pytest.param(kind, marks=pytest.mark.thorough) for kind in ("wan-a14b", "hunyuan", "cosmos3")]
-
-
-@pytest.mark.parametrize("kind", ["wan", *LATER])
+@pytest.mark.parametrize("kind", ["wan", "wan-a14b", "hunyuan", "cosmos3"])
 def test_two_graphs_in_fifty_rotating_steps(kind: str, tmp_path: Path, calls: list[Call]) -> None:
     """Also for two transformers, which share the class of their blocks. Wan starts with the engine's real warm-up."""
     from torch._dynamo.utils import counters

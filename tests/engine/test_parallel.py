@@ -35,7 +35,6 @@ def workers() -> list[Any]:
     return [child for child in multiprocessing.active_children() if child.name.startswith("DiffusionWorker")]
 
 
-@pytest.mark.thorough
 def test_ulysses(starting: Any, alone: tuple[np.ndarray, np.ndarray], capfd: pytest.CaptureFixture[str]) -> None:
     with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}, ulysses_degree=2) as engine:
         assert len(workers()) == 2

@@ -20,7 +20,6 @@ from tests.support.server import REQUEST, Server, frames, launch, wait
 
 pytestmark = [
     pytest.mark.multiproc,
-    pytest.mark.thorough,  # two whole servers
     # Every runtime takes the first device, and needs it whole: on real machines each has its own.
     pytest.mark.skipif(torch.accelerator.is_available(), reason="two runtimes on one machine run on the CPU"),
 ]

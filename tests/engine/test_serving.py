@@ -213,7 +213,6 @@ def test_it_ends_when_asked_to_while_it_computes(server: Server) -> None:
     assert answer.exception() is not None or answer.result()[0] == 500
 
 
-@pytest.mark.thorough
 def test_it_ends_when_one_of_its_workers_is_lost(checkpoint: Path, tmp_path: Path) -> None:
     """What starts servers starts again what has ended; one that answers with errors for ever would stay."""
     running = launch(checkpoint, tmp_path / "log", "--usp", "2", by_lvsa=True)

@@ -59,7 +59,6 @@ def float32_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("float32_convolutions")
-@pytest.mark.thorough
 def test_it_stays_dense(checkpoint: Path, tmp_path: Path, calls: list[Any], log: Log) -> None:
     folder = write_checkpoint(checkpoint, tmp_path / "s2v")
     speech = write_speech(tmp_path / "speech.wav")

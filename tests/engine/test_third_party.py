@@ -55,7 +55,6 @@ def test_one_variable_runs_it(starting: Any, calls: list[Any], log: pytest.LogCa
     assert sum("family=wan-lab" in line and line.startswith("[LVSA] installed on 2 blocks") for line in said) == 1
 
 
-@pytest.mark.thorough  # two workers are two whole starts of the engine
 @pytest.mark.multiproc
 @pytest.mark.skipif(
     torch.accelerator.is_available() and torch.accelerator.device_count() < 2, reason="needs two accelerators"

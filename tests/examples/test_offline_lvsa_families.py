@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "examples" / "offline_lvsa.py"
 SEVERAL = Path(__file__).with_name("several_batches.py")
 DTYPE = "bfloat16" if torch.accelerator.is_available() else "float32"
 
-pytestmark = [pytest.mark.engine, pytest.mark.thorough]  # the batch of Wan and each family's engine are not
+pytestmark = pytest.mark.engine
 
 STEPS = 2
 #: Kind -> preset, video frames past the training length, prompts.

@@ -50,6 +50,23 @@ def test_it_compiles_as_one_graph() -> None:
     check(1, TokenLayout(FrameGrid(12, 5), kv_frames=tuple(reversed(range(12)))))
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_inductor_lowers_it(moved: bool) -> None:
+    """The default backend; ranks' rows, and anchors at other positions, come to the operator too."""
+    torch._dynamo.reset()
+    layout = TokenLayout(FrameGrid(12, 4), kv_before=2, q_offset=4, q_rows=8)
+    q, k, v = tensors(layout)
+    pattern = (
+        replace(pattern_at(1), anchor_boost=1.5, remap=Remap(5, TemporalAxis.of(4, 256.0))) if moved else pattern_at(1)
+    )
+    layer = torch.compile(lambda q, scale: attend(q * 2, k, v, pattern, layout, scale=scale) + 1, fullgraph=True)
+    for scale in (None, 0.25):
+        assert torch.equal(layer(q, scale), attend(q * 2, k, v, pattern, layout, scale=scale) + 1)
+    assert torch.equal(layer(q, None), attend(q * 2, k, v, pattern, layout) + 1)
+    with pytest.raises(ValueError, match=r"scale must be a positive number, got -1\.0"):
+        layer(q, -1.0)
+
+
 def test_it_has_no_gradient_and_says_so() -> None:
     for held in range(3):
         inputs = tensors()

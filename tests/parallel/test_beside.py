@@ -43,7 +43,7 @@ def same_video(run: Run, family: Family, placed: Placed, **case: Any) -> tuple[R
     return one, results
 
 
-@pytest.mark.parametrize("placement", ["ulysses2", pytest.param("ring2", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("placement", ["ulysses2", "ring2"])
 def test_one_control(run: Run, placement: str) -> None:
     one, results = same_video(run, FAMILIES["cosmos3"], ALL[placement], prepare=partial(controlled, count=1))
     whole = one.calls[0]
@@ -51,7 +51,6 @@ def test_one_control(run: Run, placement: str) -> None:
     assert all(call.queries * call.heads < whole.queries * whole.heads for each in results for call in each.calls)
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("placement", ["ulysses2", "ring2"])
 def test_several_controls(run: Run, placement: str) -> None:
     """The engine computes them whole on every rank, and so does LVSA."""
@@ -59,9 +58,7 @@ def test_several_controls(run: Run, placement: str) -> None:
     assert all(each.calls == one.calls for each in results)
 
 
-@pytest.mark.parametrize(
-    "placement", ["ring2", *(pytest.param(x, marks=pytest.mark.thorough) for x in ("ulysses2", "allgather2"))]
-)
+@pytest.mark.parametrize("placement", ["ring2", "ulysses2", "allgather2"])
 def test_a_reference_image(run: Run, placement: str) -> None:
     family = replace(FAMILIES["wan-vace"], image=True)
     one, _ = same_video(run, family, replace(ALL[placement], sizes=("even",)))

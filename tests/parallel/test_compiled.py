@@ -13,10 +13,7 @@ from tests.support.worker import Result
 pytestmark = pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="no C++ compiler")
 
 
-@pytest.mark.parametrize(
-    ("family", "placement"),
-    [("hunyuan", "ring2"), pytest.param("cosmos3", "ulysses2", marks=pytest.mark.thorough)],
-)
+@pytest.mark.parametrize(("family", "placement"), [("hunyuan", "ring2"), ("cosmos3", "ulysses2")])
 def test_compiled_blocks(
     run: Callable[..., list[Result]], alone: Callable[..., Result], family: str, placement: str
 ) -> None:

@@ -11,12 +11,12 @@ from tests.support.way import documented, watch
 from tests.support.worker import Result
 
 Run = Callable[..., list[Result]]
-thorough = pytest.mark.thorough
+rest = pytest.mark.rest_of_table
 
 
 @pytest.mark.parametrize(
     ("family", "placement", "size"),
-    [pytest.param(*case, id="-".join(case), marks=() if case[:2] in SAMPLE else thorough) for case in CASES],
+    [pytest.param(*case, id="-".join(case), marks=() if case[:2] in SAMPLE else rest) for case in CASES],
 )
 def test_ranks_do_what_one_does(run: Run, alone: Callable[..., Result], family: str, placement: str, size: str) -> None:
     placed = ALL[placement]
@@ -46,7 +46,7 @@ def _check_calls(placement: Placed, one: Result, results: list[Result]) -> None:
 @pytest.mark.parametrize(
     ("limit", "lvsa"),
     [
-        pytest.param(limit, lvsa, id=f"{limit}-{name}", marks=() if lvsa and limit in LIMITS_SAMPLE else thorough)
+        pytest.param(limit, lvsa, id=f"{limit}-{name}", marks=() if lvsa and limit in LIMITS_SAMPLE else rest)
         for limit in LIMITS
         for lvsa, name in ((False, "without"), (True, "with LVSA"))
     ],

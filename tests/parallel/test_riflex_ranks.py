@@ -13,9 +13,7 @@ Run = Callable[..., list[Result]]
 ONE = Placed(1)
 
 
-@pytest.mark.parametrize(
-    ("family", "placement"), [pytest.param("wan", "ulysses2", marks=pytest.mark.thorough), ("hunyuan", "ring2")]
-)
+@pytest.mark.parametrize(("family", "placement"), [("wan", "ulysses2"), ("hunyuan", "ring2")])
 def test_the_video_and_the_ranks(run: Run, family: str, placement: str) -> None:
     about = FAMILIES[family]
 

@@ -142,7 +142,7 @@ SAMPLE = {
     *(("wan-i2v", "allgather2"), ("wan-ti2v", "ring2"), ("wan-a14b", "ulysses2"), ("wan-vace", "ring2")),
 }
 
-#: Limits that every run of the tests tries with LVSA; the others are for a thorough one.
+#: Limits that every run of the tests tries with LVSA; the others are for one of the whole table.
 LIMITS_SAMPLE = ("ring, uneven, joint text", "AllGather-KV, causal text", "strict Ulysses, 3 heads")
 
 #: What the engine itself refuses, or breaks at: family, placement, size, and what it says.

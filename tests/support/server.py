@@ -1,4 +1,4 @@
-"""``vllm serve`` in a process of its own, as users start it, the engine's warm-up included, and requests to it."""
+"""``vllm serve`` in a process of its own, as users start it but for the engine's warm-up, and requests to it."""
 
 import io
 import os

@@ -68,9 +68,7 @@ def alone(pipeline: Callable[[str], Any]) -> Callable[[Case], Tensor]:
 
 
 def _each(ranks: int) -> list[Any]:
-    names = [f"{ranks}-{case.name}" for case in _cases(ranks)]
-    marks = [pytest.mark.thorough] if ranks > 2 else []
-    return [pytest.param(ranks, index, id=name, marks=marks) for index, name in enumerate(names)]
+    return [pytest.param(ranks, index, id=f"{ranks}-{case.name}") for index, case in enumerate(_cases(ranks))]
 
 
 @pytest.mark.parametrize(("ranks", "index"), [*_each(2), *_each(4)])

@@ -10,6 +10,7 @@ import torch
 
 from lvsa_core import FrameGrid, Pattern, plan, reference_attend
 from lvsa_core.diffusers import dispatch
+from lvsa_core.diffusers.family import Video
 from lvsa_core.steps import rotation_step
 from tests.support.videos import KNOBS, LATENT, REFERENCE, SHORT, VISIBLE, distance, generate, masked
 
@@ -257,14 +258,15 @@ def test_tokens_that_are_not_the_videos_run_dense(
     pipe = fresh(kind)
     dense = generate(kind, pipe)
     lvsa = enable_lvsa(pipe, **KNOBS)
-    tokens = lvsa._family.tokens
+    read = lvsa._family.video
 
     def wrong(*args: Any) -> Any:
-        right = tokens(*args)
-        grid = FrameGrid(right.layouts[0].grid.frames, 17)
-        return right._replace(layouts=tuple(replace(layout, grid=grid) for layout in right.layouts))
+        grid, tokens = read(*args)
+        right, other = tokens(), FrameGrid(grid.frames, 17)
+        layouts = tuple(replace(layout, grid=other) for layout in right.layouts)
+        return Video(grid, lambda: right._replace(layouts=layouts))
 
-    monkeypatch.setitem(lvsa._family.__dict__, "tokens", wrong)
+    monkeypatch.setitem(lvsa._family.__dict__, "video", wrong)
     assert distance(generate(kind, pipe), dense) < VISIBLE / 100
     assert lvsa.report().sparse_steps == 0
     assert caplog.text.count("tokens are not those expected (the layout adds up to") == 1

@@ -54,7 +54,6 @@ def test_the_video_is_a_video(alone: np.ndarray) -> None:
     assert 0.1 < alone.std() < 0.3
 
 
-@pytest.mark.thorough  # tests/engine/test_parallel.py has two workers of Ulysses and of the engine's own ring
 @pytest.mark.multiproc
 def test_two_workers_make_the_same_video(checkpoint: Path, alone: np.ndarray, running: Callable[..., Any]) -> None:
     with running(checkpoint, ring_degree=2) as omni:

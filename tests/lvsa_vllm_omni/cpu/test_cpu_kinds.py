@@ -73,12 +73,7 @@ def generate(omni: Any, frames: int, prompt: str, image: bool, *, seed: int = 42
     return video / np.float32(255) if video.dtype == np.uint8 else video
 
 
-#: The others are like one of these.
-USUAL = ("wan-ti2v", "hunyuan-i2v")
-PARAMS = [kind if kind in USUAL else pytest.param(kind, marks=pytest.mark.thorough) for kind in ENGINE_KINDS]
-
-
-@pytest.fixture(scope="module", params=PARAMS)
+@pytest.fixture(scope="module", params=ENGINE_KINDS)
 def model(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, running: Callable[..., Any]
 ) -> Iterator[Running]:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from tests.support.clips import eight_clips
 from vqeval.checks import edits
@@ -11,7 +10,6 @@ from vqeval.checks.clip import write
 from vqeval.checks.sanity import start_of_loop
 
 
-@pytest.mark.thorough
 def test_the_same_clip_is_the_same_file(tmp_path: Path) -> None:
     """Also of small pictures and with other things in memory: a loop is found in one file, and not in another."""
     clip = eight_clips()["carphone_pristine"]
