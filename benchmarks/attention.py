@@ -45,7 +45,7 @@ from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
 from lvsa_core.attention import compute
-from lvsa_core.call import handle, lvsa_attend, running
+from lvsa_core.call import lvsa_attend, number_of, running
 from lvsa_core.checks import check_call
 from lvsa_core.facts import WAN_THETA, wan_temporal_channels
 from lvsa_core.kernels import select
@@ -107,7 +107,7 @@ class NoKernel(VarlenWindow):
 class Layer:
     """As the engine's: see :class:`lvsa_core.call.SparseLayer`."""
 
-    def sparse(self, call: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, text: Any, scale: float) -> Tensor:
+    def sparse(self, call: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, text: Any, scale: Any) -> Tensor:
         """Attention by the running call, which is a function here."""
         return call(q, k, v, scale=scale)
 
@@ -123,7 +123,7 @@ def host_seconds(repeats: int, calls: int = 300) -> dict[str, float]:
         return compute(kernel, q, k, v, pattern, layout, check_call(q, k, v, pattern, layout, scale), groups)
 
     layer = Layer()
-    known, token = handle(layer), running.set(attention)
+    known, token = number_of(layer), running.set(attention)
     sides = {
         "the operator": lambda: lvsa_attend(q, k, v, None, None, 0.35, known),
         "attend": lambda: attention(q, k, v, 0.35),

@@ -98,7 +98,7 @@ def outcome(result: Result) -> str:
     return ": ".join(result[part] for part in ("result", "reason") if part in result)
 
 
-class Run:
+class Session:
     """One run of the command: its parts by their names, and what is known so far."""
 
     def __init__(self, arguments: argparse.Namespace, setting: Setting, results: Results) -> None:
@@ -281,7 +281,7 @@ def main(*given: str) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    run = Run(arguments, setting, results)
+    run = Session(arguments, setting, results)
     for part in arguments.parts:
         try:
             run.part(part)

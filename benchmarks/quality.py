@@ -37,6 +37,7 @@ from toy_methods import METHODS, STANDARD, grouped
 from tqdm import tqdm
 
 from lvsa_core.diffusers import enable_lvsa
+from lvsa_core.facts import shipped
 from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.measure.machine import facts
 from toy import world
@@ -199,7 +200,7 @@ def written(pipe: Any, path: Path, latents: torch.Tensor, prompt: str, seed: int
 
     path.parent.mkdir(parents=True, exist_ok=True)
     frames = ((decode(pipe, latents[None])[0] / 2 + 0.5) * 255).round().byte().permute(1, 2, 3, 0).numpy()
-    write_mp4(path, frames, fps=16)
+    write_mp4(path, frames, fps=shipped()["toy-wan"]["fps"])
     judged = evaluate(path).model_dump(mode="json")
     path.with_suffix(".json").write_text(json.dumps({"settings": {"prompt": prompt, "seed": seed}, "vqeval": judged}))
     return judged

@@ -143,18 +143,18 @@ class FamilySpec:
         text, first = self._text(q_tokens - rows, kv_tokens - tokens)
         if tokens % ranks or (padding and after and text):
             raise LayoutMismatch("padding elsewhere than at the end of the sequence")
-        shard = range(rank * rows, (rank + 1) * rows)
+        held = range(rank * rows, (rank + 1) * rows)
         pad = 0 if after else padding
         end, behind = before + grid.tokens + pad, before + grid.tokens + pad + after
         return TokenLayout(
             grid,
             kv_before=first + before,
             kv_after=after + text,
-            q_before=_overlap(shard, 0, before),
-            q_after=_overlap(shard, end, behind) + text,
+            q_before=_overlap(held, 0, before),
+            q_after=_overlap(held, end, behind) + text,
             pad=pad,
-            q_offset=min(max(0, shard.start - before), grid.tokens + pad),
-            q_rows=_overlap(shard, before, end) if ranks > 1 else None,
+            q_offset=min(max(0, held.start - before), grid.tokens + pad),
+            q_rows=_overlap(held, before, end) if ranks > 1 else None,
         )
 
     def shards(self, video: VideoTokens, q_tokens: int, kv_tokens: int, text_tokens: int, ranks: int) -> Shards:
@@ -196,6 +196,6 @@ class FamilySpec:
         return self.transformer.partition(":")[2]
 
 
-def _overlap(shard: range, start: int, end: int) -> int:
-    """How many tokens of ``start`` to ``end`` the shard holds."""
-    return max(0, min(end, shard.stop) - max(start, shard.start))
+def _overlap(held: range, start: int, end: int) -> int:
+    """How many of the tokens ``start`` to ``end`` are held."""
+    return max(0, min(end, held.stop) - max(start, held.start))

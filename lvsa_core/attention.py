@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvsa_core.call import Numbers, handle, lvsa_attend
+from lvsa_core.call import Numbers, lvsa_attend, number_of
 from lvsa_core.checks import check_call
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.kernels import Kernel, select
@@ -33,7 +32,8 @@ def attend(
 ) -> Tensor:
     """Attention in which video frames attend by ``pattern`` and all other tokens to everything.
 
-    It has no gradient. ``torch.compile`` takes it as one operator, also with ``fullgraph=True``.
+    It has no gradient. ``torch.compile`` takes it as one operator, also with ``fullgraph=True``; CUDA graphs leave that
+    out.
 
     Args:
         q: queries [B, Sq, H, D], in the order that ``layout`` says.
@@ -64,8 +64,7 @@ def attend(
             "torch.inference_mode(), or give it detached tensors"
         )
     if torch.compiler.is_compiling():
-        scale = 1.0 / math.sqrt(q.shape[-1] or 1) if scale is None else scale  # checked where the operator runs
-        out: Tensor = lvsa_attend(q, k, v, None, None, scale, _TRACED.handle, *_TRACED.call(pattern, layout, kernel))
+        out: Tensor = lvsa_attend(q, k, v, None, None, scale, _TRACED.number, *_TRACED.call(pattern, layout, kernel))
         return out
     scale = check_call(q, k, v, pattern, layout, scale)
     if not q.numel():
@@ -137,7 +136,7 @@ class _Traced:
     """:func:`attend` as the operator's layer: its call is in numbers, as a graph keeps no objects."""
 
     def __init__(self) -> None:
-        self.handle = handle(self)
+        self.number = number_of(self)
 
     @staticmethod
     def call(pattern: Pattern, layout: TokenLayout, kernel: str) -> Numbers:
@@ -147,11 +146,11 @@ class _Traced:
         around = [layout.kv_before, layout.kv_after, layout.q_before, layout.q_after, layout.pad, layout.q_offset]
         whole = [*shape, int(pattern.expand_window), layout.grid.frames, layout.grid.patches, *around]
         whole += [-1 if rows is None else rows, -1 if remap is None else remap.length]
-        whole += [-1] if held is None else [len(held), *held]
+        whole += [int(held is not None), *(held or ())]
         return Numbers(whole, [pattern.anchor_boost, *(() if remap is None else remap.axis.frequencies)], kernel)
 
     def sparse(
-        self, call: Numbers, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float
+        self, call: Numbers, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float | None
     ) -> Tensor:
         """See :meth:`lvsa_core.call.SparseLayer.sparse`."""
         frames, window, n_first, interval, offset, expand, count, patches, *rest = call.whole
@@ -160,7 +159,7 @@ class _Traced:
         remap = None if length < 0 else Remap(length, TemporalAxis(tuple(frequencies)))
         pattern = Pattern(frames, window, n_first, interval, offset, bool(expand), boost, remap)
         around, of_rank = (kv_before, kv_after, q_before, q_after), (None if rows < 0 else rows)
-        kv_frames = None if listed < 0 else tuple(held)
+        kv_frames = tuple(held) if listed else None
         layout = TokenLayout(FrameGrid(count, patches), *around, pad, q_offset, of_rank, kv_frames)
         return attend(q, k, v, pattern, layout, scale=scale, kernel=call.kernel)
 

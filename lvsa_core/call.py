@@ -18,16 +18,16 @@ from torch import Tensor
 
 
 class SparseLayer(Protocol):
-    """An attention layer in transformer calls whose attention is LVSA's."""
+    """What asks the operator for attention: a layer of a model, or ``attend`` in a graph."""
 
     def sparse(
-        self, call: Any, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float
+        self, call: Any, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float | None
     ) -> Tensor:
         """Attention [B, S, H, D]; the layer's own dense attention where the tokens are not the call's.
 
         Args:
             call: the running one, or what the operator was given instead. q: [B, S, H, D]. k, v: [B, Sk, Hkv, D].
-            scale: multiplies the scores.
+            scale: multiplies the scores; None: 1/sqrt(D).
             text: keys and values [B, n, Hkv, D] that every rank has, where ranks divide the others; None: there are
                 none.
         """
@@ -49,15 +49,15 @@ class Numbers(NamedTuple):
 running: ContextVar[Any] = ContextVar("lvsa_call", default=None)
 
 _layers: weakref.WeakValueDictionary[int, SparseLayer] = weakref.WeakValueDictionary()
-_numbers = itertools.count()
+_count = itertools.count()
 
 
-def handle(layer: SparseLayer) -> Tensor:
-    """What a layer gives to the operator to be known by, for as long as it lives: a number in a tensor on the CPU.
+def number_of(layer: SparseLayer) -> Tensor:
+    """A new number by which the operator knows a layer for as long as it lives, in a tensor on the CPU.
 
     Operators take no objects, and torch.compile would make a graph for each value of a plain number.
     """
-    number = next(_numbers)
+    number = next(_count)
     _layers[number] = layer
     with torch.inference_mode(False), torch.device("cpu"):
         return torch.tensor(number)
@@ -74,7 +74,7 @@ def lvsa_attend(
     v: Tensor,
     text_k: Tensor | None,
     text_v: Tensor | None,
-    scale: float,
+    scale: float | None,
     layer: Tensor,
     whole: Sequence[int] | None = None,
     fractions: Sequence[float] | None = None,
@@ -83,9 +83,9 @@ def lvsa_attend(
     """Attention of a layer in the running call, opaque to torch.compile: step and geometry are read inside.
 
     Args:
-        q, k, v, scale: see :meth:`SparseLayer.sparse`. text_k, text_v: its ``text``. layer: of :func:`handle`.
-        whole, fractions, by: the :class:`Numbers` of the call, where it is not the running one. Inductor has an argument
-            ``kernel`` of its own.
+        q, k, v, scale: see :meth:`SparseLayer.sparse`. text_k, text_v: its ``text``. layer: of :func:`number_of`.
+        whole, fractions, by: the :class:`Numbers` of the call, where it is not the running one. (Of an argument
+            ``kernel`` Inductor has one of its own.)
 
     Returns:
         [B, S, H, D], contiguous.
@@ -95,7 +95,8 @@ def lvsa_attend(
     text = None if text_k is None or text_v is None else (text_k, text_v)
     adopted = _layers.get(int(layer))
     assert adopted is not None, "an LVSA attention layer was copied without being adopted anew"
-    if not (torch.is_grad_enabled() or torch.is_autocast_enabled(q.device.type)):  # the engine's case, and quicker
+    dressed = torch.is_grad_enabled() or torch.is_autocast_enabled(q.device.type)
+    if whole is not None or not dressed:  # ``attend`` as it is without torch.compile; the engine's case, and quicker
         return adopted.sparse(call, q, k, v, text, scale).contiguous()
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         return adopted.sparse(call, q, k, v, text, scale).contiguous()

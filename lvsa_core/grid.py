@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: The most frames that a knob or a setting may name: more than any video has.
+MOST_FRAMES = 1_000_000
+
 
 def check_int(name: str, value: object, minimum: int) -> int:
     """Return ``value`` if it is an integer of at least ``minimum`` and below 2^31.

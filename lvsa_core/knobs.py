@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from lvsa_core.budget import scaled_reference
-from lvsa_core.grid import check_int
+from lvsa_core.grid import MOST_FRAMES, check_int
 from lvsa_core.kernels import KernelUnavailable, candidates
 from lvsa_core.pattern import check_boost
 from lvsa_core.riflex import check_scale
@@ -73,16 +74,19 @@ class Knobs:
         optional = {"key_frame_interval": 1, "reference_latent_frames": 1, "riflex_k": 0, "riflex_train_len": 1}
         given = {name: least for name, least in optional.items() if getattr(self, name) is not None}
         for name, least in {"window_size": 0, "n_first_frames": 0, **given}.items():
-            check_int(name, getattr(self, name), least)
+            if check_int(name, getattr(self, name), least) > MOST_FRAMES:
+                raise ValueError(f"{name} must be at most {MOST_FRAMES}, got {getattr(self, name)}")
         for name in ("auto_keyframes", "rotate_keyframes", "expand_window"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         scaled_reference(1, sparsity_scale=self.sparsity_scale)
+        if not isinstance(self.backend, str):
+            raise ValueError(f"backend must be the name of a kernel, or auto, got {self.backend!r}")
         try:
             candidates(self.backend)
         except KernelUnavailable as error:
             raise ValueError(str(error)) from None
-        if self.extra_memory is not None and not self.extra_memory >= 0:
+        if self.extra_memory is not None and not 0 <= self.extra_memory < math.inf:
             raise ValueError(f"extra_memory must be a number of GB from 0 on, got {self.extra_memory!r}")
         if self.auto_keyframes and self.key_frame_interval is not None:
             raise ValueError("key_frame_interval has an effect with auto_keyframes=False only: give both, or neither")

@@ -146,9 +146,14 @@ class Pattern:
         return max(map(self.attended_count, range(self.frames)))
 
     @cached_property
+    def attended_pairs(self) -> int:
+        """How many pairs of frames are attended."""
+        return sum(map(self.attended_count, range(self.frames)))
+
+    @property
     def density(self) -> float:
         """The part of all pairs of frames that is attended, in (0, 1]."""
-        return sum(map(self.attended_count, range(self.frames))) / self.frames**2
+        return self.attended_pairs / self.frames**2
 
     @property
     def is_dense(self) -> bool:

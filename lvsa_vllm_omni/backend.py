@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from vllm_omni.diffusion.attention.backends.abstract import AttentionImpl, AttentionMetadata
 
 from lvsa_core import attend
-from lvsa_core.call import handle, lvsa_attend
+from lvsa_core.call import lvsa_attend, number_of
 from lvsa_core.sharded.attention import sharded_attend
 from lvsa_vllm_omni import compat, journal
 from lvsa_vllm_omni.hooks import FamilySpec, LayoutMismatch
@@ -18,13 +18,13 @@ from lvsa_vllm_omni.scope import Forward, Scope
 
 
 class _Adopted:
-    """A layer that the operator knows by a handle; a copy is a layer of its own."""
+    """A layer that the operator knows by a number; a copy is a layer of its own."""
 
-    handle: Tensor
+    number: Tensor
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.handle = handle(self)  # type: ignore[arg-type]  # its classes are layers
+        self.number = number_of(self)  # type: ignore[arg-type]  # its classes are layers
 
 
 class LvsaImpl(_Adopted, AttentionImpl):
@@ -41,7 +41,7 @@ class LvsaImpl(_Adopted, AttentionImpl):
         self.dense, self.softmax_scale = dense, softmax_scale
         self.scope: Scope | None = None
         self.whole = False
-        self.handle = handle(self)
+        self.number = number_of(self)
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, attn_metadata: AttentionMetadata | None = None
@@ -55,11 +55,11 @@ class LvsaImpl(_Adopted, AttentionImpl):
         if attn_metadata is not None and not is_plain(attn_metadata, scope.spec, query.shape[0]):
             _report_mask(scope, query.shape[1])
             return self.dense.forward(query, key, value, attn_metadata)
-        out: Tensor = lvsa_attend(query, key, value, None, None, self.softmax_scale, self.handle)
+        out: Tensor = lvsa_attend(query, key, value, None, None, self.softmax_scale, self.number)
         return out
 
     def sparse(
-        self, call: Forward, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float
+        self, call: Forward, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float | None
     ) -> Tensor:
         """See :meth:`lvsa_core.call.SparseLayer.sparse`; the keys are whole, with the text among them.
 
@@ -95,7 +95,7 @@ class LvsaRing(_Adopted):
 
     def __init__(self, impl: LvsaImpl, dense: Any) -> None:
         self.impl, self.dense = impl, dense
-        self.handle = handle(self)
+        self.number = number_of(self)
 
     def run_attention(
         self,
@@ -114,11 +114,11 @@ class LvsaRing(_Adopted):
             _report_mask(scope, query.shape[1])
             return self.dense.run_attention(query, key, value, attn_metadata, softmax_scale, causal)
         text = (None, None) if attn_metadata is None else (attn_metadata.joint_key, attn_metadata.joint_value)
-        out: Tensor = lvsa_attend(query, key, value, *text, self.impl.softmax_scale, self.handle)
+        out: Tensor = lvsa_attend(query, key, value, *text, self.impl.softmax_scale, self.number)
         return out
 
     def sparse(
-        self, call: Forward, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float
+        self, call: Forward, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float | None
     ) -> Tensor:
         """See :meth:`lvsa_core.call.SparseLayer.sparse`; every rank has only its own keys.
 

@@ -1,4 +1,7 @@
-"""Differences between vLLM-Omni versions, asked by capability; the only readers of its internals besides the seam."""
+"""Differences between vLLM-Omni versions, asked by capability.
+
+What else reads its internals: ``seam``, ``runner``, and ``model_class``.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ from lvsa_vllm_omni.hooks import HookError
 
 #: The oldest and the newest vLLM-Omni that the tests run on: docs/install.md has the table.
 TESTED = ("0.22", "0.30")
+#: What helps where an engine does not fit.
+INSTALL_TESTED = f"install vllm and vllm-omni {' to '.join(TESTED)}"
 
 #: By which the engine's attention configuration chooses LVSA; see :mod:`lvsa_vllm_omni.by_name`.
 BACKEND_NAME = "LVSA"

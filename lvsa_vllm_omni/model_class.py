@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from lvsa_vllm_omni.compat import TESTED
+from lvsa_vllm_omni.compat import INSTALL_TESTED
 from lvsa_vllm_omni.hooks import FamilySpec, HookError, MissingModel
 
 
@@ -79,5 +79,4 @@ def _positions(cls: Any) -> dict[str, int]:
 
 
 def _remedy(spec: FamilySpec) -> str:
-    tested = " to ".join(TESTED)
-    return f"install vllm and vllm-omni {tested}, or set {spec.setting}=0"
+    return f"{INSTALL_TESTED}, or set {spec.setting}=0"

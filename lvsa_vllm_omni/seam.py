@@ -13,12 +13,12 @@ import torch
 
 from lvsa_core import riflex
 from lvsa_vllm_omni import compat
-from lvsa_vllm_omni.compat import BACKEND_NAME, TESTED
+from lvsa_vllm_omni.compat import BACKEND_NAME, INSTALL_TESTED
 from lvsa_vllm_omni.hooks import FamilySpec, HookError, Rope
 from lvsa_vllm_omni.model_class import read_arguments, resolve
 from lvsa_vllm_omni.scope import Scope
 
-#: Our attribute on a class we patched: the function that takes the patch off.
+#: Our attribute on what we changed: what takes the change off, or what stood there before.
 MARK = "__lvsa__"
 #: Our attribute on a transformer: its scope.
 SCOPE = "__lvsa_scope__"
@@ -202,7 +202,7 @@ def replace_server(serving: Callable[[Callable[..., Any]], Callable[..., Any]]) 
     Remove when: the launcher gives ``timeout_graceful_shutdown`` to uvicorn, and its watchdog calls ``check_health``.
 
     Args:
-        serving: makes a function that serves of the engine's own.
+        serving: gets the engine's function that serves, and gives the one that stands for it.
 
     Returns:
         A function that takes the patch off again. In a process that serves nothing, nothing is patched.
@@ -243,7 +243,7 @@ def replace_output_loop(loop: Callable[[Any], None]) -> None:
     if list(inspect.signature(original).parameters) != ["self"]:
         raise HookError(
             f"the CPU platform replaces WorkerProc._async_output_loop(self), but the installed vLLM-Omni has "
-            f"{inspect.signature(original)} there: install vllm and vllm-omni {' to '.join(TESTED)}"
+            f"{inspect.signature(original)} there: {INSTALL_TESTED}"
         )
     WorkerProc._async_output_loop = functools.wraps(original)(loop)
     setattr(WorkerProc._async_output_loop, MARK, original)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pydantic_core import ValidationError
 
+from lvsa_core.grid import MOST_FRAMES
 from lvsa_vllm_omni.cpu import omni_platform
 from lvsa_vllm_omni.fields import Field, schemas, validator
 from lvsa_vllm_omni.hooks import SPECS, family_names, hook_field
@@ -49,9 +50,6 @@ LOCAL = (
 )  # fmt: skip
 
 _DOCS = "docs/settings.md"
-
-#: Of frames; more than any video has.
-MOST = 1_000_000
 
 
 def _steps(value: str) -> str | None:
@@ -104,13 +102,13 @@ class LvsaSettings:
     """kernels that are never tried: names or families with commas between, such as FlashAttention3,cuDNN"""
     extra_memory: float | None = Field(None, ge=0, allow_inf_nan=False)
     """GB that attention may take beside inputs and output; unset: 0.9 of what is free at a request's first step"""
-    window_size: int = Field(12, ge=0, le=MOST)
+    window_size: int = Field(12, ge=0, le=MOST_FRAMES)
     """half window, video frames"""
-    n_first_frames: int = Field(4, ge=0, le=MOST)
+    n_first_frames: int = Field(4, ge=0, le=MOST_FRAMES)
     """leading frames that are always anchors, video frames"""
     auto_keyframes: bool = True
     """derive the keyframe interval from the reference"""
-    key_frame_interval: int = Field(16, ge=1, le=MOST)
+    key_frame_interval: int = Field(16, ge=1, le=MOST_FRAMES)
     """video frames, when LVSA_AUTO_KEYFRAMES=0"""
     rotate_keyframes: bool = True
     """rotate the anchor grid each step"""
@@ -118,7 +116,7 @@ class LvsaSettings:
     """grow the window past anchors"""
     sparsity_scale: float = Field(1.0, ge=0, allow_inf_nan=False)
     """multiplies the attention budget"""
-    reference_latent_frames: int | None = Field(None, ge=1, le=MOST)
+    reference_latent_frames: int | None = Field(None, ge=1, le=MOST_FRAMES)
     """training horizon in latent frames; the preset's if unset: Wan 21, TI2V-5B 31, HunyuanVideo 1.5 33, Cosmos 3 48"""
     riflex_scale: float | None = Field(None, ge=1, allow_inf_nan=False)
     """RIFLEx for requests beyond the training horizon: their length over it, such as 4; off if unset or 1"""
@@ -130,7 +128,7 @@ class LvsaSettings:
     """share of the denoising steps in which the anchors stand still before they rotate"""
     recipe: Literal["long"] | None = None
     """a set of settings for long videos, where they are not set themselves; best on toy models, not measured on Wan"""
-    vae_temporal_factor: int | None = Field(None, ge=1, le=MOST)
+    vae_temporal_factor: int | None = Field(None, ge=1, le=MOST_FRAMES)
     """video to latent frames, for the settings given in video frames; the preset's if unset: 4"""
     preset: str | None = None
     """name of a preset (`lvsa models` lists them) or path of a TOML file; chosen from the model if unset"""

@@ -55,5 +55,11 @@ def clean_environment() -> Iterator[None]:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole files go to a process, longest first: placements, engines, all else, so that all processes end together."""
-    items.sort(key=lambda item: ("parallel" not in item.path.parts, item.get_closest_marker("engine") is None))
+    """Whole files go to a process, longest first, so that all processes end together."""
+
+    def first(item: pytest.Item) -> int:
+        rooms = item.path.parts
+        kinds = ("parallel" in rooms, item.get_closest_marker("engine") is not None, "vqeval" in rooms, True)
+        return kinds.index(True)
+
+    items.sort(key=first)

@@ -19,6 +19,7 @@ from lvsa_vllm_omni.cli.main import main as lvsa
 from lvsa_vllm_omni.fields import schemas
 from lvsa_vllm_omni.settings import OBSOLETE, LvsaSettings
 from tests.support import versions
+from tests.support.changers import CHANGERS
 from vqeval.cli.main import main as vqeval
 
 REPOSITORY = Path(__file__).parents[1]
@@ -32,12 +33,6 @@ PAGES = [
 ]
 OTHERS = [REPOSITORY / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "benchmarks/README.md", "toy/README.md")]
 FOLDERS = ("examples", "benchmarks", "configs", "docs", "toy")
-#: The files that change classes which are not ours, as tests/test_dependencies.py lists them.
-CHANGERS = (
-    "lvsa_core/diffusers/seam.py",
-    "lvsa_vllm_omni/runner.py",
-    "lvsa_vllm_omni/seam.py",
-)
 #: What a block may need that a test does not have.
 NEEDS = {"gpu", "weights", "network", "machines", "docker", "file"}
 MARK = re.compile(r"<!-- (run|needs|shown by)(?:: (.+))? -->")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lvsa_core.attention import attend
-from lvsa_core.call import handle, lvsa_attend, running
+from lvsa_core.call import lvsa_attend, number_of, running
 from lvsa_core.diffusers.generation import Generation
 from lvsa_core.diffusers.groups import SequenceGroups
-from lvsa_core.diffusers.ulysses import ulysses_attend
+from lvsa_core.diffusers.ulysses import heads_of_rank
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels import select
 from lvsa_core.pattern import Pattern
@@ -49,7 +49,7 @@ class DenseBackend:
     """
 
     def __init__(self, name: str | None) -> None:
-        self.name, self.handle = name, handle(self)
+        self.name, self.number = name, number_of(self)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Tensor:
         """Dense attention [B, S, H, D]; arguments are those of diffusers' dispatcher."""
@@ -60,7 +60,7 @@ class DenseBackend:
         return out
 
     def sparse(
-        self, call: Call, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float
+        self, call: Call, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float | None
     ) -> Tensor:
         """See :meth:`lvsa_core.call.SparseLayer.sparse`; text stands among the keys, and rows of padding come out zero.
 
@@ -70,15 +70,16 @@ class DenseBackend:
         assert len(layouts) in (1, len(q))
         samples = [slice(i, i + 1) for i in range(len(q))] if len(set(layouts)) > 1 else [slice(None)]
         how: dict[str, Any] = {"scale": scale, "kernel": call.kernel, "head_groups": call.generation.head_groups}
-        attention: Callable[..., Tensor] = attend
-        if call.groups is not None:
-            ahead, behind = call.tokens.ahead, call.tokens.behind
-            attention = partial(ulysses_attend, groups=call.groups, ahead=ahead, behind=behind)
+        divided: dict[str, Any] = {"ahead": call.tokens.ahead, "behind": call.tokens.behind}
         outs = []
         try:
             for i, layout, padded in zip(samples, layouts, padding, strict=False):  # one if all share it
-                parts = (x[i, : x.shape[1] - padded] for x in (q, k, v))
-                out = attention(*parts, call.pattern, layout, **how)
+                query, key, value = (x[i, : x.shape[1] - padded] for x in (q, k, v))
+                if call.groups is None:
+                    out = attend(query, key, value, call.pattern, layout, **how)
+                else:
+                    own = heads_of_rank(query, key, value, call.pattern, layout, call.groups, **divided)
+                    out = own.as_rows(own.attention(**how))
                 outs.append(torch.nn.functional.pad(out, (0, 0, 0, 0, 0, padded)) if padded else out)
             if not call.pattern.is_dense:
                 chosen = select(call.kernel, q.device, q.dtype, q.shape[3], call.pattern.plain)
@@ -119,33 +120,33 @@ class Call:
 
 
 def sparse_attention(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     attn_mask: Tensor | None = None,
     is_causal: bool = False,
     scale: float | None = None,
+    _parallel_config: Any = None,
+    *,
     layer: DenseBackend,
-    **rest: Any,
 ) -> Tensor:
     """What a layer of the video calls in a sparse call: causal attention is the text's own and stays dense.
 
+    Its parameters have the names by which diffusers' dispatcher gives them.
+
     Args:
-        q: [B, S, H, D]. k, v: [B, Sk, Hkv, D]. scale: multiplies the scores; None: 1/sqrt(D).
-        layer: from :func:`dense_backend`, called where torch.compile does not trace.
+        query: [B, S, H, D]. key, value: [B, Sk, Hkv, D]. scale: multiplies the scores; None: 1/sqrt(D).
         attn_mask: on the device "meta" if the layouts already tell what it masks; any other is honoured, by dense
             attention.
-        rest: further arguments of diffusers' dispatcher, for the dense backend.
+        layer: from :func:`dense_backend`, called where torch.compile does not trace.
     """
     masked = attn_mask is not None and attn_mask.device.type != "meta"
     if masked:
         _report_mask()
     if masked or is_causal:
-        return layer.attention(q, k, v, attn_mask=attn_mask, is_causal=is_causal, scale=scale, **rest)
-    q, k, v = _autocast(q, k, v)
-    scale = q.shape[-1] ** -0.5 if scale is None else scale
-    out: Tensor = lvsa_attend(q, k, v, None, None, scale, layer.handle)
+        how = {"attn_mask": attn_mask, "is_causal": is_causal, "scale": scale, "parallel_config": _parallel_config}
+        return layer.attention(query, key, value, **how)
+    out: Tensor = lvsa_attend(*_autocast(query, key, value), None, None, scale, layer.number)
     return out
 
 

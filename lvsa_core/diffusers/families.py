@@ -8,21 +8,21 @@ import torch
 
 from lvsa_core.diffusers.dispatch import Tokens
 from lvsa_core.diffusers.divide import SequencePlan
-from lvsa_core.diffusers.family import Arguments, Family, Video
+from lvsa_core.diffusers.family import Arguments, Family, VideoTokens
 from lvsa_core.diffusers.processors import text_first, unmasked
 from lvsa_core.facts import patched_grid
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.vace import reference_frames
 
 
-def _wan(transformer: Any, arguments: Arguments) -> Video:
-    """[VACE's reference images, latent frames before the video's | video], in queries and keys."""
+def _wan(transformer: Any, arguments: Arguments) -> VideoTokens:
+    """[images | video], in queries and keys: VACE's reference images are latent frames before the video's."""
     frames, rows, columns = patched_grid(arguments["hidden_states"].shape, transformer.config.patch_size)
     condition = arguments.get("control_hidden_states")
     images = 0 if condition is None else reference_frames(condition, transformer.config.in_channels)
     grid = FrameGrid(frames - images, rows * columns)
     ahead = images * grid.patches
-    return Video(grid, lambda: Tokens((TokenLayout(grid, kv_before=ahead, q_before=ahead),), ahead=ahead))
+    return VideoTokens(grid, lambda: Tokens((TokenLayout(grid, kv_before=ahead, q_before=ahead),), ahead=ahead))
 
 
 def _wan_attention(transformer: Any) -> list[Any]:
@@ -30,7 +30,7 @@ def _wan_attention(transformer: Any) -> list[Any]:
     return [block.attn1 for block in (*transformer.blocks, *getattr(transformer, "vace_blocks", ()))]
 
 
-def _hunyuan(transformer: Any, arguments: Arguments) -> Video:
+def _hunyuan(transformer: Any, arguments: Arguments) -> VideoTokens:
     """[video | valid text | padding]: the transformer itself sorts the image's, the glyphs' and the prompt's tokens so.
 
     Source: diffusers, ``HunyuanVideo15Transformer3DModel.forward``; an image of zeros is none.
@@ -49,10 +49,10 @@ def _hunyuan(transformer: Any, arguments: Arguments) -> Video:
         layouts = tuple(TokenLayout(grid, kv_after=count, q_after=count) for count in valid)
         return Tokens(layouts, tuple(text - count for count in valid))
 
-    return Video(grid, tokens)
+    return VideoTokens(grid, tokens)
 
 
-def _cosmos(transformer: Any, arguments: Arguments) -> Video:
+def _cosmos(transformer: Any, arguments: Arguments) -> VideoTokens:
     """Keys [text | video | sound and action]; the text is no query, it has causal attention of its own."""
     shapes = arguments["vision_token_shapes"]
     if len(shapes) != 1:
@@ -67,10 +67,10 @@ def _cosmos(transformer: Any, arguments: Arguments) -> Video:
         after = length - text - grid.tokens
         return Tokens((TokenLayout(grid, kv_before=text, kv_after=after, q_after=after),), behind=after)
 
-    return Video(grid, tokens)
+    return VideoTokens(grid, tokens)
 
 
-def _cogvideox(transformer: Any, arguments: Arguments) -> Video:
+def _cogvideox(transformer: Any, arguments: Arguments) -> VideoTokens:
     """[text | video], in queries and keys; hidden_states [B, T, C, H, W].
 
     CogVideoX 1.5 joins latent frames in pairs, 1.0 does not; an odd number of frames is completed to pairs.
@@ -83,7 +83,7 @@ def _cogvideox(transformer: Any, arguments: Arguments) -> Video:
         text = arguments["encoder_hidden_states"].shape[1]
         return Tokens((TokenLayout(grid, kv_before=text, q_before=text),))
 
-    return Video(grid, tokens)
+    return VideoTokens(grid, tokens)
 
 
 FAMILIES = (

@@ -17,7 +17,7 @@ from lvsa_core.grid import FrameGrid
 Arguments = Mapping[str, Any]
 
 
-class Video(NamedTuple):
+class VideoTokens(NamedTuple):
     """What a transformer's call makes of a video.
 
     Args:
@@ -37,19 +37,19 @@ class Family:
     Args:
         name: as in the plugin's settings.
         transformers: names of diffusers' transformer classes; subclasses are covered.
-        video: ``(transformer, arguments of its forward) -> Video``; raises ValueError if they are not a video's.
+        video: ``(transformer, arguments of its forward) -> VideoTokens``; raises ValueError if they are not a video's.
         attention: ``transformer -> its video self-attention layers``.
         processors: names of the processor classes that these may have.
         sequence: where ranks divide it.
         sparse: ``processor -> the one for a sparse call``.
-        timestep: parameter of ``forward`` that is a new object in every denoising step.
+        timestep: parameter of ``forward`` that has another value in every denoising step.
         own_tables: whether the transformer's module ``rope`` makes the embedding's tables; RIFLEx is for those.
         latents: ``arguments -> a tensor`` of the video's latents.
     """
 
     name: str
     transformers: tuple[str, ...]
-    video: Callable[[Any, Arguments], Video]
+    video: Callable[[Any, Arguments], VideoTokens]
     attention: Callable[[Any], Iterable[Any]]
     processors: tuple[str, ...]
     sequence: SequencePlan

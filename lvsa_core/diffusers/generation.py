@@ -101,8 +101,8 @@ class Generation:
 
         Args:
             timestep: equal in the calls of a step; it is kept, so that no other gets its address. Only where it is
-                another object or was changed in place, and the scheduler stands still, is its value read, for which the
-                host waits.
+                another object or may have been changed in place, and the scheduler stands still, is its value read, for
+                which the host waits.
         """
         self._scheduler = getattr(self._pipe(), "scheduler", self._scheduler)
         schedule = getattr(self._scheduler, "timesteps", None)
@@ -112,7 +112,7 @@ class Generation:
             self._begin()
         if self.step < 0 or position != self._position:
             self.step += 1
-        elif timestep is not self._timestep or _version(timestep) != self._version:
+        elif timestep is not self._timestep or _version(timestep) != self._version or self._changes_unseen(timestep):
             new, old = noisiest(timestep), noisiest(self._value)
             if new > old:
                 self._begin()
@@ -120,6 +120,11 @@ class Generation:
         self._timestep, self._version, self._position = timestep, _version(timestep), position
         self._value = timestep.clone() if isinstance(timestep, torch.Tensor) else timestep
         return self.step
+
+    def _changes_unseen(self, timestep: Any) -> bool:
+        """Whether the timestep may change in place without a trace, and no scheduler has counted a step."""
+        inference = isinstance(timestep, torch.Tensor) and timestep.is_inference()
+        return inference and getattr(self._scheduler, "step_index", None) is None
 
     @property
     def steps(self) -> int | None:

@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from functools import cache, partial
 from typing import Any
 
-from torch import Tensor
-
 from lvsa_core.diffusers.dispatch import dense_backend, sparse_attention
 from lvsa_core.diffusers.generation import Generation
 from lvsa_core.riflex import SlowedFrequency
@@ -37,31 +35,9 @@ def backend_over(dense: str | None) -> Any:
     from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
     value = "lvsa" if dense is None else f"lvsa over {dense}"
-    layer = dense_backend(dense)
     name: Any = str.__new__(AttentionBackendName, value)
     name._name_ = name._value_ = value
-
-    def lvsa(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        scale: float | None = None,
-        _parallel_config: Any = None,
-    ) -> Tensor:
-        return sparse_attention(
-            query,
-            key,
-            value,
-            attn_mask=attn_mask,
-            is_causal=is_causal,
-            scale=scale,
-            layer=layer,
-            parallel_config=_parallel_config,
-        )
-
-    _AttentionBackendRegistry.register(name)(lvsa)
+    _AttentionBackendRegistry.register(name)(partial(sparse_attention, layer=dense_backend(dense)))
     return name
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -9,13 +13,25 @@ from torch import Tensor
 from lvsa_core.attention import attend
 from lvsa_core.diffusers.groups import SequenceGroups, heads_from_rows, joined, padded, rows_from_heads
 from lvsa_core.grid import TokenLayout
-from lvsa_core.memory import HeadGroups
 from lvsa_core.pattern import Pattern
 from lvsa_core.sharded.attention import sharded_attend
 from lvsa_core.sharded.exchange import Shards
 
 
-def ulysses_attend(
+class OwnHeads(NamedTuple):
+    """The heads of a sequence that are this rank's.
+
+    Args:
+        attention: :func:`lvsa_core.attend`, or :func:`lvsa_core.sharded.attention.sharded_attend` where a ring divides
+            the keys too; it still takes ``scale``, ``kernel`` and ``head_groups``.
+        as_rows: makes of its output all heads of this rank's part of the sequence.
+    """
+
+    attention: Callable[..., Tensor]
+    as_rows: Callable[[Tensor], Tensor]
+
+
+def heads_of_rank(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -25,21 +41,14 @@ def ulysses_attend(
     *,
     ahead: int = 0,
     behind: int = 0,
-    scale: float,
-    kernel: str,
-    head_groups: HeadGroups | None = None,
-) -> Tensor:
-    """:func:`lvsa_core.attend` of a sequence that ranks divide; called by all of them.
+) -> OwnHeads:
+    """This rank's heads of a sequence that ranks divide; called by all of them.
 
     Args:
         q, k, v: [B, S, H or Hkv, D]: this rank's part of ``[ahead | video | behind]``, between the text, which every
             rank has.
         pattern: which frame attends to which. layout: of the whole sequence. groups: of the ranks that divide it.
         ahead, behind: of the tokens before and after the video, those that are divided among the ranks with it.
-        scale: multiplies the scores. kernel, head_groups: as for :func:`lvsa_core.attend`.
-
-    Returns:
-        As ``q``.
 
     Raises:
         ValueError: if the tokens are not those, or Ulysses cannot divide the heads; before anything is sent.
@@ -61,31 +70,33 @@ def ulysses_attend(
     k_first, k_rows, k_last = _pieces(k, layout.kv_before - ahead, rows, groups)
     v_first, v_rows, v_last = _pieces(v, layout.kv_before - ahead, rows, groups)
     keys, values = (k_first, k_rows, k_last), (v_first, v_rows, v_last)
+    none, held = q[:, :0], (q_first.shape[1], q_rows.shape[1], q_last.shape[1])
+
+    def of_all_heads(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
+        first, last = (joined(x, 2, groups.ulysses) if x.shape[1] else x.new_empty(none.shape) for x in (first, last))
+        return torch.cat([first, rows_from_heads(middle, groups.ulysses), last], 1)
 
     if dist.get_world_size(groups.ring) > 1:
         text = tuple(torch.cat([first, last], 1) for first, _, last in (keys, values))
-        out = sharded_attend(
-            torch.cat([q_rows, q_first, q_last], 1),
-            k_rows,
-            v_rows,
-            pattern,
-            Shards(layout.grid, dist.get_world_size(groups.ring), ahead, behind, pad=groups.count * rows - length),
-            groups.ring,
-            text=(text[0], text[1]) if text[0].shape[1] else None,
-            scale=scale,
-            kernel=kernel,
-            head_groups=head_groups,
-        )
-        middle, first, last = torch.split(out, [q_rows.shape[1], q_first.shape[1], q_last.shape[1]], 1)
-    else:
-        query, key, value = (
-            torch.cat([first, x[:, :length], last], 1) for first, x, last in ((q_first, q_rows, q_last), keys, values)
-        )
-        out = attend(query, key, value, pattern, layout, scale=scale, kernel=kernel, head_groups=head_groups)
-        first, middle, last = torch.split(out, [q_first.shape[1], length, q_last.shape[1]], 1)
-        middle = padded(middle, 1, q_rows.shape[1])
-    first, last = (joined(x, 2, groups.ulysses) if x.shape[1] else x.new_empty(q[:, :0].shape) for x in (first, last))
-    return torch.cat([first, rows_from_heads(middle, groups.ulysses), last], 1)
+        query = torch.cat([q_rows, q_first, q_last], 1)
+        shards = Shards(layout.grid, dist.get_world_size(groups.ring), ahead, behind, pad=groups.count * rows - length)
+        shared = (text[0], text[1]) if text[0].shape[1] else None
+
+        def from_ring(out: Tensor) -> Tensor:
+            middle, first, last = torch.split(out, [held[1], held[0], held[2]], 1)
+            return of_all_heads(first, middle, last)
+
+        attention = partial(sharded_attend, query, k_rows, v_rows, pattern, shards, groups.ring, text=shared)
+        return OwnHeads(attention, from_ring)
+
+    def from_whole(out: Tensor) -> Tensor:
+        first, middle, last = torch.split(out, [held[0], length, held[2]], 1)
+        return of_all_heads(first, padded(middle, 1, held[1]), last)
+
+    query, key, value = (
+        torch.cat([first, x[:, :length], last], 1) for first, x, last in ((q_first, q_rows, q_last), keys, values)
+    )
+    return OwnHeads(partial(attend, query, key, value, pattern, layout), from_whole)
 
 
 def _pieces(x: Tensor, before: int, rows: int, groups: SequenceGroups) -> tuple[Tensor, Tensor, Tensor]:

@@ -65,7 +65,8 @@ def register_ring_kernel() -> None:
     """Give ring attention its operation on the CPU, in this process; does nothing where PyTorch has it.
 
     The engine's ring needs the log-sum-exp and calls ``aten::_scaled_dot_product_efficient_attention``, which PyTorch
-    has for accelerators alone; what it has for the CPU gives the same.
+    has for accelerators alone; what it has for the CPU gives the same. It can go when PyTorch has the operation on the
+    CPU, or the ring calls another one there.
     """
     if torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{_RING_OP}", "CPU"):
         return

@@ -110,8 +110,7 @@ def attended_pairs(pattern: Pattern, layout: TokenLayout) -> int:
     Frames attend by the pattern to frames, and to all other keys; other queries attend to all keys. With L tokens of
     text joined to V of video that is density V^2 + 2 V L + L^2.
     """
-    frames = sum(map(pattern.attended_count, range(pattern.frames)))
-    video = frames * layout.grid.patches**2 + layout.grid.tokens * (layout.kv_before + layout.kv_after)
+    video = pattern.attended_pairs * layout.grid.patches**2 + layout.grid.tokens * (layout.kv_before + layout.kv_after)
     return video + (layout.q_before + layout.q_after) * layout.kv_tokens
 
 

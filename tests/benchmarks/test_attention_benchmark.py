@@ -32,7 +32,7 @@ def test_small_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert {*sparse["planning"]} >= {"known", "new"} and min(sparse["planning"].values()) > 0
     assert sparse["bound_bytes"] == (3 * 16 + 2) * 4 * sparse["tokens"] * 2
     host = results["host"]
-    assert 0 < host["attend"] < host["the operator"]
+    assert host.keys() == {"attend", "the operator"} and min(host.values()) > 0
     printed = capsys.readouterr().out
     assert "The host's time for a layer: " in printed
     assert "a layer, T=24, 192 tokens, 2 heads, density 0." in printed and "| attend | " in printed

@@ -65,7 +65,7 @@ def test_no_setting_no_change(dense_video: np.ndarray, sparse_video: np.ndarray)
 
 
 def test_the_engines_warm_up_is_dense(starting: Any, calls: list[Any], log: Log) -> None:
-    """A picture of 512 x 512 pixels, which every other test does without."""
+    """A picture of 512 x 512 pixels, which most other tests do without."""
     with starting({"LVSA_WAN_HOOK": "1", "LVSA_STRICT": "1"}, warm_up=True) as engine:
         assert journal.counts == {"request:dense": 1} and not calls
         (line,) = lines(log, "[LVSA] total_lat_frames")

@@ -73,7 +73,7 @@ def tensors_held(transformer: torch.nn.Module) -> list[str]:
     assert own is not None and all(layer.scope is own for layer in layers)
     roots = {"scope": own, "request": step._running, "timers": dict(diagnostics._timers), "forward": running.get()}
     for layer in layers:
-        assert layer.handle.shape == () and layer.handle.device.type == "cpu"  # by which the operator knows it
+        assert layer.number.shape == () and layer.number.device.type == "cpu"  # by which the operator knows it
     return list(reach(roots | {f"layer {number}": layer for number, layer in enumerate(layers)}, "", set()))
 
 

@@ -42,7 +42,9 @@ def misspelt(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 @pytest.fixture(scope="module")
 def server(checkpoint: Path, misspelt: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    running = launch(checkpoint, tmp_path_factory.mktemp("server") / "log", "--max-seconds", "1200", by_lvsa=True)
+    """As a user starts it, with the engine's warm-up."""
+    log = tmp_path_factory.mktemp("server") / "log"
+    running = launch(checkpoint, log, "--max-seconds", "1200", by_lvsa=True, warm_up=True)
     try:
         wait(running.healthy, running)
         yield running
@@ -56,6 +58,8 @@ def test_lvsa_serve_says_what_the_server_does(server: Server) -> None:
     assert line.endswith("family=wan preset=wan; requests from 85 frames on are sparse, shorter ones are dense")
     assert server.lines("[LVSA] enabled for wan")
     assert server.log.read_text().index("[LVSA] serving") < server.log.read_text().index("INFO")
+    (warm_up,) = server.lines("[LVSA] total_lat_frames")
+    assert warm_up.startswith("[LVSA] total_lat_frames=1 num_patches=1024 dense: ")
     environment = Path(f"/proc/{server.process.pid}/environ").read_bytes().decode().split("\0")
     assert {"LVSA_WAN_HOOK=1", "VLLM_OMNI_ASYNC_OUTPUT_TIMEOUT=1200"} <= {*environment}
 

@@ -11,7 +11,6 @@ from lvsa_core import FrameGrid, TokenLayout
 from lvsa_core.sharded.exchange import Shards
 from lvsa_vllm_omni.fields import schemas
 from lvsa_vllm_omni.hooks import COSMOS3, HUNYUAN, SPECS, WAN, ImpossibleRequest, LayoutMismatch, VideoTokens
-from lvsa_vllm_omni.model_class import read_arguments
 from lvsa_vllm_omni.settings import LvsaSettings
 
 TRANSFORMER = SimpleNamespace(config=SimpleNamespace(patch_size=(1, 2, 2), rope_max_seq_len=1024))
@@ -218,19 +217,3 @@ def test_every_family_has_a_setting() -> None:
     """Of its own in the settings, by the name that its documentation gives."""
     assert {name for name in schemas(LvsaSettings) if name.endswith("_hook")} == {f"{name}_hook" for name in SPECS}
     assert all(spec.setting == f"LVSA_{name.upper()}_HOOK" and spec.name == name for name, spec in SPECS.items())
-
-
-class Transformer:
-    def forward(self, hidden_states: Any, timestep: Any, other: Any = None) -> None: ...
-
-
-@pytest.mark.parametrize(
-    ("args", "kwargs", "found"),
-    [
-        (("h", "t"), {}, {"hidden_states": "h", "timestep": "t"}),
-        (("h",), {"timestep": "t", "other": 1}, {"hidden_states": "h", "timestep": "t"}),
-        ((), {"hidden_states": "h"}, {"hidden_states": "h"}),
-    ],
-)
-def test_arguments_by_position_or_name(args: Any, kwargs: Any, found: dict[str, Any]) -> None:
-    assert read_arguments(Transformer, WAN, args, kwargs) == found

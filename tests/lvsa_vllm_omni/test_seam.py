@@ -1,17 +1,15 @@
-"""Hooks on classes: whose family a subclass is, what is taken off again, and a module that cannot be imported."""
+"""Hooks on classes: whose family a subclass is, and what is taken off again."""
 
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
 from lvsa_vllm_omni import seam
-from lvsa_vllm_omni.hooks import WAN, FamilySpec, MissingModel
-from lvsa_vllm_omni.model_class import resolve
+from lvsa_vllm_omni.hooks import WAN, FamilySpec
 
 
 class Layer:
@@ -81,12 +79,3 @@ def test_nothing_is_left_behind(engine: ModuleType) -> None:
     for step in undo:
         step()
     assert (dict(vars(Base)), dict(vars(Derived))) == before
-
-
-def test_a_module_that_cannot_be_imported_is_a_missing_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a_broken_module.py").write_text("from torch import nothing_of_this_name")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(MissingModel, match=r"this vLLM-Omni has no a_broken_module \(cannot import name"):
-        resolve(replace(WAN, transformer="a_broken_module:Transformer"))
-    with pytest.raises(MissingModel, match="torch has no class Transformer; install"):
-        resolve(replace(WAN, transformer="torch:Transformer"))

@@ -54,7 +54,8 @@ EVEN, BOTH = ("even",), ("even", "odd")
 #: Heads for four parts, and for two parts that are not equal; with grouped keys and values the heads of these count.
 FOUR_PARTS, THREE, SIX = {"heads": 8, "kv_heads": 4}, {"heads": 3}, {"heads": 6, "kv_heads": 3}
 
-STRATEGIES = {
+#: Of every family.
+EVERYWHERE = {
     "tp2": Placed(2, {TP: 2}),
     "cfg2": Placed(2, {CFG: 2}, share=0.5),
     "hsdp2": Placed(2, HSDP),
@@ -103,16 +104,16 @@ STAGES = {
 #: Where the engine takes the option and lets every rank do everything.
 REPLICATED = {"dp2": Placed(2, {DP: 2}), "pp2-ignored": Placed(2, {PP: 2})}
 
-ALL = {**STRATEGIES, **STAGES, **REPLICATED}
+ALL = {**EVERYWHERE, **STAGES, **REPLICATED}
 
 
 def _table() -> Iterator[tuple[str, str]]:
     """Family and placement of every case that the engine can do."""
-    for placement in (*STRATEGIES, *STAGES, "dp2"):
+    for placement in (*EVERYWHERE, *STAGES, "dp2"):
         yield "wan", placement
-    for placement in (*STRATEGIES, "dp2", "pp2-ignored"):
+    for placement in (*EVERYWHERE, "dp2", "pp2-ignored"):
         yield "hunyuan", placement
-    for placement in (*STRATEGIES, "dp2", "pp2-ignored"):
+    for placement in (*EVERYWHERE, "dp2", "pp2-ignored"):
         if ALLGATHER not in ALL[placement].parallel:
             yield "cosmos3", placement
     for family in ("wan-i2v", "wan-ti2v", "wan-a14b", "hunyuan-i2v"):

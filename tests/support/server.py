@@ -48,10 +48,13 @@ class Server:
             return False
 
 
-def launch(checkpoint: Path, log: Path, *options: str, by_lvsa: bool = False, **settings: str) -> Server:
+def launch(
+    checkpoint: Path, log: Path, *options: str, by_lvsa: bool = False, warm_up: bool = False, **settings: str
+) -> Server:
     """Start one server on a free port with these LVSA_* settings and no others, in the data type of other tests.
 
-    With ``by_lvsa`` it is started by ``lvsa serve``, which switches LVSA on.
+    With ``by_lvsa`` it is started by ``lvsa serve``, which switches LVSA on; ``warm_up``: as in
+    :func:`tests.support.engine.start`.
     """
     port = free_port()
     program = Path(sys.executable).with_name("lvsa" if by_lvsa else "vllm")
@@ -61,6 +64,8 @@ def launch(checkpoint: Path, log: Path, *options: str, by_lvsa: bool = False, **
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LVSA_")}
     # Else vLLM-Omni picks the workers' port early, of those which its other runtimes may then take.
     environment |= {"LVSA_CPU": "1", "MASTER_PORT": str(free_port()), **settings}
+    if warm_up:
+        environment.pop("PYTEST_CURRENT_TEST", None)  # see tests/support/startup
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True

@@ -135,15 +135,18 @@ def test_hunyuan_makes_no_mask_of_s_x_s(
     pipeline: Pipeline, enable_lvsa: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither the attention gets one, nor is one made on the way."""
+    from diffusers.models import attention_dispatch
+
     pipe, devices = pipeline("hunyuan"), []
-    make = seam.sparse_attention
+    own, backends = seam.backend_over(None), attention_dispatch._AttentionBackendRegistry._backends
+    make = backends[own]
     enable_lvsa(pipe, **KNOBS)
 
     def watched(*args: Any, **options: Any) -> Any:
         devices.append(options["attn_mask"].device.type)
         return make(*args, **options)
 
-    monkeypatch.setattr(seam, "sparse_attention", watched)
+    monkeypatch.setitem(backends, own, watched)
     generate("hunyuan", pipe)
     assert set(devices) == {"meta"}
 

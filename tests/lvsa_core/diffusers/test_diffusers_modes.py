@@ -10,7 +10,7 @@ import torch
 
 from lvsa_core import FrameGrid, Pattern, plan, reference_attend
 from lvsa_core.diffusers import dispatch
-from lvsa_core.diffusers.family import Video
+from lvsa_core.diffusers.family import VideoTokens
 from lvsa_core.steps import rotation_step
 from tests.support.videos import KNOBS, LATENT, REFERENCE, SHORT, VISIBLE, distance, generate, masked
 
@@ -264,7 +264,7 @@ def test_tokens_that_are_not_the_videos_run_dense(
         grid, tokens = read(*args)
         right, other = tokens(), FrameGrid(grid.frames, 17)
         layouts = tuple(replace(layout, grid=other) for layout in right.layouts)
-        return Video(grid, lambda: right._replace(layouts=layouts))
+        return VideoTokens(grid, lambda: right._replace(layouts=layouts))
 
     monkeypatch.setitem(lvsa._family.__dict__, "video", wrong)
     assert distance(generate(kind, pipe), dense) < VISIBLE / 100

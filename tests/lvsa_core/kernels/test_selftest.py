@@ -1,6 +1,5 @@
 """The self-test finds what a kernel can get wrong."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -214,18 +213,13 @@ def test_head_sizes(dtype: torch.dtype, head_size: int) -> None:
     assert "off by" in str(self_test(Wrong(attention=base_two), CPU, dtype, head_size))
 
 
-def test_it_is_quick_and_leaves_the_random_numbers_alone() -> None:
-    selftest._inputs.cache_clear()
+def test_it_leaves_the_random_numbers_alone() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    seconds = []
-    for _ in range(3):
-        start = time.thread_time()
-        assert self_test(SdpaKernel(), CPU, torch.bfloat16, 128) is None
-        seconds.append(time.thread_time() - start)
+    selftest._inputs.cache_clear()
+    assert self_test(SdpaKernel(), CPU, torch.bfloat16, 128) is None
     assert torch.equal(torch.rand(2), expected)
-    assert min(seconds) < 1
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])

@@ -1,0 +1,52 @@
+"""What settings say a second time is what the presets and the knobs say."""
+
+import math
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lvsa_core.knobs import Knobs
+from lvsa_vllm_omni.fields import meanings
+from lvsa_vllm_omni.presets import load_preset
+from lvsa_vllm_omni.settings import LvsaSettings
+
+DIFFUSERS = Path(__file__).parents[2] / "docs" / "diffusers.md"
+BOTH = sorted({field.name for field in fields(Knobs)} & {field.name for field in fields(LvsaSettings)})
+
+
+def test_training_lengths_are_those_of_the_presets() -> None:
+    """Of the sentence about the setting, and of the page about diffusers."""
+    told = dict(
+        re.findall(r"(Wan|TI2V-5B|HunyuanVideo 1\.5|Cosmos 3) (\d+)", meanings(LvsaSettings)["reference_latent_frames"])
+    )
+    presets = {
+        "Wan": "wan",
+        "TI2V-5B": "wan2.2-ti2v-5b",
+        "HunyuanVideo 1.5": "hunyuan-video-1.5",
+        "Cosmos 3": "cosmos3",
+    }
+    lengths = {title: str(load_preset(name).reference_latent_frames) for title, name in presets.items()}
+    assert told == lengths
+    rows = [line for line in DIFFUSERS.read_text("utf-8").splitlines() if line.startswith("| ")]
+    for title, length in lengths.items():
+        assert any(title in row and re.search(rf"\b{length}\b", row) for row in rows), title
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_a_number_is_a_setting_where_it_is_a_knob(name: str) -> None:
+    """Both have their ranges, as ``lvsa_core`` imports no pydantic."""
+    needs = {"key_frame_interval": {"auto_keyframes": False}}.get(name, {})
+
+    def accepted(kind: Any, value: float) -> bool:
+        try:
+            kind(**{name: value, **needs})
+        except ValueError:
+            return False
+        return True
+
+    for value in (-101, -100, -1, -0.5, 0, 0.5, 1, 2, 100, 101, 2**31 - 1, 2**31, math.inf, -math.inf, math.nan):
+        if not isinstance(LvsaSettings.__dataclass_fields__[name].default, bool):
+            assert accepted(Knobs, value) == accepted(LvsaSettings, value), value
