@@ -77,7 +77,7 @@ SLOW = engine parallel gpu benchmarks examples lvsa_core/diffusers lvsa_vllm_omn
 test-fast: $(READY) ## run the tests that need no engine
 	@$(PYTEST) $(SLOW:%=--ignore=tests/%) -m 'not engine and not multiproc and not gpu and not slow'
 
-# Before a release. The records are committed: docs/parallelism.md is held to the first.
+# Before a release. The records are committed: docs/parallelism.md is held to that of placements.
 test-all: $(READY) $(NEWEST) ## run every test, with all placements and on the newest diffusers, and record what ran
 	@PYTHONPATH=$(CURDIR)/$(NEWEST) $(PYTEST) tests/lvsa_core/diffusers tests/examples/test_generate.py \
 	    --record tests/data/newest_diffusers.json

@@ -29,8 +29,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -45,7 +43,7 @@ from torch import Tensor
 
 from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
 from lvsa_core.attention import compute
-from lvsa_core.call import lvsa_attend, number_of, running
+from lvsa_core.call import lvsa_attend, register, running
 from lvsa_core.checks import check_call
 from lvsa_core.facts import WAN_THETA, wan_temporal_channels
 from lvsa_core.kernels import select
@@ -54,7 +52,7 @@ from lvsa_core.kernels.sdpa import SdpaKernel
 from lvsa_core.memory import HeadGroups
 from lvsa_core.positions import Remap, TemporalAxis
 from lvsa_core.tables import Tables
-from lvsa_vllm_omni.measure import dense
+from lvsa_vllm_omni.measure import dense, timing
 from lvsa_vllm_omni.measure.machine import facts
 
 REFERENCE_FRAMES = MODELS["wan-1.3b"].horizon
@@ -123,21 +121,15 @@ def host_seconds(repeats: int, calls: int = 300) -> dict[str, float]:
         return compute(kernel, q, k, v, pattern, layout, check_call(q, k, v, pattern, layout, scale), groups)
 
     layer = Layer()
-    known, token = number_of(layer), running.set(attention)
+    known, token = register(layer), running.set(attention)
     sides = {
-        "the operator": lambda: lvsa_attend(q, k, v, None, None, 0.35, known),
-        "attend": lambda: attention(q, k, v, 0.35),
+        "the operator": lambda: [lvsa_attend(q, k, v, None, None, 0.35, known) for _ in range(calls)],
+        "attend": lambda: [attention(q, k, v, 0.35) for _ in range(calls)],
     }
-    taken: dict[str, list[float]] = {name: [] for name in sides}
     with torch.inference_mode():
-        for _ in range(repeats + 1):  # the first one is not counted
-            for name, side in sides.items():
-                start = time.thread_time()
-                for _ in range(calls):
-                    side()
-                taken[name].append((time.thread_time() - start) / calls)
+        taken, _ = timing.interleaved(sides, q.device, repeats, clock=timing.host_seconds)
     running.reset(token)
-    return {name: statistics.median(times[1:]) for name, times in taken.items()}
+    return {name: each / calls for name, each in timing.medians(taken).items()}
 
 
 class GatheredSdpa(GatheredWindow, SdpaKernel):

@@ -281,19 +281,19 @@ def main(*given: str) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    run = Session(arguments, setting, results)
+    session = Session(arguments, setting, results)
     for part in arguments.parts:
         try:
-            run.part(part)
+            session.part(part)
         finally:
-            say(*lines(results.rows, run.tested))
+            say(*lines(results.rows, session.tested))
     hopper = (results.data["machine"]["capability"] or [0])[0] == 9
-    results.save(auto=run.first(), verdict=verdict(results.rows, run.first(), hopper))
+    results.save(auto=session.first(), verdict=verdict(results.rows, session.first(), hopper))
     say(results.data["verdict"]["sentence"])
-    if run.missing:
-        print(f"Not run for lack of time, call again: {len(run.missing)}, the first is {run.missing[0]}")
+    if session.missing:
+        print(f"Not run for lack of time, call again: {len(session.missing)}, the first is {session.missing[0]}")
     print(f"{results.seconds:.0f} s; the results are in {results.file}")
-    return run.status()
+    return session.status()
 
 
 if __name__ == "__main__":

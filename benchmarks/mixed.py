@@ -21,11 +21,12 @@ from report import Results, interval, parser_of
 from server import Server, digest, serving
 from tqdm import tqdm
 
+from lvsa_core.facts import shipped
 from lvsa_vllm_omni.measure.machine import facts
 
 #: Video frames of short and long requests; the training length is 81.
 LENGTHS = {"short": (17, 49, 81), "long": (161, 241, 321)}
-FIELDS = {"prompt": "a cat", "num_inference_steps": "2", "fps": "16"}
+FIELDS = {"prompt": "a cat", "num_inference_steps": "2", "fps": str(shipped()["wan"]["fps"])}
 
 
 def ask(server: Server, frames: int, size: str, seed: int) -> tuple[float, str]:

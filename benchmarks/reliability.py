@@ -34,6 +34,7 @@ from report import Results, parser_of
 from server import Server, digest, serving
 from tqdm import tqdm
 
+from lvsa_core.facts import shipped
 from lvsa_vllm_omni.measure.machine import facts
 
 #: Of the mix: video frames (21 latent frames are 81), pixels, and what a request brings for LVSA.
@@ -42,7 +43,7 @@ KNOBS: tuple[dict[str, Any] | None, ...] = (
     None, {"enabled": False}, {"sparsity_scale": 0.5}, {"window_size": 8}, {"recipe": "long"},
     {"rotate_keyframes": False},
 )  # fmt: skip
-SAME = {"prompt": "a cat", "num_inference_steps": "2", "fps": "16"}
+SAME = {"prompt": "a cat", "num_inference_steps": "2", "fps": str(shipped()["wan"]["fps"])}
 #: What clients do with a request: wait for it, submit a job and fetch it, delete the job, hang up.
 WAYS, WEIGHTS = ("wait", "job", "delete", "hang up"), (10, 6, 2, 2)
 #: What generated knobs and settings are set to.

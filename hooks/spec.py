@@ -95,7 +95,7 @@ class FamilySpec:
         optional_parameters: more of them, which only some versions or subclasses have.
         attention: names of the upstream classes whose engine attention layers are the video's self-attention.
         attention_layers: their attributes that hold the engine's ``Attention``; only the first must be there.
-        video: ``(transformer, forward arguments by name) -> VideoTokens`` of the unsharded video; raises
+        video: ``(transformer, forward arguments by name) -> VideoTokens`` of the whole video; raises
             :class:`LayoutMismatch` if the arguments are not a video's, :class:`ImpossibleRequest` if the model cannot
             make that video, :class:`StaysDense` if it is better left to the engine.
         text: where the text stands in the self-attention. ``none``: it comes by cross-attention. ``behind``: behind the

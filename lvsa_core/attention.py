@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lvsa_core.call import Numbers, lvsa_attend, number_of
+from lvsa_core.call import Numbers, lvsa_attend, register
 from lvsa_core.checks import check_call
 from lvsa_core.grid import FrameGrid, TokenLayout
 from lvsa_core.kernels import Kernel, select
@@ -32,8 +32,8 @@ def attend(
 ) -> Tensor:
     """Attention in which video frames attend by ``pattern`` and all other tokens to everything.
 
-    It has no gradient. ``torch.compile`` takes it as one operator, also with ``fullgraph=True``; CUDA graphs leave that
-    out.
+    It has no gradient. ``torch.compile`` takes it as one operator, also with ``fullgraph=True``, of which it makes no
+    CUDA graph.
 
     Args:
         q: queries [B, Sq, H, D], in the order that ``layout`` says.
@@ -136,7 +136,7 @@ class _Traced:
     """:func:`attend` as the operator's layer: its call is in numbers, as a graph keeps no objects."""
 
     def __init__(self) -> None:
-        self.number = number_of(self)
+        self.number = register(self)
 
     @staticmethod
     def call(pattern: Pattern, layout: TokenLayout, kernel: str) -> Numbers:
@@ -144,16 +144,16 @@ class _Traced:
         remap, rows, held = pattern.remap, layout.q_rows, layout.kv_frames
         shape = [pattern.frames, pattern.window, pattern.n_first, pattern.keyframe_interval, pattern.offset]
         around = [layout.kv_before, layout.kv_after, layout.q_before, layout.q_after, layout.pad, layout.q_offset]
-        whole = [*shape, int(pattern.expand_window), layout.grid.frames, layout.grid.patches, *around]
-        whole += [-1 if rows is None else rows, -1 if remap is None else remap.length]
-        whole += [int(held is not None), *(held or ())]
-        return Numbers(whole, [pattern.anchor_boost, *(() if remap is None else remap.axis.frequencies)], kernel)
+        integers = [*shape, int(pattern.expand_window), layout.grid.frames, layout.grid.patches, *around]
+        integers += [-1 if rows is None else rows, -1 if remap is None else remap.length]
+        integers += [int(held is not None), *(held or ())]
+        return Numbers(integers, [pattern.anchor_boost, *(() if remap is None else remap.axis.frequencies)], kernel)
 
     def sparse(
         self, call: Numbers, q: Tensor, k: Tensor, v: Tensor, text: tuple[Tensor, Tensor] | None, scale: float | None
     ) -> Tensor:
         """See :meth:`lvsa_core.call.SparseLayer.sparse`."""
-        frames, window, n_first, interval, offset, expand, count, patches, *rest = call.whole
+        frames, window, n_first, interval, offset, expand, count, patches, *rest = call.integers
         kv_before, kv_after, q_before, q_after, pad, q_offset, rows, length, listed, *held = rest
         boost, *frequencies = call.fractions
         remap = None if length < 0 else Remap(length, TemporalAxis(tuple(frequencies)))

@@ -37,10 +37,10 @@ class Numbers(NamedTuple):
     """A call that the operator is given, for an operator takes no objects; a graph keeps it.
 
     Args:
-        whole, fractions: what describes it. kernel: by which it is computed.
+        integers, fractions: what describes it. kernel: by which it is computed.
     """
 
-    whole: Sequence[int]
+    integers: Sequence[int]
     fractions: Sequence[float]
     kernel: str
 
@@ -52,8 +52,8 @@ _layers: weakref.WeakValueDictionary[int, SparseLayer] = weakref.WeakValueDictio
 _count = itertools.count()
 
 
-def number_of(layer: SparseLayer) -> Tensor:
-    """A new number by which the operator knows a layer for as long as it lives, in a tensor on the CPU.
+def register(layer: SparseLayer) -> Tensor:
+    """Give a layer a number, by which the operator knows it for as long as it lives; in a tensor on the CPU.
 
     Operators take no objects, and torch.compile would make a graph for each value of a plain number.
     """
@@ -63,7 +63,8 @@ def number_of(layer: SparseLayer) -> Tensor:
         return torch.tensor(number)
 
 
-#: A CUDA graph would replay the step and the pattern of its capture: torch.compile leaves out what has this tag.
+#: A CUDA graph would replay the step and the pattern of its capture, and cannot hold a first call, which tests the
+#: kernel and copies tables to the device: torch.compile makes none of what has this tag.
 _tags: dict[str, Any] = {"tags": (tag,)} if (tag := getattr(torch.Tag, "cudagraph_unsafe", None)) is not None else {}
 
 
@@ -76,27 +77,26 @@ def lvsa_attend(
     text_v: Tensor | None,
     scale: float | None,
     layer: Tensor,
-    whole: Sequence[int] | None = None,
+    integers: Sequence[int] | None = None,
     fractions: Sequence[float] | None = None,
-    by: str = "",
+    by: str = "",  # not ``kernel``: Inductor passes a keyword of that name itself
 ) -> Tensor:
     """Attention of a layer in the running call, opaque to torch.compile: step and geometry are read inside.
 
     Args:
-        q, k, v, scale: see :meth:`SparseLayer.sparse`. text_k, text_v: its ``text``. layer: of :func:`number_of`.
-        whole, fractions, by: the :class:`Numbers` of the call, where it is not the running one. (Of an argument
-            ``kernel`` Inductor has one of its own.)
+        q, k, v, scale: see :meth:`SparseLayer.sparse`. text_k, text_v: its ``text``. layer: of :func:`register`.
+        integers, fractions, by: the :class:`Numbers` of the call, where it is not the running one.
 
     Returns:
         [B, S, H, D], contiguous.
     """
-    call = running.get() if whole is None else Numbers(whole, fractions or (), by)
+    call = running.get() if integers is None else Numbers(integers, fractions or (), by)
     assert call is not None, "an LVSA attention layer ran outside its transformer's call"
     text = None if text_k is None or text_v is None else (text_k, text_v)
     adopted = _layers.get(int(layer))
     assert adopted is not None, "an LVSA attention layer was copied without being adopted anew"
-    dressed = torch.is_grad_enabled() or torch.is_autocast_enabled(q.device.type)
-    if whole is not None or not dressed:  # ``attend`` as it is without torch.compile; the engine's case, and quicker
+    plain = not (torch.is_grad_enabled() or torch.is_autocast_enabled(q.device.type))  # the engine's case, and quicker
+    if plain or integers is not None:  # ``attend`` does as without torch.compile
         return adopted.sparse(call, q, k, v, text, scale).contiguous()
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         return adopted.sparse(call, q, k, v, text, scale).contiguous()

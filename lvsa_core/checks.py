@@ -27,7 +27,7 @@ def check_call(q: Tensor, k: Tensor, v: Tensor, pattern: Pattern, layout: TokenL
     return check_scale(q, scale)
 
 
-def check_rank(
+def check_rank_call(
     q: Tensor,
     k: Tensor,
     v: Tensor,

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 MOST_FRAMES = 1_000_000
 
 
-def check_int(name: str, value: object, minimum: int) -> int:
-    """Return ``value`` if it is an integer of at least ``minimum`` and below 2^31.
+def check_int(name: str, value: object, minimum: int, most: int = 2**31 - 1) -> int:
+    """Return ``value`` if it is an integer of at least ``minimum`` and at most ``most``.
 
     Raises:
         ValueError: naming ``name``, the value and what is accepted.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{name} must be an integer of at least {minimum}, got {value!r}")
-    if value >= 2**31:
-        raise ValueError(f"{name} must be below 2147483648")
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}")  # not the value, which may have any length
     return value
 
 

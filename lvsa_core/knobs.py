@@ -74,8 +74,7 @@ class Knobs:
         optional = {"key_frame_interval": 1, "reference_latent_frames": 1, "riflex_k": 0, "riflex_train_len": 1}
         given = {name: least for name, least in optional.items() if getattr(self, name) is not None}
         for name, least in {"window_size": 0, "n_first_frames": 0, **given}.items():
-            if check_int(name, getattr(self, name), least) > MOST_FRAMES:
-                raise ValueError(f"{name} must be at most {MOST_FRAMES}, got {getattr(self, name)}")
+            check_int(name, getattr(self, name), least, MOST_FRAMES)
         for name in ("auto_keyframes", "rotate_keyframes", "expand_window"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from vllm_omni.diffusion.attention.backends.abstract import AttentionImpl, AttentionMetadata
 
 from lvsa_core import attend
-from lvsa_core.call import lvsa_attend, number_of
+from lvsa_core.call import lvsa_attend, register
 from lvsa_core.sharded.attention import sharded_attend
 from lvsa_vllm_omni import compat, journal
 from lvsa_vllm_omni.hooks import FamilySpec, LayoutMismatch
@@ -24,7 +24,7 @@ class _Adopted:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.number = number_of(self)  # type: ignore[arg-type]  # its classes are layers
+        self.number = register(self)  # type: ignore[arg-type]  # its classes are layers
 
 
 class LvsaImpl(_Adopted, AttentionImpl):
@@ -41,7 +41,7 @@ class LvsaImpl(_Adopted, AttentionImpl):
         self.dense, self.softmax_scale = dense, softmax_scale
         self.scope: Scope | None = None
         self.whole = False
-        self.number = number_of(self)
+        self.number = register(self)
 
     def forward(
         self, query: Tensor, key: Tensor, value: Tensor, attn_metadata: AttentionMetadata | None = None
@@ -95,7 +95,7 @@ class LvsaRing(_Adopted):
 
     def __init__(self, impl: LvsaImpl, dense: Any) -> None:
         self.impl, self.dense = impl, dense
-        self.number = number_of(self)
+        self.number = register(self)
 
     def run_attention(
         self,
@@ -156,8 +156,8 @@ def is_plain(metadata: AttentionMetadata, spec: FamilySpec, batch: int) -> bool:
         return False
     if metadata.attn_mask is None and metadata.joint_attn_mask is None:
         return True
-    sharded = metadata.joint_key is not None  # text that sequence parallelism handles apart from the video
-    return sharded and (spec.masks_only_padding == "always" or (spec.masks_only_padding == "alone" and batch == 1))
+    apart = metadata.joint_key is not None  # text that sequence parallelism handles apart from the video
+    return apart and (spec.masks_only_padding == "always" or (spec.masks_only_padding == "alone" and batch == 1))
 
 
 @torch.compiler.assume_constant_result

@@ -1,7 +1,4 @@
-"""Differences between vLLM-Omni versions, asked by capability.
-
-What else reads its internals: ``seam``, ``runner``, and ``model_class``.
-"""
+"""Differences between vLLM-Omni versions, asked by capability."""
 
 from __future__ import annotations
 

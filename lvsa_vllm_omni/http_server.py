@@ -16,7 +16,7 @@ from lvsa_vllm_omni import journal
 GRACE, INTERVAL = 5, 5.0
 
 
-def ending(serve: Callable[..., Any]) -> Callable[..., Any]:
+def with_an_end(serve: Callable[..., Any]) -> Callable[..., Any]:
     """The engine's function that serves, with an end: see :func:`lvsa_vllm_omni.seam.replace_server`."""
 
     async def serve_http(app: Any, *args: Any, **kwargs: Any) -> Awaitable[None]:

@@ -89,7 +89,7 @@ def activate(settings: LvsaSettings, modes: Mapping[str, Mode]) -> None:
         if untested:
             journal.logger.warning_once("[LVSA] %s", untested)
         _undo.setdefault(_RUNNER, runner.install(journal.not_used, settings))
-        _undo.setdefault(_SERVER, seam.replace_server(http_server.ending))
+        _undo.setdefault(_SERVER, seam.replace_server(http_server.with_an_end))
         journal.enabled(", ".join(installed), _shown(settings))
 
 

@@ -26,7 +26,7 @@ def install(unused: Callable[[str, str, str], None], settings: LvsaSettings) -> 
     """Know the running pipeline and what its request asks of LVSA; tell of a model without it; answer clients' errors.
 
     Target: ``load_model``, ``execute_model`` and, where there is one, ``execute_model_batch`` of
-        ``DiffusionModelRunner``.
+        ``DiffusionModelRunner``; ``use_tiling`` of a VAE, while it decodes a long video.
     Why: LVSA that is switched on for a model it does not know must not be silent; some pipelines alone know the
         denoising step; and the executor of a single device turns every exception of a request into an internal server
         error, also one of the client's (``OmniClientError``), which the executor of several devices answers with its

@@ -18,7 +18,7 @@ from lvsa_vllm_omni.hooks import FamilySpec, HookError, Rope
 from lvsa_vllm_omni.model_class import read_arguments, resolve
 from lvsa_vllm_omni.scope import Scope
 
-#: Our attribute on what we changed: what takes the change off, or what stood there before.
+#: Our attribute on what we have changed.
 MARK = "__lvsa__"
 #: Our attribute on a transformer: its scope.
 SCOPE = "__lvsa_scope__"
@@ -29,7 +29,7 @@ def install(spec: FamilySpec, adopt: Callable[[Any], Scope]) -> Callable[[], Non
 
     Target: ``__init__`` and ``__call__`` of the family's transformer class.
     Why: the engine has no hook between a pipeline and its transformer; there the video is still whole (sequence
-        parallelism shards it inside), and its shape, the step and the layers are known.
+        parallelism divides it inside), and its shape, the step and the layers are known.
     How: after ``__init__`` the layers are adopted; around ``__call__`` the running call is published. ``forward`` is
         not touched, so that offloading, caches and torch.compile, which replace it on the instance, work as before. A
         transformer that was being built when LVSA was installed is adopted at its first call.
@@ -93,7 +93,7 @@ def retune_rope(rope: Rope, slowed: Callable[[], riflex.SlowedFrequency | None])
     """RIFLEx: slow one temporal frequency in the calls of which ``slowed`` says so.
 
     Target: ``forward`` of one transformer's rotary embedding.
-    Why: its tables are made inside the transformer, and sequence parallelism shards them where they come out.
+    Why: its tables are made inside the transformer, and ranks divide them where they come out.
     How: on the instance, before the engine puts its own wrapper around it; tables are never changed in place. They may
         hold more frames than the video: VACE's reference images stand before it.
     Remove when: the engine has an option for it.
@@ -260,7 +260,8 @@ def replace_float32_backend(backend: type) -> None:
     """
     from vllm_omni.diffusion.attention import layer
 
-    layer.SDPABackend = backend
+    if hasattr(layer, "SDPABackend"):
+        layer.SDPABackend = backend
 
 
 def scope_of(transformer: Any) -> Scope | None:

@@ -127,6 +127,8 @@ def foreign_changes(path: PurePosixPath, tree: ast.AST) -> list[str]:
         for target in node.targets
         if re.fullmatch(r"\w+(\.\w+)+", ast.unparse(target)) and ast.unparse(target).partition(".")[0] in names
     ]
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr")
+    changed += [ast.unparse(x) for x in calls if ast.unparse(x.args[0]).partition(".")[0] in names]
     documented = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef))
     texts = [ast.get_docstring(node) or "" for node in documented]
     partly = [text.partition("\n")[0] for text in texts if 0 < sum(word in text for word in SAYS) < len(SAYS)]
@@ -139,7 +141,7 @@ def foreign_changes(path: PurePosixPath, tree: ast.AST) -> list[str]:
 def operators(path: PurePosixPath, tree: ast.AST) -> list[str]:
     """Context variables and operators for torch.compile besides the one of each, which engine and diffusers share."""
     calls = (ast.unparse(node.func).partition("[")[0] for node in ast.walk(tree) if isinstance(node, ast.Call))
-    found = [name for name in calls if name.rpartition(".")[2] in ("ContextVar", "custom_op", "triton_op")]
+    found = [name for name in calls if name.rpartition(".")[2] in ("ContextVar", "custom_op", "triton_op", "define")]
     shared = path == PurePosixPath("lvsa_core/call.py") and sorted(found) == ["ContextVar", "torch.library.custom_op"]
     return [] if shared or path.parts[0] not in PACKAGES else found
 
@@ -253,6 +255,12 @@ def test_exceptions_are_still_needed() -> None:
         (prints, "lvsa_vllm_omni/cli/main.py", "print('x')", []),
         (foreign_changes, "lvsa_vllm_omni/a.py", "from b import C\nC.d = 1\nself.e = 2", ["C.d"]),
         (foreign_changes, "lvsa_vllm_omni/a.py", "import b.c\nb.c.D.e = f", ["b.c.D.e"]),
+        (
+            foreign_changes,
+            "lvsa_core/a.py",
+            "from b import C\nsetattr(C, d, 1)\nsetattr(e, d, 1)",
+            ["setattr(C, d, 1)"],
+        ),
         (foreign_changes, "lvsa_core/a.py", "def f():\n  'Target: x. Why: y.'", ["Target: x. Why: y.", "Target:"]),
         (foreign_changes, "lvsa_vllm_omni/seam.py", "from b import C\nC.d = 1", ["no Target:"]),
         (foreign_changes, "lvsa_vllm_omni/seam.py", "def f():\n  'Target: Why: How: Remove when:'", []),

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from lvsa_core.attention import attend
-from lvsa_core.call import lvsa_attend, number_of, running
+from lvsa_core.call import lvsa_attend, register, running
 from lvsa_core.diffusers.generation import Generation
 from lvsa_core.diffusers.groups import SequenceGroups
-from lvsa_core.diffusers.ulysses import heads_of_rank
+from lvsa_core.diffusers.ulysses import take_heads
 from lvsa_core.grid import TokenLayout
 from lvsa_core.kernels import select
 from lvsa_core.pattern import Pattern
@@ -49,7 +49,7 @@ class DenseBackend:
     """
 
     def __init__(self, name: str | None) -> None:
-        self.name, self.number = name, number_of(self)
+        self.name, self.number = name, register(self)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, **arguments: Any) -> Tensor:
         """Dense attention [B, S, H, D]; arguments are those of diffusers' dispatcher."""
@@ -78,8 +78,9 @@ class DenseBackend:
                 if call.groups is None:
                     out = attend(query, key, value, call.pattern, layout, **how)
                 else:
-                    own = heads_of_rank(query, key, value, call.pattern, layout, call.groups, **divided)
+                    own = take_heads(query, key, value, call.pattern, layout, call.groups, **divided)
                     out = own.as_rows(own.attention(**how))
+                    del own  # its copies of the sequence
                 outs.append(torch.nn.functional.pad(out, (0, 0, 0, 0, 0, padded)) if padded else out)
             if not call.pattern.is_dense:
                 chosen = select(call.kernel, q.device, q.dtype, q.shape[3], call.pattern.plain)

@@ -112,7 +112,11 @@ class Generation:
             self._begin()
         if self.step < 0 or position != self._position:
             self.step += 1
-        elif timestep is not self._timestep or _version(timestep) != self._version or self._changes_unseen(timestep):
+        elif (
+            timestep is not self._timestep
+            or _version(timestep) != self._version
+            or self._changes_unseen(timestep, position)
+        ):
             new, old = noisiest(timestep), noisiest(self._value)
             if new > old:
                 self._begin()
@@ -121,10 +125,13 @@ class Generation:
         self._value = timestep.clone() if isinstance(timestep, torch.Tensor) else timestep
         return self.step
 
-    def _changes_unseen(self, timestep: Any) -> bool:
-        """Whether the timestep may change in place without a trace, and no scheduler has counted a step."""
-        inference = isinstance(timestep, torch.Tensor) and timestep.is_inference()
-        return inference and getattr(self._scheduler, "step_index", None) is None
+    def _changes_unseen(self, timestep: Any, position: int | None) -> bool:
+        """Whether the timestep may change in place without a trace, and no scheduler counts the steps.
+
+        One that a loop leaves in the middle of its schedule is taken to count.
+        """
+        counts = position is not None and getattr(self._scheduler, "step_index", None) is not None
+        return isinstance(timestep, torch.Tensor) and timestep.is_inference() and not counts
 
     @property
     def steps(self) -> int | None:

@@ -1,4 +1,4 @@
-"""Attention over a sequence that ranks divide: heads by Ulysses, then anchors and halo over the ring."""
+"""A sequence that ranks divide: by Ulysses they exchange rows for heads, then anchors and windows over the ring."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class OwnHeads(NamedTuple):
     as_rows: Callable[[Tensor], Tensor]
 
 
-def heads_of_rank(
+def take_heads(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -42,7 +42,7 @@ def heads_of_rank(
     ahead: int = 0,
     behind: int = 0,
 ) -> OwnHeads:
-    """This rank's heads of a sequence that ranks divide; called by all of them.
+    """Exchange this rank's rows of a sequence for heads of all rows; called by all ranks that divide it.
 
     Args:
         q, k, v: [B, S, H or Hkv, D]: this rank's part of ``[ahead | video | behind]``, between the text, which every
@@ -70,10 +70,12 @@ def heads_of_rank(
     k_first, k_rows, k_last = _pieces(k, layout.kv_before - ahead, rows, groups)
     v_first, v_rows, v_last = _pieces(v, layout.kv_before - ahead, rows, groups)
     keys, values = (k_first, k_rows, k_last), (v_first, v_rows, v_last)
-    none, held = q[:, :0], (q_first.shape[1], q_rows.shape[1], q_last.shape[1])
+    nothing, lengths = q[:, :0], (q_first.shape[1], q_rows.shape[1], q_last.shape[1])
 
     def of_all_heads(first: Tensor, middle: Tensor, last: Tensor) -> Tensor:
-        first, last = (joined(x, 2, groups.ulysses) if x.shape[1] else x.new_empty(none.shape) for x in (first, last))
+        first, last = (
+            joined(x, 2, groups.ulysses) if x.shape[1] else x.new_empty(nothing.shape) for x in (first, last)
+        )
         return torch.cat([first, rows_from_heads(middle, groups.ulysses), last], 1)
 
     if dist.get_world_size(groups.ring) > 1:
@@ -83,15 +85,15 @@ def heads_of_rank(
         shared = (text[0], text[1]) if text[0].shape[1] else None
 
         def from_ring(out: Tensor) -> Tensor:
-            middle, first, last = torch.split(out, [held[1], held[0], held[2]], 1)
+            middle, first, last = torch.split(out, [lengths[1], lengths[0], lengths[2]], 1)
             return of_all_heads(first, middle, last)
 
         attention = partial(sharded_attend, query, k_rows, v_rows, pattern, shards, groups.ring, text=shared)
         return OwnHeads(attention, from_ring)
 
     def from_whole(out: Tensor) -> Tensor:
-        first, middle, last = torch.split(out, [held[0], length, held[2]], 1)
-        return of_all_heads(first, padded(middle, 1, held[1]), last)
+        first, middle, last = torch.split(out, [lengths[0], length, lengths[2]], 1)
+        return of_all_heads(first, padded(middle, 1, lengths[1]), last)
 
     query, key, value = (
         torch.cat([first, x[:, :length], last], 1) for first, x, last in ((q_first, q_rows, q_last), keys, values)

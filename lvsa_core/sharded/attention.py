@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lvsa_core.attention import compute
-from lvsa_core.checks import check_rank
+from lvsa_core.checks import check_rank_call
 from lvsa_core.kernels import KernelUnavailable, select
 from lvsa_core.kernels.merge import merge_
 from lvsa_core.kernels.prefix_window import Arriving, PrefixWindow
@@ -71,7 +71,7 @@ def sharded_attend(
     rank = dist.get_rank(group)
     if dist.get_world_size(group) != shards.ranks:
         raise ValueError(f"the group has {dist.get_world_size(group)} ranks, the sequence {shards.ranks}")
-    scale = check_rank(q, k, v, text, pattern, shards, scale)
+    scale = check_rank_call(q, k, v, text, pattern, shards, scale)
     chosen = select(kernel, q.device, q.dtype, q.shape[3], pattern.plain).kernel
     plan, text_rows = exchange(pattern, shards), 0 if text is None else text[0].shape[1]
     others = q[:, shards.rows :]

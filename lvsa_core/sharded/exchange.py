@@ -1,4 +1,4 @@
-"""Which keys each rank needs when the sequence is sharded over ranks, and the transfers that bring them there.
+"""Which keys each rank needs when ranks divide the sequence, and the transfers that bring them there.
 
 Ring attention and all-gather move every key to every rank. The pattern needs less: the anchors, and the frames of the
 windows that reach over the border of a rank's rows (its halo).
@@ -21,7 +21,7 @@ class Transfer(NamedTuple):
 
     source: int
     target: int
-    source_row: int  # in the source's shard
+    source_row: int  # in the source's part
     target_row: int  # in the keys that the target gathers
     rows: int
 
@@ -173,5 +173,5 @@ def _joined(pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 
 @lru_cache(maxsize=256)
 def exchange(pattern: Pattern, shards: Shards) -> Exchange:
-    """The exchange for a pattern on a sharded sequence; the same object for the same arguments."""
+    """The exchange for a pattern on a sequence that ranks divide; the same object for the same arguments."""
     return Exchange(pattern, shards)

@@ -38,8 +38,19 @@ def seconds(function: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - start
 
 
+def host_seconds(function: Callable[[], Any], device: torch.device) -> float:
+    """Time of one call on a processor, which ``device`` does not add to."""
+    start = time.thread_time()
+    function()
+    return time.thread_time() - start
+
+
 def interleaved(
-    sides: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int, patience: float = 0.0
+    sides: Mapping[str, Callable[[], Any]],
+    device: torch.device,
+    repeats: int,
+    patience: float = 0.0,
+    clock: Callable[[Callable[[], Any], torch.device], float] = seconds,
 ) -> tuple[dict[str, list[float]], bool]:
     """Times of several functions, run in turns after a warm-up, so that what disturbs one disturbs all.
 
@@ -49,6 +60,7 @@ def interleaved(
         repeats: runs of each that count.
         patience: seconds to go on until enough runs had the processors for themselves (other programs got less than
             5 % of them), for calls on the CPU. 0: every run counts.
+        clock: the time of one call.
 
     Returns:
         Seconds by name, and whether only undisturbed runs are among them.
@@ -63,7 +75,7 @@ def interleaved(
             return every, False
         for name in order.sample([*sides], len(sides)):
             others = _processor_seconds() - time.process_time()
-            every[name].append(seconds(sides[name], device))
+            every[name].append(clock(sides[name], device))
             others = _processor_seconds() - time.process_time() - others
             if others < 0.05 * every[name][-1] * (os.cpu_count() or 1) + 0.02:  # the machine counts in 0.01 s
                 quiet[name].append(every[name][-1])

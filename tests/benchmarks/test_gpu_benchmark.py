@@ -115,7 +115,7 @@ def test_another_call_goes_on(finished: Finished, tmp_path: Path) -> None:
 
 def test_what_has_no_time_is_missing(tmp_path: Path) -> None:
     arguments = gpu.parse_arguments([*TINY, "--budget", "1e-9"])
-    run = gpu.Run(arguments, Setting("cpu", True), Results(tmp_path / "gpu.json", {"rates": {}}))
+    run = gpu.Session(arguments, Setting("cpu", True), Results(tmp_path / "gpu.json", {"rates": {}}))
     run.part("layers")
     assert run.missing[:2] == ["dense FlashAttention-3", "dense FlashAttention-3, wan-14b T=81"]
     assert run.status() == 2

@@ -86,7 +86,7 @@ def reach(thing: object, way: str, seen: set[int]) -> Iterator[str]:
         yield way
     elif isinstance(thing, dict):
         for key, part in thing.items():
-            if key == "handle":
+            if key == "number":
                 continue
             yield from reach(part, f"{way}.{key}", seen)
     elif isinstance(thing, (list, tuple, set, frozenset)):

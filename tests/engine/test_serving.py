@@ -222,6 +222,7 @@ def test_it_ends_when_one_of_its_workers_is_lost(checkpoint: Path, tmp_path: Pat
     running = launch(checkpoint, tmp_path / "log", "--usp", "2", by_lvsa=True)
     try:
         wait(running.healthy, running)
+        assert not running.lines("[LVSA] total_lat_frames")  # nor has it made a picture to warm up
         children = psutil.Process(running.process.pid).children(recursive=True)
         next(child for child in children if "DiffusionWorker" in " ".join(child.cmdline())).kill()
         assert running.process.wait(120) == 1

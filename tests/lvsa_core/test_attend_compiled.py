@@ -2,14 +2,18 @@
 
 import shutil
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, plan
+from lvsa_core import FrameGrid, Pattern, TokenLayout, attend, attention, plan
 from lvsa_core.positions import Remap, TemporalAxis
+from tests.support.strategies import examples, layouts, patterns, with_anchors_moved
 
 LAYOUT = TokenLayout(FrameGrid(12, 4), kv_after=3, q_after=3)
 
@@ -49,6 +53,19 @@ def test_it_compiles_as_one_graph() -> None:
         pattern = replace(pattern_at(1), **changed)
         assert torch.equal(layer(q, k, v, pattern, LAYOUT), attend(q * 2, k, v, pattern, LAYOUT) + 1)
     check(1, TokenLayout(FrameGrid(12, 5), kv_frames=tuple(reversed(range(12)))))
+
+
+@examples(200)
+@given(st.data(), st.booleans())
+def test_the_call_comes_through_as_numbers(data: st.DataObject, moved: bool) -> None:
+    pattern = data.draw(patterns(14))
+    layout = data.draw(layouts(pattern))
+    pattern = data.draw(with_anchors_moved(pattern, 8)) if moved else pattern
+    nothing = torch.empty(0)
+    with patch.object(attention, "attend") as called:
+        attention._TRACED.sparse(attention._TRACED.call(pattern, layout, "sdpa"), nothing, nothing, nothing, None, 0.5)
+    assert called.call_args.args[3:] == (pattern, layout)
+    assert called.call_args.kwargs == {"scale": 0.5, "kernel": "sdpa"}
 
 
 @pytest.mark.slow  # it compiles C++

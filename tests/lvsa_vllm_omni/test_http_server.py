@@ -49,16 +49,16 @@ def api_server(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_patched_once_and_taken_off_again(api_server: Any) -> None:
     own = api_server.serve_http
-    undo = replace_server(http_server.ending)
+    undo = replace_server(http_server.with_an_end)
     patched = api_server.serve_http
-    assert replace_server(http_server.ending) is undo and api_server.serve_http is patched is not own
+    assert replace_server(http_server.with_an_end) is undo and api_server.serve_http is patched is not own
     undo()
     assert api_server.serve_http is own
 
 
 @pytest.mark.parametrize("options", [{}, {"timeout_graceful_shutdown": 60}])
 def test_the_limit_of_connections_is_the_callers_if_it_has_one(api_server: Any, options: dict[str, Any]) -> None:
-    replace_server(http_server.ending)
+    replace_server(http_server.with_an_end)
     app = SimpleNamespace(state=SimpleNamespace(engine_client=Engine(stages=2)))
 
     async def run() -> None:
@@ -75,7 +75,7 @@ def test_the_limit_of_connections_is_the_callers_if_it_has_one(api_server: Any, 
 )
 def test_an_error_only_where_a_worker_is_lost(api_server: Any, engine: Engine, code: int | None) -> None:
     """One that was asked to end has no workers either, and one of several stages may still answer."""
-    replace_server(http_server.ending)
+    replace_server(http_server.with_an_end)
 
     async def run() -> None:
         await (await api_server.serve_http(SimpleNamespace(state=SimpleNamespace(engine_client=engine))))

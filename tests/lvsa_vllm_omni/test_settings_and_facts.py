@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from lvsa_core.grid import MOST_FRAMES
 from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.fields import meanings
 from lvsa_vllm_omni.presets import load_preset
 from lvsa_vllm_omni.settings import LvsaSettings
 
 DIFFUSERS = Path(__file__).parents[2] / "docs" / "diffusers.md"
-BOTH = sorted({field.name for field in fields(Knobs)} & {field.name for field in fields(LvsaSettings)})
+NAMES = {field.name for field in fields(LvsaSettings)} - {"auto_keyframes", "rotate_keyframes", "expand_window"}
+BOTH = sorted({field.name for field in fields(Knobs)} & NAMES)
 
 
 def test_training_lengths_are_those_of_the_presets() -> None:
@@ -35,18 +37,18 @@ def test_training_lengths_are_those_of_the_presets() -> None:
         assert any(title in row and re.search(rf"\b{length}\b", row) for row in rows), title
 
 
-@pytest.mark.parametrize("name", BOTH)
-def test_a_number_is_a_setting_where_it_is_a_knob(name: str) -> None:
+@pytest.mark.parametrize(("knob", "setting"), [*zip(BOTH, BOTH, strict=True), ("riflex_s", "riflex_scale")])
+def test_a_number_is_a_setting_where_it_is_a_knob(knob: str, setting: str) -> None:
     """Both have their ranges, as ``lvsa_core`` imports no pydantic."""
-    needs = {"key_frame_interval": {"auto_keyframes": False}}.get(name, {})
+    needs = {"auto_keyframes": False} if knob == "key_frame_interval" else {}
 
-    def accepted(kind: Any, value: float) -> bool:
+    def accepted(kind: Any, name: str, value: float) -> bool:
         try:
             kind(**{name: value, **needs})
         except ValueError:
             return False
         return True
 
-    for value in (-101, -100, -1, -0.5, 0, 0.5, 1, 2, 100, 101, 2**31 - 1, 2**31, math.inf, -math.inf, math.nan):
-        if not isinstance(LvsaSettings.__dataclass_fields__[name].default, bool):
-            assert accepted(Knobs, value) == accepted(LvsaSettings, value), value
+    ends = (-math.inf, -101, -100, -1, 100, 101, MOST_FRAMES, MOST_FRAMES + 1, 2**31, math.inf, math.nan)
+    for value in (*ends, -0.5, 0, 0.5, 1, 2):
+        assert accepted(Knobs, knob, value) == accepted(LvsaSettings, setting, value), value

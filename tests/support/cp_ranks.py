@@ -111,7 +111,7 @@ def surrounded(folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The attention of ranks beside the reference, with tokens before and after the video, and text around them."""
     from lvsa_core import FrameGrid, TokenLayout, plan, reference_attend
     from lvsa_core.diffusers.groups import SequenceGroups
-    from lvsa_core.diffusers.ulysses import heads_of_rank
+    from lvsa_core.diffusers.ulysses import take_heads
 
     grid, pattern, pairs = FrameGrid(11, 6), plan(11, reference_frames=5, window=1), []
     for ulysses, ring in ((2, 1), (1, 2)):
@@ -126,7 +126,7 @@ def surrounded(folder: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
             layout = TokenLayout(grid, kv_before=text + ahead, kv_after=behind, q_before=ahead, q_after=behind)
             around = {"ahead": ahead, "behind": behind}
             own = [torch.cat([x[:, :n], ranks.part(x[:, n:], 1)], 1) for x, n in ((q, 0), (k, text), (v, text))]
-            heads = heads_of_rank(*own, pattern, layout, ranks, **around)
+            heads = take_heads(*own, pattern, layout, ranks, **around)
             whole = ranks.whole(heads.as_rows(heads.attention(scale=0.5)), 1, q.shape[1])
             pairs.append((whole, reference_attend(q, k, v, pattern, layout, scale=0.5)))
     return pairs
@@ -139,7 +139,7 @@ def faults(folder: Path) -> dict[str, str]:
     from lvsa_core import FrameGrid, Pattern, TokenLayout
     from lvsa_core.diffusers import enable_lvsa, handle
     from lvsa_core.diffusers.groups import SequenceGroups
-    from lvsa_core.diffusers.ulysses import heads_of_rank
+    from lvsa_core.diffusers.ulysses import take_heads
 
     rank, said = dist.get_rank(), {}
 
@@ -167,7 +167,7 @@ def faults(folder: Path) -> dict[str, str]:
         parallelize(other, Case("wan", ulysses=2))
         ranks, x = SequenceGroups.of(other.transformer), torch.zeros(1, 4, 3, 8)
         assert ranks is not None
-        heads_of_rank(x, x, x, Pattern(4), TokenLayout(FrameGrid(4, 2)), ranks)
+        take_heads(x, x, x, Pattern(4), TokenLayout(FrameGrid(4, 2)), ranks)
 
     told("knobs", lambda pipe: generate("wan", pipe), {"window_size": 4 + 4 * rank})
     told("seeds", lambda pipe: generate("wan", pipe, seed=rank))

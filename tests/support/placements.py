@@ -54,7 +54,7 @@ EVEN, BOTH = ("even",), ("even", "odd")
 #: Heads for four parts, and for two parts that are not equal; with grouped keys and values the heads of these count.
 FOUR_PARTS, THREE, SIX = {"heads": 8, "kv_heads": 4}, {"heads": 3}, {"heads": 6, "kv_heads": 3}
 
-#: Of every family.
+#: Of Wan and HunyuanVideo and, those with AllGather-KV aside, of Cosmos 3.
 EVERYWHERE = {
     "tp2": Placed(2, {TP: 2}),
     "cfg2": Placed(2, {CFG: 2}, share=0.5),
@@ -143,7 +143,7 @@ SAMPLE = {
     *(("wan-i2v", "allgather2"), ("wan-ti2v", "ring2"), ("wan-a14b", "ulysses2"), ("wan-vace", "ring2")),
 }
 
-#: Limits that every run of the tests tries with LVSA; the others are for one of the whole table.
+#: Limits that every run of the tests tries with LVSA; the others come with the whole table.
 LIMITS_SAMPLE = ("ring, uneven, joint text", "AllGather-KV, causal text", "strict Ulysses, 3 heads")
 
 #: What the engine itself refuses, or breaks at: family, placement, size, and what it says.

@@ -182,18 +182,21 @@ class Timestep(torch.Tensor):
         raise AssertionError("the value was read")
 
 
-def test_no_value_is_read_where_the_scheduler_counts() -> None:
+@pytest.mark.parametrize("inference", [False, True])
+def test_no_value_is_read_where_the_scheduler_counts(inference: bool) -> None:
+    """Under inference mode, of whose tensors PyTorch counts no changes, from its first step on."""
     scheduler = SimpleNamespace(timesteps=torch.zeros(5), step_index=None, begin_index=2)
     pipe = type("Pipe", (), {"scheduler": scheduler})()
     generation = Generation(pipe)
-    timesteps = [torch.tensor([1.0]).as_subclass(Timestep) for _ in range(3)]
-    steps = []
-    for index, timestep in zip((None, 3, 4), timesteps, strict=True):
-        scheduler.step_index = index
-        steps += [generation.advance(timestep), generation.advance(timestep)]
-    assert steps == [0, 0, 1, 1, 2, 2]
-    scheduler.timesteps = torch.zeros(5)
-    assert generation.advance(timesteps[0]) == 0
+    with torch.inference_mode(inference):
+        timesteps = [torch.tensor([1.0]).as_subclass(Timestep) for _ in range(3)]
+        steps = []
+        for index, timestep in zip((2 if inference else None, 3, 4), timesteps, strict=True):
+            scheduler.step_index = index
+            steps += [generation.advance(timestep), generation.advance(timestep)]
+        assert steps == [0, 0, 1, 1, 2, 2]
+        scheduler.timesteps = torch.zeros(5)
+        assert generation.advance(timesteps[0]) == 0
 
 
 def test_transformers_without_their_pipeline(fresh: Pipeline, enable_lvsa: Enable) -> None:
@@ -231,9 +234,12 @@ def test_a_loop_that_steps_no_scheduler(fresh: Pipeline, enable_lvsa: Enable) ->
 
 
 @pytest.mark.parametrize("inference", [False, True])
-def test_a_timestep_that_is_changed_in_place(inference: bool) -> None:
-    """Where no scheduler counts; of inference tensors PyTorch counts no changes."""
-    generation = Generation(type("Pipe", (), {})())
+@pytest.mark.parametrize("index", ["no scheduler", None, 5])
+def test_a_timestep_that_is_changed_in_place(inference: bool, index: Any) -> None:
+    """Where no scheduler counts: there is none, or it has not begun, or it is at the end of an earlier video."""
+    scheduler = SimpleNamespace(timesteps=torch.zeros(5), step_index=index, begin_index=None)
+    pipe = type("Pipe", (), {} if index == "no scheduler" else {"scheduler": scheduler})()
+    generation = Generation(pipe)
     steps = []
     with torch.inference_mode(inference):
         timestep = torch.tensor([1.0])

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 import lvsa_core.diffusers
-from lvsa_core import FrameGrid, TokenLayout, plan
+from lvsa_core import FrameGrid, plan
 from lvsa_core.diffusers.families import FAMILIES, family_of
-from lvsa_core.diffusers.family import VideoTokens
 from lvsa_core.facts import shipped, temporal_axis
 from lvsa_core.knobs import Knobs
 from lvsa_vllm_omni.presets import shipped_presets
@@ -104,48 +103,6 @@ def test_the_temporal_channels_of_wan() -> None:
         with torch.device("meta"):
             model = WanTransformer3DModel(num_layers=1, num_attention_heads=1, attention_head_dim=head_size)
         assert temporal_axis("wan", model.config) == (model.rope.t_dim, 10000.0)
-
-
-def test_tokens_of_cosmos3_with_sound() -> None:
-    """Text keys first; sound and action behind the video, in queries and keys."""
-    family = next(family for family in FAMILIES if family.name == "cosmos3")
-    arguments = {
-        "vision_token_shapes": [(12, 2, 2)],
-        "und_len": 7,
-        "sequence_length": 7 + 48 + 9,
-        "vision_sequence_indexes": torch.arange(7, 55),
-    }
-    grid, tokens = family.video(None, arguments)
-    assert tokens().layouts == (TokenLayout(grid, kv_before=7, kv_after=9, q_after=9),)
-    with pytest.raises(ValueError, match="2 videos"):
-        family.video(None, {"vision_token_shapes": [(12, 2, 2)] * 2})
-    with pytest.raises(ValueError, match="right behind the text"):
-        family.video(None, {**arguments, "vision_sequence_indexes": torch.arange(16, 64)}).tokens()
-
-
-@pytest.mark.parametrize("kind", ["wan", "hunyuan", "cosmos3", "cogvideox"])
-def test_a_dense_call_does_not_wait_for_the_device(
-    kind: str, pipeline: Pipeline, enable_lvsa: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """How many tokens of text there are is asked in LVSA's calls alone."""
-    lvsa = enable_lvsa(pipeline(kind), **KNOBS)
-    asked: list[int] = []
-    read = lvsa._family.video
-
-    def watched(*arguments: Any) -> VideoTokens:
-        grid, tokens = read(*arguments)
-
-        def told() -> Any:
-            asked.append(grid.frames)
-            return tokens()
-
-        return VideoTokens(grid, told)
-
-    monkeypatch.setitem(lvsa._family.__dict__, "video", watched)
-    generate(kind, pipeline(kind), SHORT, steps=1)
-    assert not asked and lvsa.report().frames
-    generate(kind, pipeline(kind), steps=1)
-    assert asked
 
 
 def test_every_knob_is_used(pipeline: Pipeline, enable_lvsa: Callable[..., Any]) -> None:

@@ -162,6 +162,22 @@ def test_the_output_loop_is_replaced_once(monkeypatch: pytest.MonkeyPatch) -> No
         replace_output_loop(worker.async_output_loop)
 
 
+def test_a_worker_is_built_on_what_the_cpu_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm_omni.diffusion.attention import layer
+    from vllm_omni.diffusion.worker.diffusion_worker import DiffusionWorker
+
+    from lvsa_vllm_omni.cpu import worker
+    from lvsa_vllm_omni.cpu.attention import CpuSdpaBackend
+
+    done: list[Any] = []
+    monkeypatch.setattr(layer, "SDPABackend", layer.SDPABackend)
+    monkeypatch.setattr(worker, "replace_output_loop", done.append)
+    monkeypatch.setattr(worker, "register_ring_kernel", lambda: done.append("ring"))
+    monkeypatch.setattr(DiffusionWorker, "__init__", lambda self: done.append("worker"))
+    worker.CpuDiffusionWorker()
+    assert layer.SDPABackend is CpuSdpaBackend and done == [worker.async_output_loop, "ring", "worker"]
+
+
 def test_ring_attention_has_its_kernel() -> None:
     from lvsa_vllm_omni.cpu import worker
 

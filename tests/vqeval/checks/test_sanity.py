@@ -54,7 +54,7 @@ def test_2_no_false_alarm(subject: Subject) -> None:
     holds(sanity.real(subject))
 
 
-@pytest.mark.parametrize("name", ["talking head"])  # of the others those of the next test are found as well
+@pytest.mark.parametrize("name", ["talking head"])  # which does not pass the next test, that has these loops too
 def test_3_loops(subject: Subject) -> None:
     holds(sanity.loops(subject))
 
