@@ -68,6 +68,7 @@ def register(layer: SparseLayer) -> Tensor:
 _tags: dict[str, Any] = {"tags": (tag,)} if (tag := getattr(torch.Tag, "cudagraph_unsafe", None)) is not None else {}
 
 
+# Inductor keeps compiled code by this name, and calls it with the keywords of then: other arguments need another name.
 @torch.library.custom_op("lvsa::attend", mutates_args=(), **_tags)
 def lvsa_attend(
     q: Tensor,
