@@ -50,6 +50,9 @@ def take_heads(
         pattern: which frame attends to which. layout: of the whole sequence. groups: of the ranks that divide it.
         ahead, behind: of the tokens before and after the video, those that are divided among the ranks with it.
 
+    Returns:
+        Heads of all rows: [B, text and sequence, H / ulysses, D], or the ring's part of the sequence.
+
     Raises:
         ValueError: if the tokens are not those, or Ulysses cannot divide the heads; before anything is sent.
 

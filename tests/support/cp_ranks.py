@@ -9,10 +9,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 
 from tests.support.videos import KNOBS, SHORT, generate, load, transformers_of
+from tests.support.way import watch
 
 #: What takes long to import; the processes are copies of one that has it.
 PRELOAD = [
@@ -72,8 +74,10 @@ def parallelize(pipe: Any, case: Case) -> None:
 
 
 def make(case: Case, folder: Path) -> dict[str, Any]:
-    """The latents, what LVSA says of them, the pattern of each step, and the bytes of keys sent by `sharded_attend`."""
+    """The latents, what LVSA says of them, the pattern of each step, the bytes of keys sent by `sharded_attend`, and by
+    which functions of the product calls come to the kernel."""
     from lvsa_core.diffusers import enable_lvsa
+    from lvsa_core.sharded import attention as sharded
     from lvsa_core.sharded.transfers import traffic
 
     pipe, knobs = load(case.kind, folder), {**KNOBS, **case.knobs}
@@ -91,8 +95,11 @@ def make(case: Case, folder: Path) -> dict[str, Any]:
 
     lvsa._generation.ran_sparse = noted  # type: ignore[method-assign]
     traffic.keys = 0
-    latents = generate(case.kind, pipe, **case.options)
-    return {"latents": latents, "patterns": patterns, "report": lvsa.report(), "sent": traffic.keys}
+    with pytest.MonkeyPatch.context() as patch:
+        ways = watch(patch, sharded, watch(patch))
+        latents = generate(case.kind, pipe, **case.options)
+    result = {"latents": latents, "patterns": patterns, "report": lvsa.report(), "sent": traffic.keys}
+    return {**result, "ways": {tuple(way) for way in ways}}
 
 
 def given_back(folder: Path) -> torch.Tensor:

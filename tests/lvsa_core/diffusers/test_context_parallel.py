@@ -82,6 +82,11 @@ def test_equal_to_one_process(
         made = results[index]
         torch.testing.assert_close(made["latents"], alone(case), rtol=0, atol=1e-4)
         assert (made["sent"] > 0) == (case.ring > 1)
+        attention = "sharded_attend" if case.ring > 1 else "attend"
+        assert {way[-5:] for way in made["ways"]} == {
+            ("sparse_attention", "lvsa_attend", "sparse", attention, "compute")
+        }
+        assert max(map(len, made["ways"])) <= 6  # with the two that have returned, eight: see docs/architecture.md
         report = made["report"]
         assert (report.frames, report.steps, report.ranks) == (frames, 3, case.ulysses * case.ring)
         if case.options.get("frames") == SHORT:
